@@ -1,0 +1,1 @@
+"""The trainer and its parts; ``mmpeft.training.config`` needs no torch."""

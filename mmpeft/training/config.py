@@ -1,0 +1,157 @@
+"""The configuration of a run: which model, which adapters, which data, how it is trained. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+from mmpeft.data.config import DataConfig
+from mmpeft.methods import Method, parse
+from mmpeft.settings import Settings
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Monitor(Settings):
+    """The validation score that decides which weights are kept and when to stop early."""
+
+    metric: str = "accuracy"
+    """A score that the task reports on the validation split, such as ``accuracy`` or ``loss``."""
+    mode: Literal["max", "min"] = "max"
+    """Whether a larger (``max``) or a smaller (``min``) score is better."""
+
+
+class TrainConfig(Settings):
+    """How the adapters are trained; exactly one of ``epochs`` and ``max_steps`` says for how long."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the training split."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps, instead of ``epochs``."""
+    batch_size: PositiveInt = 64
+    """Samples per process and forward pass."""
+    eval_batch_size: PositiveInt | None = None
+    """Samples per process and forward pass in evaluation; ``batch_size`` unless given."""
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of matrices; vectors (biases, norms, scales) are never decayed."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """The optimizer."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes from its peak to zero, or stays."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs of linear warm-up from zero to ``lr``."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimizer steps of linear warm-up, instead of ``warmup_epochs``."""
+    accumulate: PositiveInt = 1
+    """Forward passes per optimizer step."""
+    clip: PositiveFloat | None = None
+    """Largest gradient norm; null leaves gradients as they are."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Mixed precision of forward and backward."""
+    ema: Fraction | None = None
+    """Decay of an exponential moving average of the adapter, which is then what is evaluated and saved."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation, shuffling, augmentation and dropout."""
+    evaluate_every: PositiveInt = 1
+    """Epochs between evaluations on the validation split."""
+    monitor: Monitor = Monitor()
+    """The validation score that selects the best weights."""
+    early_stopping: PositiveInt | None = None
+    """Evaluations without a better score after which training stops; null trains to the end."""
+    save_every: PositiveInt = 1
+    """Epochs between checkpoints."""
+    resume: str | None = None
+    """``latest`` continues from the newest checkpoint of the run directory, a path from that checkpoint."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Experiment trackers, beside ``metrics.jsonl``."""
+    workers: NonNegativeInt = 0
+    """Processes that load data; 0 loads it in the training process."""
+    drop_last: bool = False
+    """Whether a last, smaller training batch of an epoch is left out."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        problems = [*self._length_problems(), *self._warmup_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _length_problems(self) -> list[str]:
+        if self.epochs is None and self.max_steps is None:
+            return ["neither epochs nor max_steps is given: set one of them"]
+        if self.epochs is not None and self.max_steps is not None:
+            return [f"epochs: {self.epochs} and max_steps: {self.max_steps} contradict each other: set one to null"]
+        return []
+
+    def _warmup_problems(self) -> list[str]:
+        if self.warmup_epochs and self.warmup_steps:
+            return [f"warmup_epochs: {self.warmup_epochs:g} and warmup_steps: {self.warmup_steps}: keep one"]
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+            return [f"warmup_epochs: {self.warmup_epochs:g} must be less than epochs: {self.epochs}"]
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+            return [f"warmup_steps: {self.warmup_steps} must be less than max_steps: {self.max_steps}"]
+        return []
+
+
+class ModelConfig(Settings):
+    """The frozen model; in YAML a bare name will do."""
+
+    name: str
+    """Its source: ``timm/NAME.TAG``, ``tiny/vit``, ``hf/OWNER/NAME`` ... or a local path."""
+    image_size: PositiveInt | None = None
+    """Height and width of its input images in pixels; null keeps what it was pretrained with."""
+
+
+def _parse_one(spec: Any) -> Method:
+    return parse(spec)[0]
+
+
+def _dump_one(method: Method) -> dict[str, Any]:
+    return {"method": method.name, **method.model_dump(mode="json")}
+
+
+MethodSpec = Annotated[Method, PlainValidator(_parse_one), PlainSerializer(_dump_one)]
+"""A method, its bare name, or a dict with the key ``method`` and the method's own options."""
+MethodSpecs = Annotated[
+    tuple[MethodSpec, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda specs: specs if isinstance(specs, list | tuple) else (specs,)),
+]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+"""Names a module and a directory, so letters, digits, ``_`` and ``-`` only."""
+
+
+class RunConfig(Settings):
+    """One run of a task: everything that its result depends on."""
+
+    task: str
+    """The task script under ``tasks/``, such as ``vision/classify``."""
+    model: Annotated[ModelConfig, BeforeValidator(lambda model: {"name": model} if isinstance(model, str) else model)]
+    """The frozen model: a name, or a ``ModelConfig``."""
+    adapters: Annotated[dict[AdapterName, MethodSpecs], Field(min_length=1)]
+    """Adapters by name; each a method or a list of methods."""
+    data: DataConfig
+    """Where samples come from and how they are split."""
+    train: TrainConfig
+    """How the adapters are trained."""
+    output: Path
+    """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 class Settings(BaseModel):
-    """A validated, frozen set of options; an unknown key is an error."""
+    """A validated, frozen set of options; an unknown key is an error that names the nearest one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bool_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and not _mentions_bool(annotation):
+            raise ValueError("should not be a boolean")
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain_errors(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            lines = [_explained(line, cls.model_fields) for line in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, lines) from None
+
+
+class ConfigError(ValueError):
+    """A configuration with problems: all of them at once, one per line of the message."""
+
+    def __init__(self, title: str, problems: list[str]) -> None:
+        """Hold the problems of what ``title`` names, usually a file."""
+        self.title, self.problems = title, problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{title}: {count}", *(f"  {problem}" for problem in problems)]))
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -21,3 +59,27 @@ def nearest(word: str, options: Iterable[str]) -> str:
     if close:
         return f" (did you mean {' or '.join(repr(name) for name in close)}?)"
     return f" (one of: {', '.join(names)})" if names else ""
+
+
+def _mentions_bool(annotation: Any) -> bool:
+    """Tell whether a type has ``bool``, ``True`` or ``False`` anywhere in it."""
+    inside = any(_mentions_bool(argument) for argument in get_args(annotation))
+    return annotation in (bool, Any) or isinstance(annotation, bool) or inside
+
+
+def _explained(line: ErrorDetails, fields: Iterable[str]) -> InitErrorDetails:
+    """Return one of pydantic's errors again, with the nearest options where that helps."""
+    kind, value, context = line["type"], line["input"], line.get("ctx", {})
+    details: InitErrorDetails = {"type": kind, "loc": line["loc"], "input": value, "ctx": context}
+    if kind == "extra_forbidden":
+        details["type"] = _custom(f"unknown key{nearest(str(line['loc'][-1]), fields)}")
+    elif kind == "literal_error" and isinstance(value, str):
+        options = re.findall(r"'([^']*)'", context["expected"])
+        details["type"] = _custom(f"no such option{nearest(value, options)}")
+    elif kind == "explained":
+        details["type"] = _custom(line["msg"])
+    return details
+
+
+def _custom(message: str) -> PydanticCustomError:
+    return PydanticCustomError("explained", "{message}", {"message": message})

@@ -1,0 +1,68 @@
+"""Where samples come from, and how they are split. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, Strict, model_validator
+
+from mmpeft.settings import Settings
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+DIGITS_PROTOCOL: dict[str, Any] = {"per_class": 20, "validation": 20, "test": "rest"}
+"""What `name: digits` means unless the configuration says otherwise: few images, because all would be too easy."""
+
+
+class DataConfig(Settings):
+    """One data set and its splits, which depend on nothing but the samples' ids and these values."""
+
+    name: Literal["digits", "folder", "table", "datasets"]
+    """``digits``: scikit-learn's 1,797 handwritten digits; ``folder``: images in one folder per class; ``table``: a CSV
+    or parquet file with a column of paths; ``datasets``: a Hugging Face data set, by name or in a local folder."""
+    path: str | None = None
+    """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``)."""
+    image_column: str = "image"
+    """Column of a table (paths, relative to the table) or of a data set (images)."""
+    label_column: str = "label"
+    """Column of the class: a name or a number."""
+    split_column: str | None = None
+    """Column of a table that says ``train``, ``validation`` or ``test``; null cuts the splits by the shares below."""
+    subset: str | None = None
+    """Configuration of a Hugging Face data set that has several."""
+    classes: tuple[str, ...] | None = None
+    """The class names in order; null takes them from the data, sorted. Any other label is an error."""
+    per_class: PositiveInt | None = None
+    """At most this many training images of each class; null takes all (digits: 20)."""
+    validation: Count | Share = 0.1
+    """Images per class, or share of each class, for choosing the model; unused if the data has such a split (digits:
+    20)."""
+    test: Count | Share | Literal["rest"] = 0.2
+    """Images per class, or share of each class, for the report; ``rest``: all that ``per_class`` and ``validation`` left;
+    unused if the data has such a split (digits: rest)."""
+    split_seed: NonNegativeInt = 0
+    """Which images ``per_class`` picks (and so which are the ``rest``); the validation images never change with it."""
+    augment: tuple[Literal["flip", "crop", "rotate", "colour"], ...] = ()
+    """Random changes of training images: mirror, crop and resize, turn up to 10 degrees, change colours."""
+    verify: bool = True
+    """Open every image once before training, so that all broken ones are named at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _digits_protocol(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") == "digits":
+            return {**DIGITS_PROTOCOL, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if self.name == "digits" and self.path is not None:
+            raise ValueError(f"path: {self.path!r} has no meaning for name: digits, which come with scikit-learn")
+        if self.name != "digits" and self.path is None:
+            raise ValueError(f"path: missing; name: {self.name} needs the folder, table or data set")
+        if self.test == "rest" and self.per_class is None:
+            raise ValueError("test: rest needs per_class: without it training takes all images and nothing is left")
+        if self.split_column is not None and self.name != "table":
+            raise ValueError(f"split_column: {self.split_column!r} is for name: table, not for name: {self.name}")
+        return self

@@ -58,4 +58,4 @@ def _flow(value: Any) -> str:
 def _origin(document: Document, path: str, value: Any) -> str:
     """A bare name stands for a whole section: it is the origin of the one value that repeats it."""
     found, there = document.locate(path)
-    return document.origin(path) if found == path or there == value else "default"
+    return document.origins.get(found, "default") if found == path or there == value else "default"

@@ -44,6 +44,7 @@ class Document:
         if source.data is None and source.problems:
             self.problems += source.problems
             return
+        self._clear(key.split("."))
         for part in reversed(key.split(".")):
             source.data = {part: source.data}
         self.lay(source)
@@ -70,6 +71,14 @@ class Document:
         if self.problems:
             raise ConfigError(self.title, self.problems)
         return config
+
+    def _clear(self, keys: list[str]) -> None:
+        """Make room at a path, in its place among its neighbours: what an override says replaces all that was there."""
+        section: Any = self.data
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and keys[-1] in section:
+            section[keys[-1]] = None
 
     def _lay_section(self, below: dict[str, Any], above: dict[str, Any], origins: dict[str, str], path: str) -> None:
         for key, value in above.items():

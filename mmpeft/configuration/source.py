@@ -50,7 +50,7 @@ class Source:
 
 def parse(text: str, place: Callable[[int], str], path: str = "") -> Source:
     """Return what a YAML text says, as the value at the dotted ``path``; broken YAML becomes a problem."""
-    source = Source(place)
+    source = Source(place, origins={path: place(1)})
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

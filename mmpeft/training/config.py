@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -14,10 +17,10 @@ from pydantic import (
     PlainValidator,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     model_validator,
 )
 
+from mmpeft.configuration import Document, read_document
 from mmpeft.data.config import DataConfig
 from mmpeft.methods import Method, parse
 from mmpeft.settings import Settings
@@ -121,23 +124,33 @@ class ModelConfig(Settings):
     """Height and width of its input images in pixels; null keeps what it was pretrained with."""
 
 
-def _parse_one(spec: Any) -> Method:
-    return parse(spec)[0]
+def _as_tuple(methods: Any) -> Any:
+    if methods in ([], ()):
+        raise ValueError("an adapter needs at least one method")
+    return methods if isinstance(methods, list | tuple) else (methods,)
 
 
-def _dump_one(method: Method) -> dict[str, Any]:
-    return {"method": method.name, **method.model_dump(mode="json")}
+def _parse_one(specification: Any) -> Method:
+    return parse(specification)[0]
 
 
-MethodSpec = Annotated[Method, PlainValidator(_parse_one), PlainSerializer(_dump_one)]
-"""A method, its bare name, or a dict with the key ``method`` and the method's own options."""
+def _dump(methods: tuple[Method, ...]) -> Any:
+    specifications = [method.specification() for method in methods]
+    return specifications if len(specifications) > 1 else specifications[0]
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError("an adapter's name has letters, digits, '-' and '_' only")
+    return name
+
+
 MethodSpecs = Annotated[
-    tuple[MethodSpec, ...],
-    Field(min_length=1),
-    BeforeValidator(lambda specs: specs if isinstance(specs, list | tuple) else (specs,)),
+    tuple[Annotated[Method, PlainValidator(_parse_one)], ...], BeforeValidator(_as_tuple), PlainSerializer(_dump)
 ]
-AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-"""Names a module and a directory, so letters, digits, ``_`` and ``-`` only."""
+"""A method, its bare name, a dict with the key ``method`` and the method's options, or a list of these."""
+AdapterName = Annotated[str, AfterValidator(_checked_name)]
+"""Names a module and a directory."""
 
 
 class RunConfig(Settings):
@@ -155,3 +168,10 @@ class RunConfig(Settings):
     """How the adapters are trained."""
     output: Path
     """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""
+
+
+def read_run(path: Path, overrides: Iterable[str] = ()) -> Document:
+    """Read a run's configuration, not yet validated; without ``output`` it goes to ``runs/<name of the file>``."""
+    document = read_document(path, overrides)
+    document.data.setdefault("output", f"runs/{path.stem}")
+    return document

@@ -79,6 +79,14 @@ def test_overrides_are_yaml(write: Write) -> None:
     assert "train.optimizer" not in origins
 
 
+def test_an_override_replaces_a_whole_section(write: Write) -> None:
+    path = write("c.yaml", "train: {lr: 1}\nadapters: {main: {method: lora, rank: 4}, other: ssf}\n")
+    document = read_document(path, ["adapters.main={method: lora}", "train.epochs="])
+    assert document.data["adapters"] == {"main": {"method": "lora"}, "other": "ssf"}
+    assert list(document.data["adapters"]) == ["main", "other"]
+    assert document.origins["adapters.main"] == document.origins["train.epochs"] == "override"
+
+
 def test_broken_override(write: Write) -> None:
     path = write("c.yaml", "train: {lr: 1}\n")
     (problem,) = problems(path, "train.layers=[1")

@@ -1,0 +1,42 @@
+"""``mmpeft show`` and ``mmpeft copy``: configurations to read and to change."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+
+from mmpeft.cli.run import load_run
+from mmpeft.cli.shipped import UnknownName, configs, find_config, tasks
+from mmpeft.configuration import resolved
+from mmpeft.settings import nearest
+
+
+def show(options: Namespace) -> None:
+    """Print the resolved configuration with the origin of each value."""
+    _, config, document = load_run(find_config(options.config), options.overrides)
+    Console().print(resolved(config, document), end="", markup=False, highlight=False, soft_wrap=True)
+
+
+def copy(options: Namespace) -> None:
+    """Copy a shipped file to a place where nothing is yet."""
+    source = _find(options.source)
+    dest = Path(options.dest)
+    if dest.is_dir():
+        dest /= source.name
+    if dest.exists():
+        raise FileExistsError(f"DEST {str(dest)!r} exists and is not overwritten: choose another name")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, dest)
+    use = f"mmpeft train {dest}" if dest.suffix == ".yaml" else f"set task: {dest} in a configuration"
+    Console().print(f"copied {source} to {dest}; to use it: {use}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _find(name: str) -> Path:
+    plain = name.removeprefix("configs/").removeprefix("tasks/").removesuffix(".yaml").removesuffix(".py")
+    both = tasks() | configs()
+    if plain not in both:
+        raise UnknownName(f"{name!r}: no shipped configuration or task{nearest(plain, both)}")
+    return both[plain]

@@ -1,0 +1,138 @@
+"""Every command in one table. Handlers are named, not imported, so that ``--help`` loads nothing."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import dataclass
+
+CONFIG = ("config", "a YAML file, or the name of a shipped one (mmpeft list configs)")
+RUN = ("run", "a run directory: it holds config.yaml and adapter/")
+MODEL = ("model", "such as timm/vit_base_patch16_224.augreg_in21k, tiny/vit or a local path (mmpeft list models)")
+ADAPTER = ("adapter", "a directory that holds an adapter")
+OVERRIDES = ("overrides", "dotted keys with YAML values, such as train.lr=3e-4")
+LISTS = ("methods", "tasks", "models", "configs")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name, what it does, one real example, its handler and its arguments with their help."""
+
+    name: str
+    summary: str
+    example: str
+    handler: str
+    arguments: tuple[tuple[str, str], ...]
+
+
+COMMANDS = (
+    Command(
+        "train",
+        "Train adapters as a configuration says.",
+        "mmpeft train vision/adaptformer_digits train.epochs=5 adapters.main.bottleneck=8",
+        "mmpeft.cli.run:train",
+        (CONFIG, OVERRIDES),
+    ),
+    Command(
+        "eval",
+        "Evaluate a finished run on its test split.",
+        "mmpeft eval runs/adaptformer_digits",
+        "mmpeft.cli.run:evaluate",
+        (RUN, OVERRIDES),
+    ),
+    Command(
+        "check",
+        "Validate a configuration, show three samples, try one step and report its peak memory.",
+        "mmpeft check vision/adaptformer_digits train.batch_size=256",
+        "mmpeft.cli.run:check",
+        (CONFIG, OVERRIDES),
+    ),
+    Command(
+        "show",
+        "Print a configuration with all defaults, and where each value was set.",
+        "mmpeft show vision/adaptformer_digits train.lr=3e-4",
+        "mmpeft.cli.configs:show",
+        (CONFIG, OVERRIDES),
+    ),
+    Command(
+        "copy",
+        "Copy a shipped configuration or task script out, to change it.",
+        "mmpeft copy vision/adaptformer_digits my_run.yaml",
+        "mmpeft.cli.configs:copy",
+        (
+            ("source", "the name of a configuration or task (mmpeft list configs|tasks)"),
+            ("dest", "a new file, or a directory"),
+        ),
+    ),
+    Command(
+        "list",
+        "List methods, tasks, models or configurations.",
+        "mmpeft list methods",
+        "mmpeft.cli.listing:show_list",
+        (("what", " | ".join(LISTS)),),
+    ),
+    Command(
+        "inspect",
+        "Print a model's anatomy: the sites that can be adapted. Downloads and computes nothing.",
+        "mmpeft inspect timm/vit_base_patch16_224",
+        "mmpeft.cli.models:inspect",
+        (MODEL,),
+    ),
+    Command(
+        "merge",
+        "Merge an adapter into its model and save plain weights.",
+        "mmpeft merge tiny/vit runs/lora_digits/adapter merged.safetensors --num-classes 10",
+        "mmpeft.cli.models:merge",
+        (MODEL, ADAPTER, ("dest", "a new .safetensors file")),
+    ),
+    Command(
+        "export",
+        "Write an adapter in another library's format.",
+        "mmpeft export runs/lora_digits/adapter lora_for_peft --format peft",
+        "mmpeft.cli.models:export_adapter",
+        (ADAPTER, ("dest", "a new directory")),
+    ),
+    Command(
+        "import",
+        "Read an adapter in another library's format and write it as ours.",
+        "mmpeft import lora_from_peft adapter --format peft",
+        "mmpeft.cli.models:import_adapter",
+        (("source", "the other library's directory"), ("dest", "a new directory")),
+    ),
+)
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = ArgumentParser(
+        "mmpeft",
+        description="Adapt frozen foundation models by training a few parameters.",
+        epilog=f"example:\n  {COMMANDS[0].example}\n\nmmpeft COMMAND --help shows an example of each command.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        _add_arguments(
+            commands.add_parser(
+                command.name,
+                help=command.summary,
+                description=command.summary,
+                epilog=f"example:\n  {command.example}",
+                formatter_class=RawDescriptionHelpFormatter,
+            ),
+            command,
+        )
+    return parser
+
+
+def _add_arguments(parser: ArgumentParser, command: Command) -> None:
+    for name, text in command.arguments:
+        if name == "overrides":
+            parser.add_argument(name, metavar="key=value", nargs="*", help=text)
+        else:
+            parser.add_argument(name, metavar=name.upper(), help=text, choices=LISTS if name == "what" else None)
+    if command.name == "merge":
+        parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the head that was trained")
+    if command.name in ("export", "import"):
+        parser.add_argument("--format", required=True, help="such as peft")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(handler=command.handler)

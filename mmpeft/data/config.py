@@ -39,8 +39,8 @@ class DataConfig(Settings):
     """Images per class, or share of each class, for choosing the model; unused if the data has such a split (digits:
     20)."""
     test: Count | Share | Literal["rest"] = 0.2
-    """Images per class, or share of each class, for the report; ``rest``: all that ``per_class`` and ``validation`` left;
-    unused if the data has such a split (digits: rest)."""
+    """Images per class, or share of each class, for the report; ``rest``: all that ``per_class`` and ``validation``
+    left over; unused if the data has such a split (digits: rest)."""
     split_seed: NonNegativeInt = 0
     """Which images ``per_class`` picks (and so which are the ``rest``); the validation images never change with it."""
     augment: tuple[Literal["flip", "crop", "rotate", "colour"], ...] = ()

@@ -1,0 +1,56 @@
+"""From a configuration to three splits, ready for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mmpeft.data.config import DataConfig
+from mmpeft.data.readers import READERS
+from mmpeft.data.samples import DataSplits, ImageSplit, Sample, listed
+from mmpeft.data.splits import cut_splits, name_classes
+from mmpeft.data.transforms import Transform, make_transforms
+
+
+def load_data(config: DataConfig, model_or_transform: nn.Module | Transform) -> DataSplits:
+    """Read a data set, split it, and prepare its images as the model wants them (or by a transform of your own).
+
+    Raises:
+        ValueError: For anything wrong with the data: files, columns or classes are named, and how many there are.
+    """
+    samples = READERS[config.name](config)
+    classes, labels = name_classes(samples, config)
+    cut = cut_splits(samples, labels, classes, config)
+    if config.verify:
+        verify_images([sample for part in cut.values() for sample, _ in part], config)
+    train_transform, transform = make_transforms(config, model_or_transform)
+    splits = {
+        name: ImageSplit([sample for sample, _ in part], [label for _, label in part], classes,
+                         train_transform if name == "train" else transform)
+        for name, part in cut.items()
+    }  # fmt: skip
+    return DataSplits(splits["train"], splits["validation"], splits["test"], classes)
+
+
+def verify_images(samples: Sequence[Sample], config: DataConfig) -> None:
+    """Decode every image once (JPEGs at a fraction of their size).
+
+    Raises:
+        ValueError: If some can't be read; it names them and says how many there are.
+    """
+    broken = [sample.id for sample in samples if not _is_readable(sample)]
+    if broken:
+        raise ValueError(
+            f"data {config.path or config.name}: {len(broken)} of {len(samples)} images can't be read: {listed(broken)}"
+        )
+
+
+def _is_readable(sample: Sample) -> bool:
+    try:
+        with sample.open() as image:
+            image.draft("RGB", (32, 32))
+            image.load()
+    except (OSError, SyntaxError, ValueError):  # what Pillow's decoders raise for broken files
+        return False
+    return True

@@ -1,0 +1,20 @@
+"""One file per kind of data set: each turns a `DataConfig` into samples, and knows nothing of splits or models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mmpeft.data.config import DataConfig
+from mmpeft.data.readers.digits import read_digits
+from mmpeft.data.readers.folder import read_folder
+from mmpeft.data.readers.hugging_face import read_datasets
+from mmpeft.data.readers.table import read_table
+from mmpeft.data.samples import Sample
+
+READERS: dict[str, Callable[[DataConfig], list[Sample]]] = {
+    "digits": read_digits,
+    "folder": read_folder,
+    "table": read_table,
+    "datasets": read_datasets,
+}
+"""Readers by the name in the configuration."""

@@ -1,0 +1,51 @@
+"""Image folders as torchvision reads them: ROOT/class/x.png, or ROOT/{train,val,test}/class/x.png."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from mmpeft.data.config import DataConfig
+from mmpeft.data.samples import Sample, listed
+from mmpeft.data.splits import ALIASES
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def read_folder(config: DataConfig) -> list[Sample]:
+    """Return every image under the class folders; if all top folders are named like splits, they are the splits.
+
+    Raises:
+        ValueError: If the folder is missing or has no class folders, or class folders have no image in them.
+    """
+    root = Path(str(config.path)).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data.path: {str(root)!r} is not a folder")
+    tops = _folders(root)
+    if not tops:
+        raise ValueError(f"data.path: {str(root)!r} has no class folders: images belong in {root}/CLASS/")
+    are_splits = all(top.name.lower() in ALIASES for top in tops)
+    pairs = (
+        [(ALIASES[top.name.lower()], folder) for top in tops for folder in _folders(top)]
+        if are_splits
+        else [(None, top) for top in tops]
+    )
+    samples, empty = [], []
+    for split, folder in pairs:
+        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not images:
+            empty.append(folder.relative_to(root).as_posix())
+        samples += [_sample(root, path, folder.name, split) for path in images]
+    if empty:
+        raise ValueError(f"data {root}: {len(empty)} of {len(pairs)} class folders have no image: {listed(empty)}")
+    return samples
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _sample(root: Path, path: Path, label: str, split: str | None) -> Sample:
+    return Sample(id=path.relative_to(root).as_posix(), label=label, open=partial(Image.open, path), split=split)

@@ -1,0 +1,82 @@
+"""Hugging Face data sets: by name on the hub, or a local folder (images with metadata.csv, parquet, save_to_disk)."""
+
+from __future__ import annotations
+
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from mmpeft.data.config import DataConfig
+from mmpeft.data.samples import Sample
+from mmpeft.data.splits import ALIASES
+from mmpeft.settings import nearest
+
+
+def read_datasets(config: DataConfig) -> list[Sample]:
+    """Return the rows of the splits named like train, validation or test; other splits are left out.
+
+    A single split is taken for data yet to be split.
+
+    Raises:
+        ValueError: If the data set can't be loaded, or a column is missing.
+    """
+    loaded = _load(config)
+    known = {name: ALIASES[name.lower()] for name in loaded if name.lower() in ALIASES}
+    if len(loaded) > 1 and "train" not in known.values():
+        raise ValueError(f"data {config.path}: no training split among {', '.join(loaded)}")
+    pairs = known.items() if len(loaded) > 1 else [(name, None) for name in loaded]
+    return [sample for name, split in pairs for sample in _read_split(loaded[name], name, split, config)]
+
+
+def _load(config: DataConfig) -> datasets.DatasetDict:
+    path = str(config.path)
+    try:
+        if any((Path(path) / marker).exists() for marker in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(path)
+        elif Path(path).is_dir():
+            loaded = datasets.load_dataset(path, config.subset)
+        else:
+            name, _, revision = path.partition("@")
+            loaded = datasets.load_dataset(name, config.subset, revision=revision or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"data.path: {path!r} is neither a local data set nor one that the hub gave: {reason}"
+        ) from error
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict(all=loaded)
+
+
+def _read_split(rows: datasets.Dataset, name: str, split: str | None, config: DataConfig) -> list[Sample]:
+    for key in ("image_column", "label_column"):
+        column = getattr(config, key)
+        if column not in rows.column_names:
+            raise ValueError(f"data.{key}: {config.path} has no column {column!r}{nearest(column, rows.column_names)}")
+    feature = rows.features[config.image_column]
+    if not isinstance(feature, datasets.Image):
+        raise ValueError(
+            f"data.image_column: column {config.image_column!r} of {config.path} holds no images: {feature}"
+        )
+    label_feature = rows.features[config.label_column]
+    names = label_feature.names if isinstance(label_feature, datasets.ClassLabel) else None
+    encoded = rows.cast_column(config.image_column, datasets.Image(decode=False))
+    return [
+        Sample(
+            id=f"{name}/{number}", label=_label(label, names), open=partial(_open, encoded, number, config), split=split
+        )
+        for number, label in enumerate(rows[config.label_column])
+    ]
+
+
+def _label(value: Any, names: list[str] | None) -> str | int | None:
+    if names is not None and value is not None and 0 <= value < len(names):
+        return names[value]
+    return value if value is None or isinstance(value, int) else str(value)
+
+
+def _open(rows: datasets.Dataset, number: int, config: DataConfig) -> Image.Image:
+    encoded = rows[number][config.image_column]
+    return Image.open(BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"])

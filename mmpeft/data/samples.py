@@ -1,0 +1,72 @@
+"""Samples, and splits of them as torch data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image that is opened when needed."""
+
+    id: str
+    """Stable across machines and runs: splits and caches are keyed by it."""
+    label: str | int | None
+    """The class as the data gives it: a name, or a number; None if it is missing."""
+    open: Callable[[], Image.Image]
+    """Reads the image; picklable, so that workers can."""
+    split: str | None = None
+    """``train``, ``validation`` or ``test`` if the data says so."""
+
+
+class ImageSplit(Dataset[dict[str, Any]]):
+    """One split: dicts with ``image`` (a float tensor, channels x height x width), ``label`` (int) and ``id`` (str)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: Sequence[int],
+        classes: tuple[str, ...],
+        transform: Callable[[Image.Image], Tensor],
+    ) -> None:
+        self.samples, self.labels, self.classes, self.transform = samples, labels, classes, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        image = self.transform(sample.open().convert("RGB"))
+        return {"image": image, "label": self.labels[index], "id": sample.id}
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples' ids, in order."""
+        return [sample.id for sample in self.samples]
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Three splits that share no sample."""
+
+    train: ImageSplit
+    """What is learned from; augmented if the configuration says so."""
+    val: ImageSplit
+    """What the model is selected on."""
+    test: ImageSplit
+    """What is reported, once."""
+    classes: tuple[str, ...]
+    """The class names; a label is an index into them."""
+
+
+def listed(names: Iterable[object], limit: int = 8) -> str:
+    """Join names for an error message, at most `limit` of them: ``a, b and 3 more``."""
+    every = [str(name) for name in names]
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more

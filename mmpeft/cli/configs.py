@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmpeft.cli.run import load_run
-from mmpeft.cli.shipped import UnknownName, configs, find_config, tasks
+from mmpeft.cli.shipped import UnknownNameError, configs, find_config, tasks
 from mmpeft.configuration import resolved
 from mmpeft.settings import nearest
 
@@ -38,5 +38,5 @@ def _find(name: str) -> Path:
     plain = name.removeprefix("configs/").removeprefix("tasks/").removesuffix(".yaml").removesuffix(".py")
     both = tasks() | configs()
     if plain not in both:
-        raise UnknownName(f"{name!r}: no shipped configuration or task{nearest(plain, both)}")
+        raise UnknownNameError(f"{name!r}: no shipped configuration or task{nearest(plain, both)}")
     return both[plain]

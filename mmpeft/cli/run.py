@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from mmpeft.cli.console import print_table
-from mmpeft.cli.shipped import UnknownName, find_config, find_task, load_task
+from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
 from mmpeft.training.config import RunConfig, read_run
 
@@ -52,7 +52,7 @@ def load_run(path: Path, overrides: Iterable[str]) -> tuple[ModuleType, RunConfi
     if isinstance(name, str):
         try:
             task = load_task(find_task(name))
-        except UnknownName as error:
+        except UnknownNameError as error:
             document.problems.append(f"task ({document.origin('task')}): {error}")
     config = document.validate(task.Config if task else _AnyTask)
     assert task is not None

@@ -10,7 +10,7 @@ from types import ModuleType
 from mmpeft.settings import nearest
 
 
-class UnknownName(ValueError):
+class UnknownNameError(ValueError):
     """A name that no shipped file has."""
 
 
@@ -33,7 +33,9 @@ def find_config(name: str) -> Path:
         return Path(name)
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain not in configs():
-        raise UnknownName(f"CONFIG {name!r}: neither a file nor a shipped configuration{nearest(plain, configs())}")
+        raise UnknownNameError(
+            f"CONFIG {name!r}: neither a file nor a shipped configuration{nearest(plain, configs())}"
+        )
     path = configs()[plain]
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -43,7 +45,7 @@ def find_task(name: str) -> Path:
     if name.endswith(".py") and Path(name).is_file():
         return Path(name)
     if name not in tasks():
-        raise UnknownName(f"no task {name!r}, neither shipped nor a .py file{nearest(name, tasks())}")
+        raise UnknownNameError(f"no task {name!r}, neither shipped nor a .py file{nearest(name, tasks())}")
     return tasks()[name]
 
 

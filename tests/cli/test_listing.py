@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from mmpeft.cli import main
@@ -14,7 +16,9 @@ from mmpeft.methods import registry
     [("methods", registry), ("tasks", tasks), ("configs", configs)],
     ids=["methods", "tasks", "configs"],
 )
-def test_list_names_all_of_them(what: str, names, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_list_names_all_of_them(
+    what: str, names: Callable[[], dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["list", what]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
     assert list(lines) == sorted(names())

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmpeft.cli import main
-from mmpeft.cli.parser import COMMANDS, make_parser
+from mmpeft.cli.parser import COMMANDS, Command, make_parser
 
 LIGHT = """
 import sys
@@ -26,7 +26,7 @@ LISTS = [["list", what] for what in ("methods", "tasks", "models", "configs")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_help_shows_an_example_that_parses(command, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_help_shows_an_example_that_parses(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command.name, "--help"])
     assert end.value.code == 0

@@ -42,7 +42,7 @@ def test_imports_no_torch() -> None:
         ({"epochs": 1, "ema": 1.0}, "less than 1"),
         ({"epochs": 1, "betas": [0.9]}, "betas.1"),
         ({"epochs": 1, "trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
-        ({"epochs": 1, "precision": "fp8"}, "did you mean 'fp16'"),
+        ({"epochs": 1, "precision": "fp8"}, "one of: bf16, fp16, fp32"),
     ],
 )
 def test_train_config_refuses(values: dict[str, Any], message: str) -> None:

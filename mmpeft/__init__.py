@@ -1,0 +1,53 @@
+"""mmpeft adapts frozen foundation models - vision transformers, CLIP, Stable Diffusion, language models.
+
+Importing it is quick: torch and the model libraries load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "adapt": "mmpeft.injection.adapters",
+    "adapters": "mmpeft.injection.adapters",
+    "Adapters": "mmpeft.injection.adapters",
+    "anatomy": "mmpeft.injection.anatomy",
+    "load": "mmpeft.formats.native",
+    "load_model": "mmpeft.zoo",
+    "methods": "mmpeft",
+    **dict.fromkeys(
+        (
+            "AdaptFormer",
+            "BitFit",
+            "DoRA",
+            "FullFineTuning",
+            "Houlsby",
+            "IA3",
+            "LinearProbe",
+            "LoRA",
+            "Method",
+            "NormTuning",
+            "ParallelAdapter",
+            "Pfeiffer",
+            "SSF",
+            "VPT",
+        ),
+        "mmpeft.methods",
+    ),
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "methods":
+        return import_module("mmpeft.methods")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'mmpeft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,4 @@
+"""The readers: one file per model library. The generic one answers last, for models that no other knows."""
+
+from mmpeft.anatomies import timm  # noqa: F401  isort: skip
+from mmpeft.anatomies import generic  # noqa: F401  isort: skip

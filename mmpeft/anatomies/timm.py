@@ -1,0 +1,178 @@
+"""timm: vision transformers (plain, EVA, DINO, Swin ...) and, as far as their sites exist, all other models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name, with_slices
+from mmpeft.injection.anatomy import Anatomy, Block, Tower, parameters_site, reader
+from mmpeft.injection.sites import BranchSite, EmbedSite, LinearSite, SequenceSite, Site
+
+CONTIGUOUS = {
+    "timm.layers.attention.Attention",
+    "timm.layers.attention.AttentionRope",
+    "timm.models.beit.Attention",
+    "timm.models.cait.TalkingHeadAttn",
+    "timm.models.eva.EvaAttention",
+    "timm.models.swin_transformer.WindowAttention",
+    "timm.models.swin_transformer_v2.WindowAttention",
+    "timm.models.vision_transformer_relpos.RelPosAttention",
+    "timm.models.xcit.XCA",
+}
+"""Attention classes whose fused qkv holds all rows of q, then of k, then of v. Others interleave them by head."""
+
+PRE_NORM = {"Block", "EvaBlock", "SwinTransformerBlock", "RelPosBlock"}
+"""Blocks of x + drop_path1(attn(norm1(x))), then x + drop_path2(mlp(norm2(x)))."""
+POST_NORM = {"ResPostBlock", "EvaBlockPostNorm", "SwinTransformerV2Block", "ResPostRelPosBlock"}
+"""Blocks of x + drop_path1(norm1(attn(x))), then the same with mlp."""
+SEQUENCES = {"VisionTransformer", "VisionTransformerDistilled", "Eva"}
+"""Models of one stack whose attention takes any number of tokens."""
+
+EXPECTED = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down", "attn", "mlp", "tokens", "head")
+
+
+@reader
+def read(model: nn.Module) -> Anatomy | None:
+    """Return the anatomy of a timm model: one tower, ``vision``."""
+    library = next((cls for cls in type(model).__mro__ if cls.__module__.startswith("timm.models.")), None)
+    if library is None or not hasattr(model, "get_classifier"):
+        return None
+    modules = dict(model.named_modules())
+    stacks = [path for path in modules if path.rpartition(".")[2] == "blocks" and not _inside_block(path)]
+    paths = [f"{stack}.{name}" for stack in stacks for name, _ in modules[stack].named_children()]
+    blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i))) for i, path in enumerate(paths))
+    own = (*_outer_sites(model, modules, paths), *_tokens(model, library.__name__, blocks), *_heads(model, modules))
+    present = {site.name for site in own} | {site.name for block in blocks for site in block.sites}
+    missing = {name: _reason(name, library.__name__, blocks) for name in EXPECTED if name not in present}
+    width = int(getattr(model, "embed_dim", 0) or getattr(model, "num_features", 0))
+    return Anatomy(model, "timm", (Tower("vision", width, blocks, own, missing),))
+
+
+def _inside_block(path: str) -> bool:
+    return "blocks" in path.split(".")[:-1] or path.split(".")[0] == "mmpeft"
+
+
+def _block_sites(block: nn.Module, path: str, layer: int) -> Iterator[Site]:
+    yield from _branches(block, path, layer)
+    place: dict[str, Any] = {"tower": "vision", "layer": layer}
+    for inner, module in block.named_modules():
+        if is_linear(module):
+            site = linear_site(site_name(inner), module, f"{path}.{inner}", **place)
+            parent = block.get_submodule(inner.rpartition(".")[0])
+            yield from _slices(parent, inner.rpartition(".")[2], site)
+        elif is_norm(module):
+            yield norm_site(inner.replace("norm1", "norm").replace("norm2", "norm"), module, f"{path}.{inner}", **place)
+
+
+def _slices(parent: nn.Module, attribute: str, site: LinearSite) -> Iterator[LinearSite]:
+    """Yield a linear site, and the slices of it that its parent is known to make."""
+    kind = f"{type(parent).__module__}.{type(parent).__name__.removeprefix('Grafted')}"
+    if attribute == "qkv" and kind in CONTIGUOUS:
+        heads = int(getattr(parent, "num_kv_heads", parent.num_heads))  # type: ignore[arg-type]
+        share = site.out_features // (int(parent.num_heads) + 2 * heads)  # type: ignore[arg-type]
+        queries = share * int(parent.num_heads)  # type: ignore[arg-type]
+        rows = {"attn.q": queries, "attn.k": share * heads, "attn.v": share * heads}
+        yield from with_slices(site, rows, _bias_switch(parent))
+    elif attribute == "fc1" and kind == "timm.layers.mlp.GluMlp":
+        names = ("mlp.up", "mlp.gate") if parent.gate_last else ("mlp.gate", "mlp.up")
+        whole = LinearSite(**{**vars(site), "name": "mlp.gate_up"})
+        yield from with_slices(whole, dict.fromkeys(names, site.out_features // 2))
+    else:
+        yield site
+
+
+def _bias_switch(attention: nn.Module) -> Switches:
+    """Where q and v have biases of their own, timm reads the weight past the layer unless told to add them after."""
+    if getattr(attention, "q_bias", None) is None or attention.__dict__.get("qkv_bias_separate", True):
+        return ()
+    return ((attention, "qkv_bias_separate", True, False),)
+
+
+def _branches(block: nn.Module, path: str, layer: int) -> Iterator[BranchSite]:
+    kind = type(block).__name__.removeprefix("Grafted")
+    for number, name in enumerate(("attn", "mlp"), 1):
+        host = getattr(block, name, None)
+        if not isinstance(host, nn.Module):
+            continue
+        norm, leaving = getattr(block, f"norm{number}", None), getattr(block, f"drop_path{number}", None)
+        entry = norm if kind in PRE_NORM else host if kind in POST_NORM else None
+        width = next((m.out_features for m in reversed(list(host.modules())) if is_linear(m)), None)
+        if width is not None:
+            at = f"{path}.{name}"
+            ends = {"entry": entry, "exit": leaving if entry is not None else None}
+            own = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
+            yield BranchSite(width=int(width), **own, **ends)  # type: ignore[arg-type]
+
+
+def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:
+    """Yield the embedding, and the norms and linear layers between and after the blocks."""
+    heads = {id(head) for head in _classifiers(model)}
+    embedded = False
+    for path, module in modules.items():
+        if path.startswith("mmpeft") or any(path == block or path.startswith(block + ".") for block in blocks):
+            continue
+        if isinstance(module, nn.Conv2d) and not embedded:
+            embedded = True
+            own = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": "vision"}
+            yield EmbedSite(width=module.out_channels, axis=1, **own)  # type: ignore[arg-type]
+        elif is_norm(module):
+            yield norm_site("norm", module, path, tower="vision", layer=None)
+        elif is_linear(module) and id(module) not in heads:
+            yield linear_site(path, module, path, tower="vision", layer=None)
+
+
+def _tokens(model: nn.Module, library: str, blocks: tuple[Block, ...]) -> Iterator[SequenceSite]:
+    if library not in SEQUENCES or not blocks:
+        return
+    stack = [model.get_submodule(block.path) for block in blocks]
+    patch = model.patch_embed.patch_size  # type: ignore[union-attr]
+    yield SequenceSite(
+        name="tokens",
+        path="tokens",
+        host=stack[0],
+        host_path="blocks",
+        tower="vision",
+        width=int(model.embed_dim),  # type: ignore[arg-type]
+        blocks=tuple(stack),
+        start=int(model.num_prefix_tokens),  # type: ignore[arg-type]
+        patch_area=int(patch[0] * patch[1]),  # type: ignore[index]
+        extend=extend,
+    )
+
+
+def extend(arguments: dict[str, Any], count: int) -> dict[str, Any]:
+    """Give ``count`` tokens in front of the patches the rotation by zero (sin 0, cos 1); refuse a mask."""
+    if arguments.get("attn_mask") is not None:
+        raise ValueError("inserted tokens have no place in an attention mask: call the model without attn_mask")
+    rope = arguments.get("rope")
+    if rope is None:
+        return arguments
+    half = rope.shape[-1] // 2
+    still = torch.cat([rope.new_zeros(half), rope.new_ones(half)]).expand(*rope.shape[:-2], count, -1)
+    return {**arguments, "rope": torch.cat([still, rope], -2)}
+
+
+def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    found = model.get_classifier()  # type: ignore[operator]
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _heads(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Site]:
+    paths = {id(module): path for path, module in modules.items()}
+    for head in _classifiers(model):
+        if isinstance(head, nn.Module) and head._parameters:
+            yield parameters_site(head, paths[id(head)], name="head", tower="vision")
+
+
+def _reason(name: str, library: str, blocks: tuple[Block, ...]) -> str:
+    if name == "head":
+        return "the model was built without a classifier (num_classes=0)"
+    if not blocks:
+        return f"{library} has no stack of blocks"
+    if name == "tokens":
+        return f"the attention of {library} is tied to its grid of positions, or it has several stages"
+    return f"the blocks of {library} have no such part, or its layout is not known"

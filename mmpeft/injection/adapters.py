@@ -1,0 +1,329 @@
+"""The handle on a model's adapters: make, switch, mix, route, merge, save and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmpeft.injection import merging
+from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.graft import Route
+from mmpeft.injection.tree import Adapter, Tree
+from mmpeft.settings import nearest
+
+if TYPE_CHECKING:
+    from mmpeft.injection.tables import Report
+    from mmpeft.methods.base import Method
+
+Modules = Mapping[str, nn.Module]
+
+
+class Adapters:
+    """Everything one can do with the adapters of a model, or of a pipeline of several modules.
+
+    It holds no state of its own: ``mmpeft.adapters(model)`` gives an equal handle at any time.
+    """
+
+    def __init__(self, modules: Modules) -> None:
+        self.modules = dict(modules)
+
+    @property
+    def trees(self) -> dict[str, Tree]:
+        """The subtree of each module that has one, by the module's label ("" when there is one module)."""
+        found = {label: module._modules.get("mmpeft") for label, module in self.modules.items()}
+        return {label: tree for label, tree in found.items() if isinstance(tree, Tree)}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all adapters, in order of their making."""
+        return list(dict.fromkeys(name for tree in self.trees.values() for name in tree.adapters))
+
+    @property
+    def active(self) -> dict[str, float]:
+        """The active adapters and their mixing weights, in the order in which they apply."""
+        return {name: weight for tree in self.trees.values() for name, weight in tree.active.items()}
+
+    def parts(self, name: str | None = None) -> dict[str, Adapter]:
+        """Return one adapter's part in each module; without a name, those of the only active (or only) adapter."""
+        name = self._known(name or self._only())
+        return {label: tree.adapters[name] for label, tree in self.trees.items() if name in tree.adapters}
+
+    def methods(self, name: str | None = None) -> list[Method]:
+        """Return the methods that an adapter was made of."""
+        return next(iter(self.parts(name).values())).methods
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    def named_parameters(self, name: str | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the trainable parameters of the active adapters (or of one), by adapter name and key."""
+        for adapter in [name] if name else self.active:
+            for label, part in self.parts(adapter).items():
+                for key, parameter in part.named_parameters():
+                    if parameter.requires_grad:
+                        yield _join(adapter, label, key), parameter
+
+    def parameters(self, name: str | None = None) -> list[nn.Parameter]:
+        """Return the trainable parameters of the active adapters: what an optimizer gets."""
+        return [parameter for _, parameter in self.named_parameters(name)]
+
+    def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
+        """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
+        parts = self.parts(name)
+        return {_join(label, key): value for label, part in parts.items() for key, value in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], name: str | None = None) -> None:
+        """Copy tensors into an adapter. All missing, unexpected and misshapen keys are one error, before any copy."""
+        own = self.state_dict(name)
+        problems = [f"missing {key}" for key in own if key not in state]
+        problems += [f"unexpected {key}{nearest(key, own)}" for key in state if key not in own]
+        problems += [
+            f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ]
+        if problems:
+            raise ValueError(
+                f"adapter {name or self._only()!r} can't take this state dict:\n  " + "\n  ".join(problems)
+            )
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(state[key])
+
+    def check_gradients(self) -> None:
+        """Raise a ValueError that names every active adapter parameter without a gradient; call it after backward."""
+        lost = [key for key, parameter in self.named_parameters() if parameter.grad is None]
+        if lost:
+            raise ValueError(
+                f"{len(lost)} adapter parameters got no gradient, so they would silently not train: "
+                f"{', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}. Is their module called in this forward pass?"
+            )
+
+    def save(self, directory: str | Path, name: str | None = None) -> Path:
+        """Write one adapter as safetensors and JSON; see ``mmpeft.formats.native``. Returns the directory."""
+        from mmpeft.formats.native import save
+
+        return save(self, Path(directory), name or self._only())
+
+    def report(self, batch: object = None) -> Report:
+        """Count trainable and total parameters per tower and site, and bytes; ``print`` shows a table.
+
+        With a ``batch`` (a tensor, or a dict of keyword arguments) one forward pass measures the activation bytes that
+        the backward pass will need.
+        """
+        from mmpeft.injection.tables import make_report
+
+        return make_report(self, batch)
+
+    # ---- switching -----------------------------------------------------------------------------------------------
+
+    def activate(self, *names: str, weights: Sequence[float] | None = None, trainable: bool | None = None) -> None:
+        """Make these the active adapters, in this order, each scaled by its weight (1 by default).
+
+        ``trainable`` sets whether their parameters get gradients; None leaves that as it is.
+        """
+        if weights is not None and len(weights) != len(names):
+            raise ValueError(f"weights: {list(weights)} for {len(names)} adapters {list(names)}")
+        chosen = dict(zip(names, weights or [1.0] * len(names), strict=True))
+        for name, weight in chosen.items():
+            self._known(name)
+            if weight != 1.0 and any(hasattr(edit, "count") for edit in self._edits(name)):
+                raise ValueError(f"weights: {weight} for {name!r}: inserted tokens can't be mixed by weight, only 1")
+        self._unmerged("activate")
+        for tree in self.trees.values():
+            tree.activate({name: weight for name, weight in chosen.items() if name in tree.adapters})
+            for name in chosen:
+                if trainable is not None and name in tree.adapters:
+                    tree.adapters[name].requires_grad_(trainable)
+        _reset_compiled()
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within this context the model is the frozen model, bit for bit."""
+        before = {label: dict(tree.active) for label, tree in self.trees.items()}
+        self._unmerged("switch off")
+        for tree in self.trees.values():
+            tree.activate({})
+        try:
+            yield
+        finally:
+            for label, tree in self.trees.items():
+                tree.activate(before[label])
+
+    @contextmanager
+    def route(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model."""
+        self._unmerged("route")
+        samples = {name: [i for i, own in enumerate(names) if own == name] for name in dict.fromkeys(names) if name}
+        self._routable(samples, len(names))
+        before = {label: dict(tree.active) for label, tree in self.trees.items()}
+        for module, tree in zip(self.modules.values(), self.trees.values(), strict=True):
+            device = next(module.parameters()).device
+            routes = {n: Route(torch.tensor(own, device=device), len(names)) for n, own in samples.items()}
+            tree.activate({name: 1.0 for name in samples if name in tree.adapters}, routes)
+        try:
+            yield
+        finally:
+            for label, tree in self.trees.items():
+                tree.activate(before[label])
+
+    # ---- merging and removing ------------------------------------------------------------------------------------
+
+    def merge(self) -> None:
+        """Write the active adapters into the base weights (in fp32, or fp64 for a fp64 base), keeping the originals.
+
+        An adapter with an edit that has no place in a weight is an error that names it, and nothing is written.
+        """
+        self._unmerged("merge")
+        merging.merge(self.trees)
+        _reset_compiled()
+
+    def unmerge(self) -> None:
+        """Put the original base weights back, bit for bit, and let the active adapters run beside them again."""
+        merging.unmerge(self.trees)
+        _reset_compiled()
+
+    def remove(self, name: str | None = None) -> None:
+        """Remove one adapter (the only one without a name); after the last, the model is as it was before the first."""
+        name = self._known(name or self._only())
+        self._unmerged("remove")
+        for module in self.modules.values():
+            tree = module._modules.get("mmpeft")
+            if isinstance(tree, Tree) and name in tree.adapters:
+                tree.activate({own: weight for own, weight in tree.active.items() if own != name})
+                tree.detach(name)
+                if not tree.adapters:
+                    _thaw(module, tree)
+        _reset_compiled()
+
+    # ---- the rest ------------------------------------------------------------------------------------------------
+
+    def _edits(self, name: str) -> list[nn.Module]:
+        return [edit for part in self.parts(name).values() for _, edit, _ in part.places]
+
+    def _known(self, name: str) -> str:
+        if name not in self.names:
+            raise ValueError(f"no adapter {name!r}{nearest(name, self.names) or ': the model has none'}")
+        return name
+
+    def _only(self) -> str:
+        candidates = list(self.active) or self.names
+        if len(candidates) != 1:
+            raise ValueError(f"name: which adapter? {candidates or 'the model has none'}")
+        return candidates[0]
+
+    def _unmerged(self, verb: str) -> None:
+        if any(tree.merged for tree in self.trees.values()):
+            raise ValueError(f"can't {verb} while adapters are merged into the base: call unmerge() first")
+
+    def _routable(self, samples: Mapping[str, list[int]], batch: int) -> None:
+        counts: dict[tuple[object, ...], list[str]] = {}
+        for name in samples:
+            tokens = tuple((e.layers, e.count) for e in self._edits(self._known(name)) if hasattr(e, "count"))
+            counts.setdefault(tokens, []).append(name)
+            for part in self.parts(name).values():
+                for binding in part.bindings:
+                    if binding.point == "parameters" and next(binding.host.children(), None) is not None:
+                        raise ValueError(
+                            f"route: {name!r} unfreezes parameters of {binding.site.name!r}, not one layer's"
+                        )
+        if sum(map(len, samples.values())) < batch and set(counts) - {()}:
+            counts.setdefault((), []).append("None")
+        if len(counts) > 1:
+            raise ValueError(
+                f"route: adapters that insert different numbers of tokens in one batch: {list(counts.values())}"
+            )
+
+    def __repr__(self) -> str:
+        active = ", ".join(name if weight == 1 else f"{name} x {weight:g}" for name, weight in self.active.items())
+        return f"Adapters({self.names}, active: {active or 'none'})"
+
+
+def adapt(
+    model: nn.Module | Modules, methods: object, name: str = "main", *, dtype: torch.dtype | None = None
+) -> Adapters:
+    """Freeze a model and graft a new adapter into it, in place; it becomes the active one.
+
+    ``model`` is a module, a dict of modules, or a pipeline with ``components``; ``methods`` a Method, a list of them, a
+    registry name or a dict with the key ``method``. Weights are made in ``dtype``: by default the base's own precision,
+    and fp32 on a half-precision base. A method without its sites in this model raises a ValueError before anything is
+    changed.
+    """
+    from mmpeft.methods import parse
+
+    modules = modules_of(model)
+    chosen = parse(methods)
+    handle = Adapters(modules)
+    _check_name(handle, name)
+    handle._unmerged("adapt")
+    planned = {label: plan(module, chosen, dtype) for label, module in modules.items()}
+    if not any(adapter.places for adapter in planned.values()):
+        raise ValueError(
+            f"methods: {', '.join(m.name for m in chosen)} found no site in {list(modules) or 'the model'}"
+        )
+    for label, module in modules.items():
+        tree = module._modules.get("mmpeft")
+        if not isinstance(tree, Tree):
+            tree = Tree(module)
+            module.requires_grad_(False)
+            module._modules["mmpeft"] = tree
+        for own in tree.active:
+            tree.adapters[own].requires_grad_(False)
+        tree.attach(name, planned[label])
+        tree.activate({name: 1.0})
+    _reset_compiled()
+    return handle
+
+
+def adapters(model: nn.Module | Modules) -> Adapters:
+    """Return the handle on the adapters of a model (or of a dict of modules, or a pipeline)."""
+    return Adapters(modules_of(model))
+
+
+def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None) -> Adapter:
+    """Make an adapter's weights for a module, without touching the module."""
+    adapter, sketch = Adapter(list(methods)), anatomy(module)
+    reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    dtype = dtype or torch.promote_types(reference.dtype, torch.float32)
+    with torch.device(reference.device):
+        for method in methods:
+            for site, edit in method.plan(sketch):
+                adapter.place(site, edit.to(dtype).train(module.training), method.name)
+    return adapter
+
+
+def modules_of(model: nn.Module | Modules) -> dict[str, nn.Module]:
+    """Return the modules that an adapter spans, by label: "" for a single module."""
+    if isinstance(model, nn.Module):
+        return {"": model}
+    components = model if isinstance(model, Mapping) else getattr(model, "components", None)
+    if components is None:
+        raise ValueError(f"model: {type(model).__name__} is neither a torch module, a dict of them, nor a pipeline")
+    return {label: module for label, module in components.items() if isinstance(module, nn.Module)}
+
+
+def _check_name(handle: Adapters, name: str) -> None:
+    if name in handle.names:
+        raise ValueError(f"name: the model already has an adapter {name!r}: remove it or choose another name")
+    if not name or not name.replace("_", "a").replace("-", "a").isalnum():
+        raise ValueError(f"name: {name!r}: letters, digits, '-' and '_' only")
+
+
+def _thaw(module: nn.Module, tree: Tree) -> None:
+    del module._modules["mmpeft"]
+    trainable = set(tree.unfrozen)
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_(key in trainable)
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _reset_compiled() -> None:
+    if torch._dynamo.utils.counters.get("frames"):
+        torch._dynamo.reset()

@@ -1,0 +1,212 @@
+"""Anatomy: a read-only map of a model - towers, their blocks in order, and in each the named sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from mmpeft.injection.sites import LinearSite, ParametersSite, Site
+from mmpeft.settings import nearest
+
+Layers = str | tuple[int, ...] | list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block of a tower: its index, its path and its sites in order."""
+
+    index: int
+    path: str
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tower:
+    """A stack of blocks (``vision``, ``text``, ``decoder`` ...), and the sites around them (embedding, norm, head)."""
+
+    name: str
+    width: int
+    blocks: tuple[Block, ...]
+    sites: tuple[Site, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+
+    def all_sites(self, layers: Layers = "all") -> Iterator[Site]:
+        """Yield the tower's own sites, then those of the chosen blocks; the own ones only when no layer is excluded."""
+        chosen = choose_layers(layers, len(self.blocks))
+        if layers == "all":
+            yield from self.sites
+        for block in self.blocks:
+            if block.index in chosen:
+                yield from block.sites
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The map of one model; ``library`` names the reader that made it."""
+
+    model: nn.Module
+    library: str
+    towers: tuple[Tower, ...]
+
+    def tower_names(self) -> list[str]:
+        """Names of the towers, in order."""
+        return [tower.name for tower in self.towers]
+
+    def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
+        """Return the towers of these names; an unknown name is an error."""
+        wanted = self.tower_names() if names == "all" else [names] if isinstance(names, str) else list(names)
+        known = {tower.name: tower for tower in self.towers}
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"towers: {self.describe()} has no tower {name!r}{nearest(name, known)}")
+        return [known[name] for name in wanted]
+
+    def sites(self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]:
+        """Return every site of a kind, in order of the forward pass of each tower."""
+        found = (site for tower in self.chosen_towers(towers) for site in tower.all_sites(layers))
+        return [site for site in found if isinstance(site, kind)]
+
+    def select(
+        self,
+        targets: Iterable[str],
+        kind: type[Site] = LinearSite,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+    ) -> list[Site]:
+        """Return the sites that the targets name: site names or fnmatch patterns over site names and module paths.
+
+        A target that matches nothing raises a ValueError with the nearest names.
+        """
+        pool = self.sites(kind, layers, towers)
+        chosen: dict[str, Site] = {}
+        for target in targets:
+            matches = [site for site in pool if _matches(site, target)]
+            if not matches:
+                raise ValueError(self._nothing(target, pool, kind))
+            chosen.update((site.path, site) for site in matches)
+        return [site for site in pool if site.path in chosen]
+
+    def linear_sites(
+        self,
+        targets: str | Iterable[str] | None,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        default: Iterable[str] = (),
+    ) -> list[LinearSite]:
+        """Return linear sites by target; ``all`` means every whole linear layer of the blocks.
+
+        None means the ``default`` targets, or every linear layer in a model none of whose sites has such a name.
+        """
+        pool = [site for site in self.sites(LinearSite, layers, towers) if isinstance(site, LinearSite)]
+        if targets is None:
+            named = {site.name for site in pool}
+            targets = default if named.intersection(default) else "all"
+        if targets == "all":
+            return [site for site in pool if site.rows is None]
+        wanted = [targets] if isinstance(targets, str) else targets
+        return self.select(wanted, LinearSite, layers, towers)  # type: ignore[return-value]
+
+    def owners(
+        self,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        keep: Callable[[str], bool] = lambda name: True,
+        head: bool = True,
+    ) -> list[ParametersSite]:
+        """Return one site per module that owns parameters whose names are to ``keep``: what may be unfrozen."""
+        chosen = self.chosen_towers(towers)
+        inside = [tower.path for tower in chosen]
+        if layers != "all":
+            inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
+        heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
+        return [
+            parameters_site(module, path, names)
+            for path, module in self.model.named_modules()
+            if not _under(path, ["mmpeft"])
+            and _under(path, inside)
+            and not _under(path, heads)
+            and (names := tuple(name for name in own_parameters(module) if keep(name)))
+        ]
+
+    def describe(self) -> str:
+        """One short name for error messages, such as ``VisionTransformer (timm)``."""
+        return f"{type(self.model).__name__.removeprefix('Grafted')} ({self.library})"
+
+    def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
+        word = kind.__name__.removesuffix("Site").lower()
+        for tower in self.towers:
+            if target in tower.missing:
+                return f"{self.describe()} has no {word} site {target!r}: {tower.missing[target]}"
+        return f"{self.describe()} has no {word} site {target!r}{nearest(target, {site.name for site in pool})}"
+
+    def __str__(self) -> str:
+        from mmpeft.injection.tables import anatomy_table
+
+        return anatomy_table(self)
+
+
+def own_parameters(module: nn.Module) -> list[str]:
+    """Names of the parameters that a module owns itself."""
+    return [name for name, value in module._parameters.items() if value is not None]
+
+
+def parameters_site(
+    module: nn.Module, path: str, names: Iterable[str] = (), name: str = "", tower: str = ""
+) -> ParametersSite:
+    """Return the site of parameters that a module owns: all of them when no names are given."""
+    names = tuple(names) or tuple(own_parameters(module))
+    return ParametersSite(name=name or path, path=path, host=module, host_path=path, names=names, tower=tower)
+
+
+def _under(path: str, prefixes: Iterable[str]) -> bool:
+    return any(not prefix or path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
+
+
+def choose_layers(layers: Layers, count: int) -> set[int]:
+    """Return the indices that ``all``, ``first:4``, ``last:4`` or ``[0, 3, -1]`` mean among ``count`` blocks."""
+    if layers == "all":
+        return set(range(count))
+    if isinstance(layers, str):
+        end, _, number = layers.partition(":")
+        if end not in ("first", "last") or not number.isdigit() or not 1 <= int(number) <= count:
+            raise ValueError(
+                f"layers: {layers!r} is none of 'all', 'first:N', 'last:N', [indices]; the tower has {count}"
+            )
+        return set(range(int(number))) if end == "first" else set(range(count - int(number), count))
+    outside = [index for index in layers if not -count <= index < count]
+    if outside:
+        raise ValueError(f"layers: {outside} not among the tower's {count} blocks (0 to {count - 1})")
+    return {index % count for index in layers}
+
+
+def _matches(site: Site, target: str) -> bool:
+    if fnmatchcase(site.name, target):
+        return True
+    whole = not isinstance(site, LinearSite) or site.rows is None
+    return fnmatchcase(site.path, target) or (whole and fnmatchcase(site.host_path, target))
+
+
+Reader = Callable[[nn.Module], "Anatomy | None"]
+_READERS: list[Reader] = []
+
+
+def reader(function: Reader) -> Reader:
+    """Register a function that reads the anatomy of one library's models, and returns None for all others."""
+    _READERS.append(function)
+    return function
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """Return the map of a model: what can be adapted in it. ``print`` shows it as a table.
+
+    The readers of the known libraries are asked first; a model that none of them knows gets a generic anatomy from
+    its linear and normalisation layers.
+    """
+    import mmpeft.anatomies  # noqa: F401  registers the readers
+
+    found = (read(model) for read in _READERS)
+    return next(result for result in found if result is not None)

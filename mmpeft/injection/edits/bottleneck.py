@@ -1,0 +1,89 @@
+"""Bottleneck adapters at branch sites: Houlsby, Pfeiffer, parallel, AdaptFormer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpeft.injection.edits.base import Binding, Edit
+from mmpeft.injection.sites import BranchSite, Site
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+Reads = Literal["output", "input", "residual"]
+
+
+class Bottleneck(Edit):
+    """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer.
+
+    ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), or the
+    ``residual`` stream entering the branch, in which case f joins after stochastic depth (AdaptFormer). D (bottleneck,
+    width) starts uniform in +-1/sqrt(width) and U (width, bottleneck) at zero, or both from a truncated normal.
+    """
+
+    def __init__(
+        self,
+        site: BranchSite,
+        *,
+        bottleneck: int,
+        reads: Reads,
+        activation: str,
+        scale: float | Literal["learned"],
+        dropout: float,
+        norm: bool,
+        init: Literal["zero", "normal"],
+    ) -> None:
+        super().__init__()
+        self.reads, self.activation, self.dropout = reads, activation, dropout
+        self.norm = nn.LayerNorm(site.width) if norm else None
+        self.down = nn.Linear(site.width, bottleneck)
+        self.up = nn.Linear(bottleneck, site.width)
+        self.scale = nn.Parameter(torch.ones(1)) if scale == "learned" else scale
+        self._reset(init)
+
+    def _reset(self, init: Literal["zero", "normal"]) -> None:
+        for layer in (self.down, self.up):
+            nn.init.zeros_(layer.bias)
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+        if init == "zero":
+            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+            nn.init.zeros_(self.up.weight)
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the sublayer, or to the end of its branch with a tap on the residual stream."""
+        assert isinstance(site, BranchSite)
+        if self.reads == "residual":
+            if site.entry is None or site.exit is None:
+                raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
+            return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
+        return [Binding(edit=self, host=site.host, point="output", site=site)]
+
+    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """Add f to the branch."""
+        z = y if self.reads == "output" else x
+        return y + self._transform(z)
+
+    def _transform(self, z: Tensor) -> Tensor:
+        if self.norm is not None:
+            z = F.layer_norm(z, self.norm.normalized_shape, *_cast(self.norm, z), self.norm.eps)
+        hidden = ACTIVATIONS[self.activation](F.linear(z, *_cast(self.down, z)))
+        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        scale = self.scale.to(z.dtype) if isinstance(self.scale, Tensor) else self.scale
+        return F.linear(hidden, *_cast(self.up, z)) * scale
+
+    def extra_repr(self) -> str:
+        """Input, activation and scale."""
+        return f"reads={self.reads}, activation={self.activation}, scale={self.scale}"
+
+
+def _cast(layer: nn.Linear | nn.LayerNorm, like: Tensor) -> tuple[Tensor, Tensor]:
+    return layer.weight.to(like.dtype), layer.bias.to(like.dtype)

@@ -1,0 +1,101 @@
+"""Low-rank deltas at linear sites (LoRA, rsLoRA, DoRA)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpeft.injection.edits.base import Binding, Edit, Fold
+from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.kernels.low_rank import low_rank_add
+
+
+class LowRank(Edit):
+    """``y + s B A drop(x)``: A (rank, in) uniform in +-1/sqrt(in), B (out, rank) zero (Hu et al. 2021).
+
+    ``scale`` s is alpha/rank, or alpha/sqrt(rank) when rank-stabilised (Kalajdzievski 2023).
+    """
+
+    mergeable = True
+
+    def __init__(self, site: LinearSite, *, rank: int, alpha: float, dropout: float, rank_stabilized: bool) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(site.out_features, rank))
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+        self.dropout = dropout
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the rows of the linear layer's output."""
+        return bind_linear(self, site)
+
+    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return low_rank_add(y, x, self.lora_A, self.lora_B, self.scale)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
+        """``W + s B A``."""
+        return weight + self.scale * (self.lora_B.to(weight) @ self.lora_A.to(weight)), bias
+
+    def extra_repr(self) -> str:
+        """Rank, features and scale."""
+        return f"{self.lora_A.shape[1]} -> {self.lora_A.shape[0]} -> {self.lora_B.shape[0]}, scale={self.scale:g}"
+
+
+class DecomposedLowRank(LowRank):
+    """``m / n (W x + s B A x) + b`` with n = the row norms of W + s B A, no gradient through n (DoRA, Liu et al. 2024).
+
+    m (out) starts as the row norms of W. n comes from ``|W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B``: no matrix of the
+    size of W is made.
+    """
+
+    def __init__(self, site: LinearSite, **options: float) -> None:
+        super().__init__(site, **options)  # type: ignore[arg-type]
+        self.rows, self.transposed = site.rows, site.transposed
+        self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
+
+    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """Rescale base output and delta by m / n, all but the bias."""
+        ratio = (self.magnitude / self._norms(self._weight(host))).to(y.dtype)
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        delta = F.linear(F.linear(x, a), b * (self.scale * ratio[:, None]).to(b.dtype))
+        bias = host._parameters["bias"]
+        plain = y if bias is None else y - (bias if self.rows is None else bias[self.rows])
+        return y + (ratio - 1) * plain + delta
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
+        """``m / n (W + s B A)``."""
+        changed, _ = super().fold(weight, None)
+        norms = self._square_norms(changed).sqrt()
+        return changed * (self.magnitude.to(weight) / norms)[:, None], bias
+
+    def _weight(self, host: nn.Module) -> Tensor:
+        weight: Tensor = host.weight  # type: ignore[assignment]
+        weight = weight.T if self.transposed else weight
+        return weight if self.rows is None else weight[self.rows]
+
+    @staticmethod
+    def _square_norms(weight: Tensor) -> Tensor:
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return weight.detach().to(wide).square().sum(1)
+
+    @torch.no_grad()
+    def _norms(self, weight: Tensor) -> Tensor:
+        squares = self._square_norms(weight)
+        a, b, w = (tensor.to(squares.dtype) for tensor in (self.lora_A, self.lora_B, weight))
+        cross = ((w @ a.T) * b).sum(1)
+        own = ((b @ (a @ a.T)) * b).sum(1)
+        return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()
+
+
+def bind_linear(edit: Edit, site: Site) -> list[Binding]:
+    """Bind an edit to the output rows of a linear site."""
+    assert isinstance(site, LinearSite)
+    return [Binding(edit=edit, host=site.host, point="output", site=site, rows=site.rows, switches=site.switches)]

@@ -1,0 +1,223 @@
+"""Grafting: a host's class is swapped for a generated subclass of its own, whose forward also runs the edits.
+
+Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dict keys stay as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmpeft.injection.edits.base import Binding
+
+Forward = Callable[..., Any]
+ENTRIES = (
+    "forward_features",
+    "forward_head",
+    "forward_intermediates",
+    "get_intermediate_layers",
+    "encode_image",
+    "encode_text",
+)
+"""Other public doors of whole models: parameters that the model owns itself are replaced behind these too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The samples of a batch that an adapter serves: indices (n,) into ``batch`` samples."""
+
+    samples: Tensor
+    batch: int
+
+    def rows(self, length: int) -> Tensor:
+        """Indices into a leading dimension of ``length``, where each sample may have become several rows (windows)."""
+        each = length // self.batch
+        if each == 1:
+            return self.samples
+        return (self.samples[:, None] * each + torch.arange(each, device=self.samples.device)).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An active binding: with its mixing weight, its samples when routed, and its place among inserted tokens."""
+
+    binding: Binding
+    weight: float = 1.0
+    route: Route | None = None
+    offset: int = 0
+    joins: bool = False
+
+
+class Graft:
+    """What a host carries: all bindings by adapter, and the calls of the active ones in order."""
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, list[Binding]] = {}
+        self.inputs: tuple[Call, ...] = ()
+        self.parameters: tuple[Call, ...] = ()
+        self.outputs: tuple[Call, ...] = ()
+        self.taps: tuple[nn.Module, ...] = ()
+        self.tapped = False
+        self.tapped_by: set[str] = set()
+        self.seen: Tensor | None = None
+        self.originals: dict[str, Tensor] = {}
+
+    def all_bindings(self) -> Iterator[Binding]:
+        """Yield the bindings of every adapter, active or not."""
+        for bindings in self.bindings.values():
+            yield from bindings
+
+    def activate(self, calls: list[Call]) -> None:
+        """Make these the calls that the host's forward runs; none of them leaves the original forward."""
+        self.inputs = tuple(call for call in calls if call.binding.point == "input")
+        self.parameters = tuple(call for call in calls if call.binding.point == "parameters")
+        self.outputs = tuple(call for call in calls if call.binding.point == "output")
+        self.taps = tuple({id(tap): tap for call in self.outputs if (tap := call.binding.tap) is not None}.values())
+
+    def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute the host's output with its active edits."""
+        if self.tapped:
+            self.seen = args[0]
+        for call in self.inputs:
+            args, kwargs = _enter(call, args, kwargs)
+        y = self._compute(host, forward, args, kwargs)
+        for call in self.outputs:
+            y = _leave(call, host, args[0], y)
+        for tap in self.taps:
+            tap._graft.seen = None  # type: ignore[union-attr]
+        return y
+
+    def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        routed = [call for call in self.parameters if call.route is not None]
+        if not routed:
+            return replaced(host, self.mixed(host), forward, args, kwargs)
+        y = forward(host, *args, **kwargs)
+        for call in routed:
+            rows = call.route.rows(len(args[0]))  # type: ignore[union-attr]
+            part = replaced(host, call.binding.edit.parameters_of(host), forward, (args[0][rows], *args[1:]), kwargs)
+            y = y.index_copy(0, rows, part)
+        return y
+
+    def mixed(self, host: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors that replace the host's own: base + sum of weight * (copy - base)."""
+        if len(self.parameters) == 1 and self.parameters[0].weight == 1.0:
+            return self.parameters[0].binding.edit.parameters_of(host)
+        mixed: dict[str, Tensor] = {}
+        for call in self.parameters:
+            for name, value in call.binding.edit.parameters_of(host).items():
+                base: Tensor = host._parameters[name]  # type: ignore[assignment]
+                mixed[name] = mixed.get(name, base) + call.weight * (value - base)
+        return mixed
+
+
+def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    edit, x = call.binding.edit, args[0]
+    new, kwargs = edit.input(args, kwargs, call)
+    if call.weight != 1.0:
+        return (x + call.weight * (new[0] - x), *new[1:]), kwargs
+    if call.route is not None and new[0].shape == x.shape:
+        rows = call.route.rows(len(x))
+        return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
+    return new, kwargs
+
+
+def _leave(call: Call, host: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    binding = call.binding
+    if binding.tap is not None:
+        x = binding.tap._graft.seen  # type: ignore[union-attr, assignment]
+    part = y if binding.rows is None else y[..., binding.rows]
+    if call.route is None:
+        new = binding.edit.output(x, part, host)
+    else:
+        rows = call.route.rows(len(y))
+        new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], host))
+    if call.weight != 1.0:
+        new = part + call.weight * (new - part)
+    if binding.rows is None:
+        return new
+    return torch.cat([y[..., : binding.rows.start], new, y[..., binding.rows.stop :]], -1)
+
+
+def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args: Any, kwargs: Any) -> Any:
+    """Run ``forward`` while ``tensors`` stand in for the host's parameters of those names."""
+    if not tensors:
+        return forward(host, *args, **kwargs)
+    own = {name: host._parameters[name] for name in tensors}
+    try:
+        for name, value in tensors.items():
+            host._parameters[name] = value  # type: ignore[assignment]
+        return forward(host, *args, **kwargs)
+    finally:
+        for name, parameter in own.items():
+            host._parameters[name] = parameter
+
+
+_GENERATED: dict[type, type] = {}
+
+
+def grafted_class(cls: type) -> type:
+    """Return the generated subclass of a module class; the same one each time."""
+    if cls not in _GENERATED:
+        entries = {name: _entry(getattr(cls, name)) for name in ENTRIES if hasattr(cls, name)}
+        body = {
+            "forward": _forward(cls),
+            "__reduce_ex__": _reduce,
+            "__module__": cls.__module__,
+            "__doc__": cls.__doc__,
+        }
+        _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)
+    return _GENERATED[cls]
+
+
+def _forward(cls: type) -> Forward:
+    original: Forward = cls.forward  # type: ignore[attr-defined]
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        graft: Graft = self._graft  # type: ignore[assignment]
+        if graft.outputs or graft.inputs or graft.parameters or graft.tapped:
+            return graft.run(self, original, args, kwargs)
+        return original(self, *args, **kwargs)
+
+    return forward
+
+
+def _entry(original: Forward) -> Forward:
+    def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        graft: Graft = self._graft  # type: ignore[assignment]
+        return replaced(self, graft.mixed(self), original, args, kwargs)
+
+    return entry
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    cls = type(self).__bases__[0]
+    _, arguments, *rest = cast(tuple[Any, ...], super(type(self), self).__reduce_ex__(protocol))
+    return (_rebuild, (cls, *arguments[1:]), *rest)
+
+
+def _rebuild(cls: type, *arguments: Any) -> Any:
+    new = grafted_class(cls)
+    return new.__new__(new, *arguments)
+
+
+def graft(host: nn.Module) -> Graft:
+    """Return the host's graft; swap the host's class when it has none yet."""
+    if "_graft" not in host.__dict__:
+        if "forward" in host.__dict__:
+            raise ValueError(
+                f"{type(host).__name__} has a forward of its own instance (set by a hook such as accelerate's): "
+                "adapt the model before that is installed"
+            )
+        object.__setattr__(host, "_graft", Graft())
+        host.__class__ = grafted_class(type(host))
+    return host._graft  # type: ignore[return-value]
+
+
+def ungraft(host: nn.Module) -> None:
+    """Give the host its own class back."""
+    host.__class__ = type(host).__bases__[0]
+    del host.__dict__["_graft"]

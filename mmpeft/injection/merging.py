@@ -1,0 +1,100 @@
+"""Merging: active edits written into the base's weights, with the originals kept for an exact way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmpeft.injection.graft import Call, graft
+from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.tree import Tree
+
+
+def merge(trees: Mapping[str, Tree]) -> None:
+    """Fold all active edits into their hosts; on an edit that has no place in a weight, raise before any is written."""
+    hosts = {label: list(_active_hosts(tree)) for label, tree in trees.items()}
+    problems = [problem for group in hosts.values() for host in group for problem in _problems(host)]
+    if problems:
+        raise ValueError("these edits can't be merged into weights:\n  " + "\n  ".join(problems))
+    folded = [(host, _folded(host)) for group in hosts.values() for host in group]
+    for host, tensors in folded:
+        own = graft(host)
+        own.originals = {name: host._parameters[name].detach().clone() for name in tensors}  # type: ignore[union-attr]
+        _write(host, tensors)
+    for tree in trees.values():
+        tree.merged = True
+        tree.activate(tree.active)
+
+
+def unmerge(trees: Mapping[str, Tree]) -> None:
+    """Copy the originals back and let the edits run again."""
+    if not any(tree.merged for tree in trees.values()):
+        raise ValueError("nothing is merged")
+    for tree in trees.values():
+        for host in _active_hosts(tree, merged=True):
+            _write(host, graft(host).originals)
+            graft(host).originals = {}
+        tree.merged = False
+        tree.activate(tree.active)
+
+
+def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
+    hosts = {id(host): host for name in tree.active for host in tree.adapters[name].hosts()}
+    return [host for host in hosts.values() if merged or _calls(host)]
+
+
+def _calls(host: nn.Module) -> list[Call]:
+    own = graft(host)
+    return [*own.parameters, *own.outputs, *own.inputs]
+
+
+def _problems(host: nn.Module) -> list[str]:
+    found = []
+    for call in _calls(host):
+        binding = call.binding
+        if not binding.edit.mergeable:
+            found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
+        elif binding.point == "output" and getattr(host, "weight", None) is None:
+            found.append(f"{binding.site.path}: the layer has no weight")
+        elif hasattr(binding.edit, "shift") and getattr(host, "bias", None) is None:
+            found.append(f"{binding.site.path}: {type(binding.edit).__name__} needs a bias, and the layer has none")
+    return found
+
+
+def _folded(host: nn.Module) -> dict[str, Tensor]:
+    """The host's new parameters, folded in the order in which the edits run."""
+    own = graft(host)
+    tensors: dict[str, Tensor] = {}
+    with torch.no_grad():
+        if own.parameters:
+            tensors = {name: value.detach() for name, value in own.mixed(host).items()}
+        for call in (*own.outputs, *own.inputs):
+            tensors |= _fold(host, call, tensors)
+    return tensors
+
+
+def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    site, edit = call.binding.site, call.binding.edit
+    weight = tensors.get("weight", host.weight)
+    bias = tensors.get("bias", host.bias)
+    wide = torch.promote_types(weight.dtype, torch.float32)  # type: ignore[arg-type]
+    transposed = isinstance(site, LinearSite) and site.transposed
+    w = (weight.T if transposed else weight).to(wide).clone()  # type: ignore[operator]
+    b = None if bias is None else bias.to(wide).clone()  # type: ignore[operator]
+    rows = call.binding.rows or slice(None)
+    part, part_bias = w[rows], None if b is None else b[rows]
+    new, new_bias = edit.fold(part, part_bias)
+    w[rows] = part + call.weight * (new - part) if call.weight != 1 else new
+    changed = {"weight": w.T if transposed else w}
+    if b is not None and new_bias is not None and part_bias is not None:
+        b[rows] = part_bias + call.weight * (new_bias - part_bias)
+        changed["bias"] = b
+    return changed
+
+
+def _write(host: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in tensors.items():
+            host._parameters[name].copy_(value)  # type: ignore[union-attr]

@@ -1,0 +1,127 @@
+"""Sites: the named places of a model where an edit can attach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Site:
+    """A named place in a model.
+
+    ``name`` is the field's term (``attn.q``), ``path`` the unique address of the site inside its model
+    (``blocks.0.attn.q``), ``host`` the module whose forward an edit extends and ``host_path`` its path.
+    """
+
+    name: str
+    path: str
+    host: nn.Module
+    host_path: str
+    tower: str = ""
+    layer: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of site: ``linear``, ``norm``, ``embed``, ``branch``, ``sequence`` or ``parameters``."""
+        return type(self).__name__.removesuffix("Site").lower()
+
+    @property
+    def shape(self) -> str:
+        """What an edit sees here, for tables."""
+        return ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearSite(Site):
+    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
+
+    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host.
+    """
+
+    in_features: int
+    out_features: int
+    rows: slice | None = None
+    transposed: bool = False
+    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
+
+    @property
+    def shape(self) -> str:
+        """Features in and out, and the rows of the fused weight."""
+        rows = f" rows {self.rows.start}:{self.rows.stop}" if self.rows else ""
+        return f"{self.in_features} -> {self.out_features}{rows}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NormSite(Site):
+    """A normalisation layer with a weight (and perhaps a bias) of ``width`` elements; channels on ``axis``."""
+
+    width: int
+    axis: int = -1
+
+    @property
+    def shape(self) -> str:
+        """Width in channels."""
+        return str(self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmbedSite(NormSite):
+    """The layer that turns patches or tokens into vectors of ``width``; its output channels lie on ``axis``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BranchSite(Site):
+    """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
+
+    ``entry`` and ``exit`` are None where the block has no module of its own at these places.
+    """
+
+    width: int
+    entry: nn.Module | None = None
+    exit: nn.Module | None = None
+
+    @property
+    def shape(self) -> str:
+        """Width of the residual stream."""
+        return str(self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SequenceSite(Site):
+    """The tokens that flow through a tower's blocks, (batch, sequence, width), after position embedding.
+
+    ``start`` is the number of tokens that keep their place in front (class and register tokens), ``patch_area`` the
+    pixels per patch, and ``extend`` adjusts a block's other arguments (rotary embeddings, masks) to inserted tokens.
+    """
+
+    width: int
+    blocks: tuple[nn.Module, ...]
+    start: int
+    patch_area: int
+    extend: Callable[[dict[str, Any], int], dict[str, Any]]
+
+    @property
+    def shape(self) -> str:
+        """Blocks and width."""
+        return f"{len(self.blocks)} blocks x {self.width}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParametersSite(Site):
+    """Parameters that ``host`` owns itself, by local name."""
+
+    names: tuple[str, ...]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The frozen tensors of the base."""
+        return {name: getattr(self.host, name) for name in self.names}
+
+    @property
+    def shape(self) -> str:
+        """Names of the parameters."""
+        return ", ".join(self.names)

@@ -1,0 +1,1 @@
+"""Functions where the time and the memory go."""

@@ -1,0 +1,45 @@
+"""The methods: each a validated configuration that turns an anatomy into a list of edits.
+
+Importing them needs no torch. ``mmpeft.methods()`` returns the registry: the module itself is callable.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from mmpeft.methods.base import Method, parse, registry
+from mmpeft.methods.bottleneck import AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
+from mmpeft.methods.ia3 import IA3
+from mmpeft.methods.lora import DoRA, LoRA
+from mmpeft.methods.ssf import SSF
+from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
+from mmpeft.methods.vpt import VPT
+
+__all__ = [
+    "IA3",
+    "SSF",
+    "VPT",
+    "AdaptFormer",
+    "BitFit",
+    "DoRA",
+    "FullFineTuning",
+    "Houlsby",
+    "LinearProbe",
+    "LoRA",
+    "Method",
+    "NormTuning",
+    "ParallelAdapter",
+    "Pfeiffer",
+    "parse",
+    "registry",
+]
+
+
+class _Methods(ModuleType):
+    def __call__(self) -> dict[str, type[Method]]:
+        """Return every known method class by its registry name."""
+        return registry()
+
+
+sys.modules[__name__].__class__ = _Methods

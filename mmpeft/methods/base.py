@@ -1,0 +1,79 @@
+"""What every method is, and the registry that knows them all by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from mmpeft.settings import Settings, nearest
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+_METHODS: dict[str, type[Method]] = {}
+
+
+class Method(Settings):
+    """A way to adapt a frozen model. A subclass with a ``name`` is known to the registry by it."""
+
+    name: ClassVar[str] = ""
+    trains_head: ClassVar[bool] = False
+
+    layers: str | tuple[int, ...] = Field(default="all", examples=["all", "last:4", "first:2", [0, 3, 7]])
+    """Which blocks of a tower: all, first:N, last:N, or indices."""
+    towers: str | tuple[str, ...] = "all"
+    """Which towers of the model: all, one name, or several."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            _METHODS[cls.name] = cls
+
+    def plan(self, anatomy: Anatomy) -> Iterable[tuple[Site, Edit]]:
+        """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
+        raise TypeError(f"{type(self).__name__} is no complete method: it plans nothing")
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").partition("\n")[0]
+
+    def specification(self) -> dict[str, Any]:
+        """Return the dict that ``parse`` turns into an equal method."""
+        return {"method": self.name, **self.model_dump(mode="json")}
+
+
+def registry() -> dict[str, type[Method]]:
+    """Return every known method class by name, those of other packages (entry point ``mmpeft.methods``) included."""
+    for point in entry_points(group="mmpeft.methods"):
+        if point.name not in _METHODS:
+            _METHODS[point.name] = point.load()
+    return dict(sorted(_METHODS.items()))
+
+
+def parse(specification: object) -> list[Method]:
+    """Return the methods that a specification means: a Method, a name, a dict with the key ``method``, or a list."""
+    if isinstance(specification, Method):
+        return [specification]
+    if isinstance(specification, str):
+        return [_known(specification)()]
+    if isinstance(specification, Mapping):
+        options = dict(specification)
+        if "method" not in options:
+            raise ValueError(f"method: missing in {options}")
+        return [_known(options.pop("method")).model_validate(options)]
+    if isinstance(specification, list | tuple) and specification:
+        return [method for item in specification for method in parse(item)]
+    raise ValueError(f"methods: {specification!r} is no method, name, dict with the key 'method', or list of these")
+
+
+def _known(name: object) -> type[Method]:
+    known = registry()
+    if name not in known:
+        raise ValueError(f"method: unknown {name!r}{nearest(str(name), known)}")
+    return known[str(name)]

@@ -1,0 +1,84 @@
+"""Bottleneck adapters: Houlsby, Pfeiffer, parallel and AdaptFormer are one formula at different places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.edits.bottleneck import Reads
+    from mmpeft.injection.sites import Site
+
+
+class Pfeiffer(Method):
+    """One sequential adapter after the MLP of each block: y + s U phi(D y) (Pfeiffer et al. 2021, arXiv:2005.00247)."""
+
+    name: ClassVar[str] = "pfeiffer"
+    reads: ClassVar[Reads] = "output"
+
+    bottleneck: int = Field(default=48, ge=1)
+    """Width of the bottleneck."""
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """The nonlinearity phi."""
+    scale: float | Literal["learned"] = 1.0
+    """Factor s on the adapter's output, its bias included; 'learned' starts at 1."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout between the nonlinearity and U."""
+    norm: bool = False
+    """LayerNorm on the adapter's input."""
+    init: Literal["zero", "normal"] = "zero"
+    """U at zero, so that the model starts unchanged, or D and U from a truncated normal of std 0.01."""
+    targets: tuple[Literal["attn", "mlp", "cross"], ...] = ("mlp",)
+    """The sublayers that get an adapter."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One bottleneck per sublayer."""
+        from mmpeft.injection.edits import Bottleneck
+        from mmpeft.injection.sites import BranchSite
+
+        options = self.model_dump(exclude={"layers", "towers", "targets"})
+        for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
+            yield site, Bottleneck(site, reads=self.reads, **options)  # type: ignore[arg-type]
+
+
+class Houlsby(Pfeiffer):
+    """Sequential adapters after attention and after the MLP of each block (Houlsby et al. 2019, arXiv:1902.00751).
+
+    The original trains the norms too: add ``NormTuning()`` to the adapter for that.
+    """
+
+    name: ClassVar[str] = "houlsby"
+
+    bottleneck: int = Field(default=64, ge=1)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
+    targets: tuple[Literal["attn", "mlp", "cross"], ...] = ("attn", "mlp")
+
+
+class ParallelAdapter(Pfeiffer):
+    """A scaled adapter beside the MLP, on its normalised input: y + s U phi(D x) (He et al. 2022, arXiv:2110.04366)."""
+
+    name: ClassVar[str] = "parallel_adapter"
+    reads: ClassVar[Reads] = "input"
+
+    bottleneck: int = Field(default=512, ge=1)
+    scale: float | Literal["learned"] = 4.0
+
+
+class AdaptFormer(Pfeiffer):
+    """A scaled adapter beside the MLP, on the residual stream before its norm (Chen et al. 2022, arXiv:2205.13535).
+
+    Follows the authors' code: no LayerNorm in the adapter, s = 0.1 on its bias too, outside stochastic depth.
+    """
+
+    name: ClassVar[str] = "adaptformer"
+    reads: ClassVar[Reads] = "residual"
+
+    bottleneck: int = Field(default=64, ge=1)
+    scale: float | Literal["learned"] = 0.1
+    dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -1,0 +1,62 @@
+"""LoRA and DoRA: low-rank deltas of linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit, LowRank
+    from mmpeft.injection.sites import Site
+
+
+class LoRA(Method):
+    """Low-rank adaptation: W + (alpha / rank) B A at linear sites (Hu et al. 2021, arXiv:2106.09685).
+
+    B starts at zero, so the model starts unchanged. Merges into the weight.
+    """
+
+    name: ClassVar[str] = "lora"
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the delta."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Scale numerator; the rank when not given, so that the scale is 1."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the input of A."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
+    targets: str | tuple[str, ...] | None = None
+    """Linear sites (attn.q, mlp.up, attn.* ...), patterns over module paths, or 'all'; by default attn.q and attn.v."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One delta per linear site."""
+        from mmpeft.injection.edits import LowRank
+
+        yield from self._plan(anatomy, LowRank)
+
+    def _plan(self, anatomy: Anatomy, edit: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
+        for site in anatomy.linear_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
+            alpha = self.rank if self.alpha is None else self.alpha
+            options = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}
+            yield site, edit(site, rank_stabilized=self.rank_stabilized, **options)  # type: ignore[arg-type]
+
+
+class DoRA(LoRA):
+    """LoRA with a learned magnitude per output feature: m (W + s B A) / |W + s B A| (Liu et al. 2024).
+
+    arXiv:2402.09353. Starts unchanged, with m at the row norms of W. Merges into the weight.
+    """
+
+    name: ClassVar[str] = "dora"
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One decomposed delta per linear site."""
+        from mmpeft.injection.edits import DecomposedLowRank
+
+        yield from self._plan(anatomy, DecomposedLowRank)

@@ -1,0 +1,37 @@
+"""SSF: scale and shift the features after every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+
+class SSF(Method):
+    """Scale and shift after the embedding, every norm and every linear layer (Lian et al. 2022, arXiv:2210.08823).
+
+    Not exactly the frozen model at the start: scales ~ N(1, std), shifts ~ N(0, std). Merges into the weights.
+    """
+
+    name: ClassVar[str] = "ssf"
+
+    std: float = Field(default=0.02, ge=0)
+    """Standard deviation of the initial scales around one and shifts around zero."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One affine per embedding, norm and whole linear layer of the towers; the task head is left alone."""
+        from mmpeft.injection.edits import Affine
+        from mmpeft.injection.sites import NormSite
+
+        for norm in anatomy.sites(NormSite, self.layers, self.towers):
+            yield norm, Affine(norm, std=self.std)  # type: ignore[arg-type]
+        for linear in anatomy.linear_sites("all", self.layers, self.towers):
+            yield linear, Affine(linear, std=self.std)

@@ -1,0 +1,72 @@
+"""Methods that train parameters the model already has: full fine-tuning, linear probe, BitFit, norm tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import ParametersSite, Site
+
+
+class FullFineTuning(Method):
+    """Every parameter, as a trainable copy beside the frozen one: the limit case all methods are compared with."""
+
+    name: ClassVar[str] = "full_fine_tuning"
+    trains_head: ClassVar[bool] = True
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """Every module that owns parameters."""
+        yield from _copies(anatomy.owners(self.layers, self.towers))
+
+
+class LinearProbe(Method):
+    """The task head only; in a list with another method, the head beside it."""
+
+    name: ClassVar[str] = "linear_probe"
+    trains_head: ClassVar[bool] = True
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """The task head."""
+        from mmpeft.injection.sites import ParametersSite
+
+        yield from _copies(anatomy.select(("head",), ParametersSite, "all", self.towers))  # type: ignore[arg-type]
+
+
+class BitFit(Method):
+    """Every bias, those of the norms included (Ben Zaken et al. 2022, arXiv:2106.10199); not the task head's."""
+
+    name: ClassVar[str] = "bitfit"
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """Every module with a bias, outside the head."""
+        sites = anatomy.owners(self.layers, self.towers, keep=lambda name: "bias" in name, head=False)
+        if not sites:
+            raise ValueError(f"method: 'bitfit' trains biases, and {anatomy.describe()} has none")
+        yield from _copies(sites)
+
+
+class NormTuning(Method):
+    """Weights and biases of every normalisation layer."""
+
+    name: ClassVar[str] = "norm_tuning"
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """Every norm site."""
+        from mmpeft.injection.anatomy import parameters_site
+        from mmpeft.injection.sites import EmbedSite, NormSite
+
+        for site in anatomy.sites(NormSite, self.layers, self.towers):
+            if not isinstance(site, EmbedSite):
+                yield from _copies([parameters_site(site.host, site.host_path)])
+
+
+def _copies(sites: list[ParametersSite]) -> Iterator[tuple[Site, Edit]]:
+    from mmpeft.injection.edits import Unfreeze
+
+    for site in sites:
+        yield site, Unfreeze(site)

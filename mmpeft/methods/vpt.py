@@ -1,0 +1,44 @@
+"""VPT: visual prompt tuning, shallow and deep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+
+class VPT(Method):
+    """Visual prompts behind the class token, before the first block or anew before each (Jia et al. 2022).
+
+    arXiv:2203.12119. Not the frozen model at the start: the tokens are random and attended to. Deep prompts replace,
+    they don't accumulate.
+    """
+
+    name: ClassVar[str] = "vpt"
+
+    tokens: int = Field(default=10, ge=1)
+    """Number of tokens."""
+    deep: bool = True
+    """New tokens before every block; otherwise only before the first of ``layers``."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout on the tokens; when not given, the paper's 0.1 for deep and 0 for shallow."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One set of tokens per tower."""
+        from mmpeft.injection.anatomy import choose_layers
+        from mmpeft.injection.edits import Tokens
+        from mmpeft.injection.sites import SequenceSite
+
+        dropout = (0.1 if self.deep else 0.0) if self.dropout is None else self.dropout
+        for site in anatomy.select(("tokens",), SequenceSite, "all", self.towers):
+            assert isinstance(site, SequenceSite)
+            layers = sorted(choose_layers(self.layers, len(site.blocks)))
+            yield site, Tokens(site, tokens=self.tokens, layers=layers if self.deep else layers[:1], dropout=dropout)

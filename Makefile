@@ -1,0 +1,36 @@
+# Every command sets itself up: the first one makes .venv (about 3 minutes, 6 GB).
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup run test check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"mmpeft needs Python >= 3.11, this is {sys.version}"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready  ## make .venv with everything that was tested (constraints.txt)
+
+run: setup  ## adapt the embedded ViT to handwritten digits with five methods, compare and picture them
+	OMP_NUM_THREADS=$$(nproc 2>/dev/null || echo 2) $(BIN)/python tasks/vision/compare.py configs/vision/first_run.yaml
+
+test: setup  ## all tests that need neither a GPU nor minutes
+	$(BIN)/python -m pytest -n auto
+
+check: setup  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## side by side with the peers, in short; the long version is benchmarks/*.py without --quick
+	$(BIN)/python benchmarks/injection.py --quick
+
+clean:  ## remove what the commands made
+	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

@@ -2,8 +2,9 @@
 
 The network (1.2 million parameters, 32 x 32 pixels in patches of 8) names all that was drawn at once: which of 700-odd
 letters, invented characters and shapes; kind, polarity, texture and resolution; and, by regression, rotation, slant,
-size, place, bend, colours and pen width. It starts with light figures on black and widens the variety over the first 60 % of
-the steps. What is shipped is the average of the weights over the last steps (EMA), in 16 bit, without these heads.
+size, place, bend, colours and pen width. It starts with light figures on black and widens the variety over the first
+60 % of the steps. What is shipped is the average of the weights over the last steps (EMA), in 16 bit, without these
+heads.
 
     OMP_NUM_THREADS=1 python tools/pretrain_vit.py
 

@@ -396,7 +396,7 @@ class Scenes:
         return every[texture, torch.arange(count)].unsqueeze(1)
 
     def batch(self, count: int, variety: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Draw pictures (count, 3, PICTURE, PICTURE) in [0, 1], and attributes: labels (count,) or values (count, n)."""
+        """Draw pictures (count, 3, PICTURE, PICTURE) in [0, 1] and attributes: labels (count,) or values (count, n)."""
         chosen = self._choose(count)
         grid, geometry = self._warp(count, variety)
         masks, width = self._ink(chosen, grid, variety)

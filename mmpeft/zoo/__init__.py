@@ -1,0 +1,19 @@
+"""`load_model`: any supported library's model by one name, and the tiny pretrained ones shipped here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmpeft.zoo.loading import load_model
+    from mmpeft.zoo.tiny import models
+
+_HOMES = {"load_model": "loading", "models": "tiny"}
+__all__ = ["load_model", "models"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

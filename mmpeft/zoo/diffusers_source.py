@@ -1,0 +1,26 @@
+"""Pipelines of diffusers: ``diffusers/OWNER/NAME``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmpeft.zoo.request import Request, fetch_error, require
+
+
+def load(request: Request) -> Any:
+    """Load a diffusion pipeline; code from the hub is never run, and weights are read from safetensors only.
+
+    Raises:
+        ValueError: If the pipeline can't be fetched, or is asked for without weights.
+        ImportError: If diffusers is not installed.
+    """
+    diffusers = require("diffusers", "diffusers")
+    request.refuse("num_classes", "image_size")
+    if not request.with_weights:
+        raise ValueError(f"model 'diffusers/{request.name}': a pipeline has no form without weights; build its parts")
+    where = {"revision": request.revision, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(request.name, **where, **request.options)
+    except OSError as error:
+        raise fetch_error(f"diffusers/{request.name}", error) from error
+    return pipeline.to(request.device)

@@ -1,0 +1,61 @@
+"""The one entrance to every library's models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmpeft.settings import nearest
+from mmpeft.zoo import diffusers_source, local_source, open_clip_source, timm_source, tiny, transformers_source
+from mmpeft.zoo.request import Request
+
+SOURCES: dict[str, Callable[[Request], Any]] = {
+    "timm": timm_source.load,
+    "open_clip": open_clip_source.load,
+    "hf": transformers_source.load,
+    "diffusers": diffusers_source.load,
+    "tiny": tiny.load,
+}
+"""Each library by the first word of a model's name."""
+
+
+def load_model(
+    source: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    pretrained: bool = True,
+    device: str = "cpu",
+    **options: Any,
+) -> nn.Module | Any:
+    """Return a library's own model object, in evaluation mode; nothing of ours is wrapped around it.
+
+    Args:
+        source: ``timm/NAME.TAG``, ``open_clip/ARCH/PRETRAINED``, ``hf/OWNER/NAME``, ``diffusers/OWNER/NAME``,
+            ``tiny/vit``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at the end pins
+            a revision on the hub.
+        num_classes: Replaces the classification head by a freshly initialised one with so many outputs.
+        image_size: Height and width of the input images, where the architecture allows it.
+        pretrained: Whether weights are loaded.
+        device: Where the model is built. On ``meta`` nothing but configurations is read: for looking at big models.
+        **options: Passed on to the library's constructor.
+
+    Raises:
+        ValueError: If the name is unknown (near alternatives are given), can't be fetched, or doesn't fit its weights.
+        ImportError: If the library isn't installed; the message says which extra to install.
+    """
+    how: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    how |= {"device": device, "options": options}
+    if source.startswith(("/", "./", "../", "~")) or source in (".", ".."):
+        return local_source.load(Request(str(Path(source).expanduser()), **how))
+    library, _, rest = source.partition("/")
+    if library not in SOURCES:
+        hint = "; a local path starts with ./ or /" if Path(source).exists() else ""
+        raise ValueError(f"model {source!r}: no library {library!r}{nearest(library, SOURCES)}{hint}")
+    name, _, revision = rest.partition("@")
+    if not name:
+        raise ValueError(f"model {source!r}: nothing follows {library!r}")
+    return SOURCES[library](Request(name, revision or None, **how))

@@ -1,0 +1,59 @@
+"""Models on disk: the library is recognised by the files that lie there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from mmpeft.zoo import diffusers_source, tiny, transformers_source
+from mmpeft.zoo.checkpoint import load_weights
+from mmpeft.zoo.request import Request
+
+
+def load(request: Request) -> Any:
+    """Load ``X.safetensors`` beside ``X.json`` (as tools/ writes them), or a folder of timm, transformers or diffusers.
+
+    Raises:
+        ValueError: If nothing is there, or nothing that is known.
+    """
+    path = Path(request.name)
+    if path.suffix == ".safetensors" and path.is_file() and path.with_suffix(".json").is_file():
+        request.refuse("image_size")
+        return tiny.build_vit(path.with_suffix(".json"), request)
+    if (path / "model_index.json").is_file():
+        return diffusers_source.load(request)
+    if (path / "config.json").is_file():
+        config = json.loads((path / "config.json").read_text())
+        return transformers_source.load(request) if "model_type" in config else _load_timm(path, config, request)
+    raise ValueError(
+        f"model {request.name!r}: expected NAME.safetensors with NAME.json beside it, or a folder with config.json "
+        "(timm, transformers) or model_index.json (diffusers)"
+    )
+
+
+def _load_timm(path: Path, config: dict[str, Any], request: Request) -> Any:
+    """Load a folder that timm's ``save_for_hf`` wrote: config.json and model.safetensors."""
+    stored = config["num_classes"]
+    classes = stored if request.num_classes is None else request.num_classes
+    overlay = {name: value for name, value in config["pretrained_cfg"].items() if name in _PREPROCESSING}
+    if request.image_size is not None:
+        overlay["input_size"] = (3, request.image_size, request.image_size)
+    options = {**config.get("model_args", {}), **request.options, "num_classes": classes}
+    with torch.device(request.device):
+        model = timm.create_model(config["architecture"], pretrained_cfg_overlay=overlay, **options)
+    if request.with_weights:
+        fresh = _head_names(model) if request.num_classes is not None else []
+        load_weights(model, path / "model.safetensors", fresh=fresh)
+    return model.eval()
+
+
+def _head_names(model: Any) -> list[str]:
+    head = {id(value) for value in model.get_classifier().parameters()}
+    return [name for name, value in model.named_parameters() if id(value) in head]
+
+
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "fixed_input_size")

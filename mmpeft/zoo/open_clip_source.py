@@ -1,0 +1,37 @@
+"""Models of open_clip: ``open_clip/ARCH/PRETRAINED``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmpeft.settings import nearest
+from mmpeft.zoo.request import Request, fetch_error, require
+
+
+def load(request: Request) -> Any:
+    """Build an open_clip model; without ``/PRETRAINED`` only ``pretrained=False`` or the meta device make sense.
+
+    Raises:
+        ValueError: If open_clip has no such architecture or weights, or they can't be fetched.
+        ImportError: If open_clip is not installed.
+    """
+    open_clip = require("open_clip", "open_clip")
+    request.refuse("num_classes", "revision")
+    architecture, _, tag = request.name.partition("/")
+    if architecture not in open_clip.list_models():
+        hint = nearest(architecture, open_clip.list_models())
+        raise ValueError(f"model 'open_clip/{request.name}': open_clip has no {architecture!r}{hint}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if (tag or request.with_weights) and tag not in tags:
+        raise ValueError(f"model 'open_clip/{request.name}': {architecture} has no weights {tag!r}{nearest(tag, tags)}")
+    options = dict(request.options)
+    if request.image_size is not None:
+        options["force_image_size"] = request.image_size
+    try:
+        with torch.device(request.device):
+            model = open_clip.create_model(architecture, pretrained=tag if request.with_weights else None, **options)
+    except OSError as error:
+        raise fetch_error(f"open_clip/{request.name}", error) from error
+    return model.eval()

@@ -1,0 +1,57 @@
+"""Models of timm: ``timm/NAME.TAG``, or ``timm/NAME`` for timm's default tag."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from mmpeft.settings import nearest
+from mmpeft.zoo.request import Request, fetch_error
+
+
+def load(request: Request) -> nn.Module:
+    """Build a timm model, with its pretrained weights unless the request says otherwise.
+
+    Raises:
+        ValueError: If timm has no such model or tag, or the weights can't be fetched.
+    """
+    _refuse_unknown(request)
+    overlay: dict[str, Any] = {}
+    if request.image_size is not None:
+        overlay["input_size"] = (3, request.image_size, request.image_size)
+    if request.revision is not None:
+        overlay["hf_hub_id"] = f"{_hub_id(request.name)}@{request.revision}"
+    options = dict(request.options)
+    if request.num_classes is not None:
+        options["num_classes"] = request.num_classes
+    try:
+        with torch.device(request.device):
+            model = timm.create_model(
+                request.name, pretrained=request.with_weights, pretrained_cfg_overlay=overlay or None, **options
+            )
+    except OSError as error:
+        raise fetch_error(f"timm/{request.name}", error) from error
+    return model.eval()
+
+
+def _refuse_unknown(request: Request) -> None:
+    architecture, _, tag = request.name.partition(".")
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.6)
+        raise ValueError(f"model 'timm/{request.name}': timm has no {architecture!r}{nearest(architecture, near)}")
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise ValueError(f"model 'timm/{request.name}': {architecture} has no tag {tag!r}{nearest(tag, tags)}")
+    if not tags and request.with_weights:
+        raise ValueError(f"model 'timm/{request.name}': timm has no weights for it; pretrained=False builds it without")
+
+
+def _hub_id(name: str) -> str:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or config.hf_hub_id is None:
+        raise ValueError(f"model 'timm/{name}': its weights are not on the Hugging Face hub: no revision can be pinned")
+    return f"{config.hf_hub_id}{config.architecture}.{config.tag}" if config.hf_hub_id == "timm/" else config.hf_hub_id

@@ -1,0 +1,33 @@
+"""What every objective offers the trainer: a loss to minimise, and scores to report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""A collated batch: tensors by name, and the samples' ids under ``id``."""
+
+
+class Objective(nn.Module):
+    """A loss as a *sum* with its weight, so that any split of a batch over passes and processes has the same gradient.
+
+    The trainer minimises ``sum of losses / sum of weights``, both taken over all batches of an optimizer step.
+    """
+
+    def weight(self, batch: Batch) -> int:
+        """Return what the loss of this batch is a sum over: the number of samples, unless a subclass says tokens."""
+        return len(batch["id"])
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the summed loss, a scalar with a graph, and further scalar sums to log (each over the same weight)."""
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def update(self, model: nn.Module, batch: Batch) -> None:
+        """Add a batch of an evaluation to the scores; called without gradients."""
+        raise TypeError(f"{type(self).__name__} has no scores")
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores of all batches since the last call, over all processes, and start again."""
+        raise TypeError(f"{type(self).__name__} has no scores")

@@ -1,0 +1,28 @@
+"""Trying a configuration before a long run: a look at the data, and one step."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import torch
+
+from mmpeft.training import memory
+from mmpeft.training.trainer import Trainer
+
+
+def check_run(trainer: Trainer, classes: tuple[str, ...]) -> None:
+    """Print three decoded training samples, make one optimizer step, print its numbers; nothing is written."""
+    for index in range(min(3, len(trainer.data.train))):
+        sample = trainer.data.train[index]
+        image: torch.Tensor = sample["image"]
+        print(
+            f"sample {sample['id']}: class {classes[sample['label']]!r}, image {tuple(image.shape)}, "
+            f"values {image.min():.2f} to {image.max():.2f}, mean {image.mean():.2f}"
+        )
+    memory.reset_peak()
+    start = monotonic()
+    values = trainer.try_step()
+    print(
+        f"one step: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}; {monotonic() - start:.2f} s"
+    )
+    print(f"peak memory: {memory.peak_bytes() / 2**20:.0f} MiB ({memory.kind()})")

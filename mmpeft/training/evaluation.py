@@ -1,0 +1,38 @@
+"""Scores of a model on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpeft.objectives.base import Objective
+from mmpeft.training.loading import Loaded
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, objective: Objective, batches: Iterable[Loaded], accelerator: Accelerator
+) -> dict[str, float]:
+    """Return the objective's scores over all batches and processes."""
+    model.eval()
+    for batch, counted in batches:
+        batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        with accelerator.autocast():
+            if counted:
+                objective.update(model, batch)
+            else:
+                objective.loss(model, batch)  # the pass alone: FSDP's collectives need it on every process
+    return objective.compute()
+
+
+def set_training_mode(model: nn.Module) -> None:
+    """Put a model in training mode, but not its batch norms: their running statistics belong to the frozen base."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

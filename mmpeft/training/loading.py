@@ -1,0 +1,104 @@
+"""Batches from a split: in the sampler's order, each sample augmented by the same random numbers in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mmpeft.objectives.base import Batch
+from mmpeft.training.random_state import seeded
+from mmpeft.training.sampler import BatchOrder, Key
+
+if TYPE_CHECKING:
+    from mmpeft.training.config import TrainConfig
+
+Loaded = tuple[Batch, bool]
+"""A batch, and whether it counts."""
+
+
+class Split(Protocol):
+    """Samples by index: dicts with the sample's ``id``, a string, and what the objective reads."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The samples' ids, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+class SeededSplit(Dataset[tuple[dict[str, Any], bool]]):
+    """Fetches each sample under random numbers that depend on (seed, epoch, sample id) alone."""
+
+    def __init__(self, split: Split, seed: int) -> None:
+        self.split, self.ids, self.seed = split, split.ids, seed
+
+    def __getitem__(self, key: Key) -> tuple[dict[str, Any], bool]:
+        with seeded(self.seed, key.epoch, self.ids[key.index]):
+            return self.split[key.index], key.counted
+
+
+SplitName = Literal["train", "val", "test"]
+
+
+class Splits(Protocol):
+    """The three splits of a data set, and the names of its classes."""
+
+    @property
+    def train(self) -> Split:
+        """Samples to learn from."""
+
+    @property
+    def val(self) -> Split:
+        """Samples that select the weights."""
+
+    @property
+    def test(self) -> Split:
+        """Samples for the final scores."""
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Makes the batches of each split for one of several processes."""
+
+    data: Splits
+    config: TrainConfig
+    process: int
+    processes: int
+
+    def order(self, name: SplitName) -> BatchOrder:
+        """Return the order of a split: shuffled for training, as it comes otherwise."""
+        config, training = self.config, name == "train"
+        return BatchOrder(
+            len(getattr(self.data, name)),
+            config.batch_size if training else config.eval_batch_size or config.batch_size,
+            seed=config.seed if training else None,
+            drop_last=config.drop_last and training,
+            process=self.process,
+            processes=self.processes,
+        )
+
+    def loader(self, name: SplitName, order: BatchOrder | None = None) -> DataLoader[Loaded]:
+        """Return collated batches of a split; set ``order.epoch`` and ``order.batch`` before iterating over them.
+
+        The loader has a generator of its own: otherwise each new iterator would draw from the global one, and a run
+        resumed in the middle of an epoch would see other dropout masks.
+        """
+        return DataLoader(
+            SeededSplit(getattr(self.data, name), self.config.seed),
+            batch_sampler=order or self.order(name),
+            num_workers=self.config.workers,
+            persistent_workers=self.config.workers > 0 and order is not None,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_collate,
+            generator=torch.Generator(),
+        )
+
+
+def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:
+    return default_collate([sample for sample, _ in samples]), samples[0][1]

@@ -1,0 +1,74 @@
+"""The README of a run directory: a model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmpeft.configuration import as_yaml
+from mmpeft.training.config import RunConfig
+
+CARD = """\
+---
+base_model: {model}
+library_name: mmpeft
+tags: [mmpeft, {task}]
+---
+# {title}
+
+Adapter of `{model}` for `{task}`, trained on `{data}` with mmpeft.
+
+| split | {names} |
+|---|{rules}
+| validation | {validation} |
+| test | {test} |
+
+Weights were chosen at {selected}; the test split was looked at once, at the end.{embedded}
+
+- {trainable:,} trainable of {total:,} parameters ({share:.2%})
+- {steps} steps in {seconds:.0f} s, peak memory {memory:.0f} MiB ({kind})
+
+## Use
+
+```python
+import mmpeft
+
+model = mmpeft.load_model("{model}", num_classes={classes})
+{loads}
+```
+
+## Configuration
+
+```yaml
+{yaml}```
+"""
+EMBEDDED = " The backbone is one of the tiny ones that mmpeft ships: the numbers say nothing about full-size models."
+
+
+def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
+    """Return the card of a finished run."""
+    names = list(metrics["test"])
+    methods = {name: "+".join(method.name for method in methods) for name, methods in config.adapters.items()}
+    single = len(methods) == 1
+    loads = [f'mmpeft.load(model, "adapter{"" if single else "/" + name}", name="{name}")' for name in methods]
+    return CARD.format(
+        title=", ".join(f"{name} ({own})" for name, own in methods.items()),
+        model=config.model.name,
+        task=config.task,
+        data=config.data.path or config.data.name,
+        names=" | ".join(names),
+        rules="---|" * len(names),
+        validation=" | ".join(f"{metrics['validation'][name]:.4f}" for name in names),
+        test=" | ".join(f"{metrics['test'][name]:.4f}" for name in names),
+        selected=metrics["selected"],
+        embedded=EMBEDDED if config.model.name.startswith("tiny/") else "",
+        trainable=metrics["trainable_parameters"],
+        total=metrics["total_parameters"],
+        share=metrics["trainable_parameters"] / metrics["total_parameters"],
+        steps=metrics["steps"],
+        seconds=metrics["seconds"],
+        memory=metrics["peak_memory_bytes"] / 2**20,
+        kind=metrics["peak_memory"],
+        classes=classes,
+        loads="\n".join(loads),
+        yaml=as_yaml(config),
+    )

@@ -1,0 +1,53 @@
+"""The optimizer: AdamW or SGD, vectors without weight decay; its state by the parameters' names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from mmpeft.training.parallel import like
+
+if TYPE_CHECKING:
+    from mmpeft.training.config import TrainConfig
+
+Parameters = dict[str, torch.nn.Parameter]
+
+
+def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
+    """Return the optimizer of ``config`` over ``parameters``; one-dimensional ones are never decayed."""
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state_of(optimizer: Optimizer, parameters: Parameters) -> dict[str, Tensor]:
+    """Return the optimizer's tensors (moments, step counts) as ``<parameter>/<key>``."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+        if value is not None
+    }
+
+
+def restore_state(optimizer: Optimizer, parameters: Parameters, state: dict[str, Tensor]) -> None:
+    """Put back what ``state_of`` returned."""
+    for path, value in state.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = value if key == "step" else like(value, parameter)

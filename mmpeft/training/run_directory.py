@@ -1,0 +1,61 @@
+"""The run directory: what lies where in it, and who may write there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpeft.training.files import write_text
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, and its log ``metrics.jsonl``: one record per optimizer step and per evaluation."""
+
+    path: Path
+
+    @property
+    def adapter(self) -> Path:
+        """The best adapter so far."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Everything needed to go on."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """The log, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    def claim(self, resume: str | None) -> None:
+        """Raise if the directory holds a run that a new one would overwrite."""
+        if resume is None and any(path.exists() for path in (self.adapter, self.checkpoints, self.log)):
+            raise ValueError(
+                f"output: {str(self.path)!r} already holds a run: continue it with train.resume=latest, "
+                "or choose another output"
+            )
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read the log; a last line that a crash cut off doesn't count."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps after ``step``, which a resumed run makes again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file atomically."""
+        write_text(self.path / name, json.dumps(content, indent=2) + "\n")

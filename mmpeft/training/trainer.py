@@ -1,0 +1,236 @@
+"""The training loop: steps, evaluations and checkpoints, in an order that a resumed run repeats to the bit."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+
+from mmpeft.injection.adapters import Adapters
+from mmpeft.objectives.base import Objective
+from mmpeft.settings import nearest
+from mmpeft.training import memory
+from mmpeft.training.accelerator import finish_trackers, make_accelerator, start_trackers
+from mmpeft.training.average import Average
+from mmpeft.training.checkpoints import find_checkpoint
+from mmpeft.training.evaluation import evaluate, set_training_mode
+from mmpeft.training.failures import NonFiniteLossError, explained_out_of_memory
+from mmpeft.training.interruption import Interrupted, Interruption
+from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
+from mmpeft.training.optimizer import make_optimizer, set_lr
+from mmpeft.training.parallel import parallelise
+from mmpeft.training.progress import ProgressDisplay
+from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.schedule import make_schedule
+from mmpeft.training.state import Progress
+from mmpeft.training.step import Stepper
+from mmpeft.training.store import Store
+
+if TYPE_CHECKING:
+    from mmpeft.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training came to: its length, its cost, and the step whose weights were kept for their score."""
+
+    steps: int
+    epochs: int
+    best_step: int
+    best_score: float
+    seconds: float
+    peak_memory_bytes: int
+
+
+class Trainer:
+    """Trains the active adapters of a model; works the same in one process and under ``accelerate launch``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapters: Adapters,
+        objective: Objective,
+        data: Splits,
+        config: TrainConfig,
+        output: Path,
+    ) -> None:
+        self.data, self.config, self.adapters = data, config, adapters
+        self.accelerator = make_accelerator(config, output)
+        self.objective = objective.to(self.accelerator.device)
+        self.model = parallelise(model, adapters.parameters(), self.accelerator)
+        parameters = dict(adapters.named_parameters())
+        self.average = Average(parameters, config.ema) if config.ema else None
+        self.loaders = Loaders(data, config, self.accelerator.process_index, self.accelerator.num_processes)
+        self.order = self.loaders.order("train")
+        self.batches = self.loaders.loader("train", self.order)
+        self.schedule = make_schedule(config, len(self.order))
+        self.optimizer = make_optimizer(parameters, config)
+        self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
+        self.directory = RunDirectory(output)
+        self.store = Store(
+            self.directory,
+            self.model,
+            adapters,
+            self.optimizer,
+            self.average,
+            self.accelerator,
+            self._fixed(parameters),
+        )
+        self.progress = Progress()
+        self._interruption = Interruption()
+
+    def fit(self) -> Result:
+        """Train to the end; leave the model with the weights that were best on the validation split."""
+        self.directory.claim(self.config.resume)
+        start_trackers(self.accelerator, self.config)
+        memory.reset_peak()
+        self._clock = monotonic()
+        self._begin()
+        try:
+            with (
+                self._interruption,
+                ProgressDisplay(self.schedule.total, self.progress.step, shown=self._main) as self._display,
+            ):
+                while not self._finished():
+                    self._train_epoch()
+        finally:
+            finish_trackers(self.accelerator)
+        self.store.restore_best()
+        done = self.progress
+        assert done.best is not None
+        return Result(done.step, done.epoch, done.best_step, done.best, done.seconds, memory.peak_bytes())
+
+    def evaluate(self, split: SplitName) -> dict[str, float]:
+        """Return the scores of the model as it is on a split."""
+        with explained_out_of_memory(self.config):
+            return evaluate(self.model, self.objective, self.loaders.loader(split), self.accelerator)
+
+    def try_step(self) -> dict[str, float]:
+        """Make one optimizer step and return its numbers; nothing is written."""
+        set_training_mode(self.model)
+        window = list(islice(self.batches, self.config.accumulate))
+        with explained_out_of_memory(self.config):
+            return self.stepper.step(window, self._agree_on_weight(window))
+
+    def _fixed(self, parameters: dict[str, nn.Parameter]) -> dict[str, object]:
+        """Return what a resumed run must have in common with the interrupted one."""
+        config = self.config
+        return {
+            "training samples": self.order.samples,
+            "train.batch_size x processes": self.order.size,
+            "processes": self.order.processes,
+            "train.accumulate": config.accumulate,
+            "train.drop_last": config.drop_last,
+            "train.seed": config.seed,
+            "train.optimizer": config.optimizer,
+            "train.ema": config.ema,
+            "trainable parameters": sum(parameter.numel() for parameter in parameters.values()),
+        }
+
+    @property
+    def _main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _begin(self) -> None:
+        """Start from a checkpoint, or save the first one."""
+        self.accelerator.wait_for_everyone()
+        if self.config.resume is not None:
+            self.progress = self.store.resume(find_checkpoint(self.directory.checkpoints, self.config.resume))
+        else:
+            set_seed(self.config.seed + self.accelerator.process_index)
+            self.store.save(self.progress)
+
+    def _finished(self) -> bool:
+        patience = self.config.early_stopping
+        return self.progress.step >= self.schedule.total or (patience is not None and self.progress.stale >= patience)
+
+    def _train_epoch(self) -> None:
+        """Train from the present place to the end of the epoch; evaluate and save where they are due."""
+        done, config = self.progress, self.config
+        self.order.epoch, self.order.batch = done.epoch, done.batch
+        batches = iter(self.batches)
+        set_training_mode(self.model)
+        while done.step < self.schedule.total and (window := list(islice(batches, config.accumulate))):
+            with explained_out_of_memory(config):
+                self._train_step(window)
+        if done.batch >= len(self.order):
+            done.epoch, done.batch = done.epoch + 1, 0
+        if done.epoch % config.evaluate_every == 0 or self._finished():
+            self._validate()
+        if done.epoch % config.save_every == 0 or self._finished():
+            self._save()
+
+    def _train_step(self, window: list[Loaded]) -> None:
+        done, lr = self.progress, self.schedule(self.progress.step)
+        weight = self._agree_on_weight(window)
+        set_lr(self.optimizer, lr)
+        try:
+            values = self.stepper.step(window, weight)
+        except NonFiniteLossError as error:
+            self._stop_before(error)
+        done.step, done.batch = done.step + 1, done.batch + len(window)
+        if self.average:
+            self.average.update(done.step)
+        self._record("train", {**values, "lr": lr})
+        self._display.step(done.step, done.epoch, values["loss"], lr)
+
+    def _agree_on_weight(self, window: list[Loaded]) -> float:
+        """Return the weight of the window over all processes; when one of them got a signal, all of them stop here."""
+        values = [sum(self.objective.weight(batch) * counted for batch, counted in window), self._interruption.signal]
+        if self.accelerator.num_processes > 1:
+            tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+            values = self.accelerator.reduce(tensor, reduction="sum").tolist()
+        weight, stopped = values
+        if stopped:
+            saved = self._save()
+            self._display.say(
+                f"Interrupted after step {self.progress.step}; saved {saved}. Continue: train.resume=latest"
+            )
+            raise Interrupted(128 + (self._interruption.signal or signal.SIGINT))
+        return weight
+
+    def _stop_before(self, error: NonFiniteLossError) -> NoReturn:
+        done = self.progress
+        place = f"training stopped at step {done.step + 1} (epoch {done.epoch + 1}, batch {done.batch + 1})"
+        if self.store.finite():
+            state = f"the state before it is in {self._save()}"
+        else:
+            state = f"an earlier step spoilt the weights: go back to a checkpoint in {self.directory.checkpoints}"
+        advice = "Try a lower train.lr, train.clip=1, or train.precision=fp32"
+        raise NonFiniteLossError(f"{place}: {error}; {state}. {advice}") from None
+
+    def _validate(self) -> None:
+        """Evaluate on the validation split, and keep the weights if they are the best so far."""
+        monitor, done = self.config.monitor, self.progress
+        with self.average.applied() if self.average else nullcontext():
+            scores = self.evaluate("val")
+            if monitor.metric not in scores:
+                raise ValueError(f"train.monitor.metric: no score {monitor.metric!r}{nearest(monitor.metric, scores)}")
+            if done.judge(scores[monitor.metric], monitor.mode):
+                self.store.keep_best()
+        self._record("validation", scores)
+        values = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self._display.say(
+            f"epoch {done.epoch}  step {done.step}  validation {values}{'' if done.stale else '  (best)'}"
+        )
+
+    def _save(self) -> Path:
+        now = monotonic()
+        self.progress.seconds, self._clock = self.progress.seconds + now - self._clock, now
+        return self.store.save(self.progress)
+
+    def _record(self, split: str, values: dict[str, float]) -> None:
+        """Write values to the log and the trackers."""
+        step = self.progress.step
+        epoch = self.progress.epoch + self.progress.batch / len(self.order)
+        if self._main:
+            self.directory.append({"step": step, "epoch": round(epoch, 4), "split": split, **values})
+        self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)

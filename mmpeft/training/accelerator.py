@@ -28,8 +28,8 @@ def make_accelerator(config: TrainConfig, output: Path) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
         raise ValueError(
-            f"the launcher started {launched} processes, but each sees only itself, so all would write to {str(output)!r}: "
-            "without GPUs set ACCELERATE_USE_CPU=true"
+            f"the launcher started {launched} processes, but each sees only itself, and all would write to "
+            f"{str(output)!r}: on a machine without GPUs set ACCELERATE_USE_CPU=true"
         )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("train.precision: 'fp16' needs a GPU: use bf16 or fp32 on a CPU")

@@ -39,8 +39,8 @@ class SeededSplit(Dataset[tuple[dict[str, Any], bool]]):
         self.split, self.ids, self.seed = split, split.ids, seed
 
     def __getitem__(self, key: Key) -> tuple[dict[str, Any], bool]:
-        with seeded(self.seed, key.epoch, self.ids[key.index]):
-            return self.split[key.index], key.counted
+        with seeded(self.seed, key.epoch, self.ids[key.position]):
+            return self.split[key.position], key.counted
 
 
 SplitName = Literal["train", "val", "test"]

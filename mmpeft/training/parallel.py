@@ -77,7 +77,7 @@ def gathered(root: nn.Module) -> Iterator[None]:
     sharded = [
         (module, name, parameter)
         for module in root.modules()
-        for name, parameter in module._parameters.items()
+        for name, parameter in module.named_parameters(recurse=False)
         if isinstance(parameter, DTensor)
     ]
     for module, name, parameter in sharded:

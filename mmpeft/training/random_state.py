@@ -17,7 +17,7 @@ def capture() -> dict[str, Any]:
     algorithm, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": [algorithm, keys.tolist(), position, has_gauss, gauss],  # type: ignore[union-attr]
+        "numpy": [algorithm, keys.tolist(), position, has_gauss, gauss],  # type: ignore[attr-defined]
         "torch": torch.get_rng_state().tolist(),
         "cuda": torch.cuda.get_rng_state().tolist() if torch.cuda.is_available() else None,
     }

@@ -12,10 +12,10 @@ from mmpeft.training.random_state import derive
 
 
 class Key(NamedTuple):
-    """One sample to fetch: its epoch, its index in the split, and whether it counts."""
+    """One sample to fetch: its epoch, its position in the split, and whether it counts."""
 
     epoch: int
-    index: int
+    position: int
     counted: bool = True
 
 
@@ -54,7 +54,7 @@ class BatchOrder(Sampler[list[Key]]):
         for batch in range(self.batch, len(self)):
             chunk = order[batch * self.size : (batch + 1) * self.size]
             share = chunk[self.process :: self.processes]
-            yield [Key(epoch, index) for index in share] or [Key(epoch, chunk[0], counted=False)]
+            yield [Key(epoch, position) for position in share] or [Key(epoch, chunk[0], counted=False)]
 
     def _order(self) -> list[int]:
         if self.seed is None:

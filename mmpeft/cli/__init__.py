@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = getattr(import_module(module), function)(options)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        if options.debug:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+        if options.debug or isinstance(error, ModuleNotFoundError):
             raise
         import_module("mmpeft.cli.console").refuse(str(error))
         return REFUSED

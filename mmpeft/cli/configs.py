@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmpeft.cli.run import load_run
-from mmpeft.cli.shipped import UnknownNameError, configs, find_config, tasks
+from mmpeft.cli.shipped import UnknownNameError, configs, find_config, new_path, tasks
 from mmpeft.configuration import resolved
 from mmpeft.settings import nearest
 
@@ -23,11 +23,8 @@ def show(options: Namespace) -> None:
 def copy(options: Namespace) -> None:
     """Copy a shipped file to a place where nothing is yet."""
     source = _find(options.source)
-    dest = Path(options.dest)
-    if dest.is_dir():
-        dest /= source.name
-    if dest.exists():
-        raise FileExistsError(f"DEST {str(dest)!r} exists and is not overwritten: choose another name")
+    inside = Path(options.dest).is_dir()
+    dest = new_path(str(Path(options.dest, source.name)) if inside else options.dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, dest)
     use = f"mmpeft train {dest}" if dest.suffix == ".yaml" else f"set task: {dest} in a configuration"

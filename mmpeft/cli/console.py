@@ -19,5 +19,11 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else 1000, crop=console.is_terminal)
+    plain = Console()
+    console = plain if plain.is_terminal else Console(width=500)
+    console.print(table)
+
+
+def print_heading(text: str) -> None:
+    """Print a line across the terminal with a text in it."""
+    Console().rule(Text(text, style="bold"), align="left")

@@ -33,6 +33,13 @@ COMMANDS = (
         (CONFIG, OVERRIDES),
     ),
     Command(
+        "compare",
+        "Train several configurations and compare them: a table and a picture. Finished ones are not repeated.",
+        "mmpeft compare vision/lora_digits vision/vpt_deep_digits output=out/compared train.epochs=5",
+        "mmpeft.cli.compare:compare",
+        (("configs", "configurations (files or names of shipped ones), and key=value for all of them"),),
+    ),
+    Command(
         "eval",
         "Evaluate a finished run on its test split.",
         "mmpeft eval runs/adaptformer_digits",
@@ -88,14 +95,14 @@ COMMANDS = (
         "export",
         "Write an adapter in another library's format.",
         "mmpeft export runs/lora_digits/adapter lora_for_peft --format peft",
-        "mmpeft.cli.models:export_adapter",
+        "mmpeft.cli.adapters:export",
         (ADAPTER, ("dest", "a new directory")),
     ),
     Command(
         "import",
         "Read an adapter in another library's format and write it as ours.",
         "mmpeft import lora_from_peft adapter --format peft",
-        "mmpeft.cli.models:import_adapter",
+        "mmpeft.cli.adapters:import_adapter",
         (("source", "the other library's directory"), ("dest", "a new directory")),
     ),
 )
@@ -128,6 +135,8 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
     for name, text in command.arguments:
         if name == "overrides":
             parser.add_argument(name, metavar="key=value", nargs="*", help=text)
+        elif name == "configs":
+            parser.add_argument(name, metavar="CONFIG", nargs="+", help=text)
         else:
             parser.add_argument(name, metavar=name.upper(), help=text, choices=LISTS if name == "what" else None)
     if command.name == "merge":

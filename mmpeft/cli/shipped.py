@@ -60,6 +60,13 @@ def load_task(path: Path) -> ModuleType:
     return module
 
 
+def new_path(dest: str) -> Path:
+    """Return a path where nothing is yet."""
+    if Path(dest).exists():
+        raise FileExistsError(f"DEST {dest!r} exists and is not overwritten: choose another name")
+    return Path(dest)
+
+
 def first_comment(path: Path) -> str:
     """Return the first line of a file without its comment sign or quotes: what the file says it is."""
     with path.open(encoding="utf-8") as lines:

@@ -64,7 +64,7 @@ SCRIPTS = {  # inclusive ranges of code points
 }
 SHAPES = ("disc", "ring", "square", "frame", "triangle", "star", "cross", "bar", "arrow", "moon", "zigzag", "grid")
 TEXTURES = ("plain", "gradient", "stripes", "checks", "noise")
-RESOLUTIONS = (8, 16, 32)
+RESOLUTIONS = (16, 32)
 KINDS = ("letter", "character", "shape")
 
 
@@ -312,7 +312,7 @@ class Scenes:
 
     def _choose(self, count: int) -> torch.Tensor:
         """Choose figures: first a kind, then a class of it, then one drawing of the class."""
-        kinds = torch.multinomial(torch.tensor([0.55, 0.4, 0.05]), count, replacement=True, generator=self.random)
+        kinds = torch.multinomial(torch.tensor([0.55, 0.25, 0.2]), count, replacement=True, generator=self.random)
         chosen = []
         for kind in kinds.tolist():
             classes = self.of_kind[kind]
@@ -322,11 +322,11 @@ class Scenes:
 
     def _warp(self, count: int, variety: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Grids (count, PICTURE, PICTURE, 2) of random affine and elastic maps, and their geometry (count, 7)."""
-        turn = torch.randn(count, generator=self.random) * (0.08 + 0.17 * variety)
+        turn = torch.randn(count, generator=self.random) * (0.08 + 0.42 * variety)
         slant = torch.randn(count, generator=self.random) * (0.05 + 0.2 * variety)
-        wide = self._uniform(count, 0.85 - 0.25 * variety, 1.05 + 0.2 * variety)
-        tall = self._uniform(count, 0.9 - 0.15 * variety, 1.15)
-        place = torch.randn(count, 2, generator=self.random) * (0.02 + 0.07 * variety)
+        wide = self._uniform(count, 0.85 - 0.4 * variety, 1.05)
+        tall = self._uniform(count, 0.9 - 0.4 * variety, 1.1)
+        place = torch.randn(count, 2, generator=self.random) * (0.02 + 0.18 * variety)
         cos, sin = turn.cos(), turn.sin()
         shear = torch.stack([torch.ones(count), slant, torch.zeros(count), torch.ones(count)], 1).view(count, 2, 2)
         rotation = torch.stack([cos, sin, -sin, cos], 1).view(count, 2, 2)
@@ -336,8 +336,8 @@ class Scenes:
         strength = self._uniform(count, 0.0, 0.06 + 0.14 * variety).view(-1, 1, 1, 1)
         bend = torch.randn(count, 2, 4, 4, generator=self.random) * strength
         bend = F.interpolate(bend, size=(PICTURE, PICTURE), mode="bicubic", align_corners=False)
-        geometry = torch.stack([turn * 3, slant * 3, wide * 4 - 4, tall * 4 - 4], 1)
-        return grid + bend.permute(0, 2, 3, 1), torch.cat([geometry, place * 8, strength.view(-1, 1) * 8], 1)
+        geometry = torch.stack([turn * 2, slant * 3, wide * 4 - 3, tall * 4 - 3], 1)
+        return grid + bend.permute(0, 2, 3, 1), torch.cat([geometry, place * 4, strength.view(-1, 1) * 8], 1)
 
     def _ink(self, chosen: torch.Tensor, grid: torch.Tensor, variety: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Ink the figures: masks (count, 1, PICTURE, PICTURE) in [0, 1] and the pen's half width in field pixels."""
@@ -349,26 +349,20 @@ class Scenes:
         hardness = self._uniform(count, 0.6, 1.6).view(-1, 1, 1, 1)
         return ((warped + width.view(-1, 1, 1, 1)) * hardness + 0.5).clamp(0, 1), width / 2
 
-    def _coarsen(self, masks: torch.Tensor, variety: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lower the resolution of most masks: mean over blocks, 17 grey levels, and up again in one of three ways."""
-        count = len(masks)
-        odds = torch.tensor([0.6, 0.2, 0.2])
-        level = torch.multinomial(odds, count, replacement=True, generator=self.random)
-        mode = self._integers(8, count)
-        binary = (self._uniform(count) < 0.5).view(-1, 1, 1, 1)
-        hard = torch.where(binary, (masks > 0.5).float(), masks)
+    def _coarsen(self, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Halve the resolution of some masks: mean over blocks of 2 x 2, and up again in one of three ways."""
+        level = (self._uniform(len(masks)) < 0.7).long()
+        way = self._integers(3, len(masks))
+        small = F.avg_pool2d(masks, PICTURE // RESOLUTIONS[0])
         out = masks.clone()
-        for index, side in enumerate(RESOLUTIONS[:2]):
-            small = (F.adaptive_avg_pool2d(hard, side) * 16).round() / 16
-            for number, name in ((0, "nearest"), (1, "bilinear"), (2, "bicubic")):
-                which = (level == index) & (mode.clamp(max=2) == number)
-                if which.any():
-                    out[which] = _upsample(small[which], name).clamp(0, 1)
+        for number, name in enumerate(("nearest", "bilinear", "bicubic")):
+            which = (level == 0) & (way == number)
+            out[which] = _upsample(small[which], name).clamp(0, 1)
         return out, level
 
     def _ground(self, count: int, variety: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Grounds and inks (count, 3, PICTURE, PICTURE), whether the ink is the darker one, and the texture."""
-        plain = self._uniform(count) > 0.6 * variety
+        plain = self._uniform(count) > 0.8 * variety
         dark_ink = (self._uniform(count) < 0.5 * variety) & ~plain
         ink, ground = torch.ones(count, 3), torch.zeros(count, 3)
         low = torch.rand(count, 3, generator=self.random) * 0.45
@@ -400,7 +394,7 @@ class Scenes:
         chosen = self._choose(count)
         grid, geometry = self._warp(count, variety)
         masks, width = self._ink(chosen, grid, variety)
-        masks, level = self._coarsen(masks, variety)
+        masks, level = self._coarsen(masks)
         grounds, ink, dark, texture = self._ground(count, variety)
         pictures = grounds + (ink - grounds) * masks
         noise = self._uniform(count, 0.0, 0.08 * variety) * (self._uniform(count) < 0.5)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, Strict, model_validator
 from mmpeft.settings import Settings
 
 Count = Annotated[int, Strict(), Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 DIGITS_PROTOCOL: dict[str, Any] = {"per_class": 20, "validation": 20, "test": "rest"}
 """What `name: digits` means unless the configuration says otherwise: few images, because all would be too easy."""

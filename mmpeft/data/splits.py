@@ -31,7 +31,7 @@ def name_classes(samples: Sequence[Sample], config: DataConfig) -> tuple[tuple[s
     found = {sample.label for sample in samples if sample.label is not None}
     if config.classes is None:
         numeric = all(isinstance(label, int) for label in found)
-        classes = tuple(str(label) for label in sorted(found, key=None if numeric else str))  # type: ignore[type-var]
+        classes = tuple(str(label) for label in sorted(found, key=None if numeric else str))
     else:
         classes = config.classes
     index: dict[str | int | None, int] = {name: number for number, name in enumerate(classes)}

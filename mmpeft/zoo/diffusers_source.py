@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmpeft.zoo.request import Request, fetch_error, require
+from mmpeft.optional import require
+from mmpeft.zoo.request import Request, fetch_error
 
 
 def load(request: Request) -> Any:

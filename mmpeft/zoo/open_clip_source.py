@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from mmpeft.optional import require
 from mmpeft.settings import nearest
-from mmpeft.zoo.request import Request, fetch_error, require
+from mmpeft.zoo.request import Request, fetch_error
 
 
 def load(request: Request) -> Any:
@@ -17,7 +18,7 @@ def load(request: Request) -> Any:
         ValueError: If open_clip has no such architecture or weights, or they can't be fetched.
         ImportError: If open_clip is not installed.
     """
-    open_clip = require("open_clip", "open_clip")
+    open_clip = require("open_clip", "open_clip_torch")
     request.refuse("num_classes", "revision")
     architecture, _, tag = request.name.partition("/")
     if architecture not in open_clip.list_models():

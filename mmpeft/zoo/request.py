@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 
@@ -43,23 +41,9 @@ class Request:
             raise ValueError(f"{', '.join(given)} can't be applied to model {self.name!r}")
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional library.
-
-    Raises:
-        ImportError: If it isn't installed, with the command that installs it.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ImportError(f"{module} is not installed: pip install 'mmpeft[{extra}]'", name=module) from error
-
-
 def fetch_error(source: str, error: Exception) -> ValueError:
     """Return the error to raise when a hub did not give a model."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ValueError(
-        f"model {source!r} could not be fetched: {lines[0]} (offline? Give a local path, or tiny/vit, which needs no net)"
+        f"model {source!r} could not be fetched: {lines[0]} (offline? Give a local path, or tiny/vit, which is shipped)"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
+from mmpeft.optional import require
 from mmpeft.zoo.request import Request, fetch_error
 
 
@@ -18,14 +18,16 @@ def load(request: Request) -> nn.Module:
 
     Raises:
         ValueError: If the model can't be fetched, or needs code that is not part of transformers.
+        ImportError: If transformers is not installed.
     """
+    transformers = require("transformers", "mmpeft[llm]")
     request.refuse("image_size")
     where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
         if request.num_classes is not None:
             config.num_labels = request.num_classes
-        kind = _class_of(config, request)
+        kind = _class_of(transformers, config, request)
         if request.with_weights:
             fresh_head = request.num_classes is not None
             where |= {"use_safetensors": True, "ignore_mismatched_sizes": fresh_head, **request.options}
@@ -36,7 +38,7 @@ def load(request: Request) -> nn.Module:
         return kind._from_config(config, **request.options).eval()
 
 
-def _class_of(config: transformers.PreTrainedConfig, request: Request) -> Any:
+def _class_of(transformers: Any, config: Any, request: Request) -> Any:
     if request.num_classes is not None:
         return transformers.AutoModelForImageClassification._model_mapping[type(config)]
     if not config.architectures:

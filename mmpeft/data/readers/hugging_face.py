@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import datasets
 from PIL import Image
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.samples import Sample
 from mmpeft.data.splits import ALIASES
+from mmpeft.optional import require
 from mmpeft.settings import nearest
 
 
@@ -23,16 +23,18 @@ def read_datasets(config: DataConfig) -> list[Sample]:
 
     Raises:
         ValueError: If the data set can't be loaded, or a column is missing.
+        ImportError: If datasets is not installed.
     """
-    loaded = _load(config)
+    datasets = require("datasets", "mmpeft[data]")
+    loaded = _load(datasets, config)
     known = {name: ALIASES[name.lower()] for name in loaded if name.lower() in ALIASES}
     if len(loaded) > 1 and "train" not in known.values():
         raise ValueError(f"data {config.path}: no training split among {', '.join(loaded)}")
     pairs = known.items() if len(loaded) > 1 else [(name, None) for name in loaded]
-    return [sample for name, split in pairs for sample in _read_split(loaded[name], name, split, config)]
+    return [sample for name, split in pairs for sample in _read_split(datasets, loaded[name], name, split, config)]
 
 
-def _load(config: DataConfig) -> datasets.DatasetDict:
+def _load(datasets: Any, config: DataConfig) -> dict[str, Any]:
     path = str(config.path)
     try:
         if any((Path(path) / marker).exists() for marker in ("dataset_dict.json", "state.json")):
@@ -44,29 +46,23 @@ def _load(config: DataConfig) -> datasets.DatasetDict:
             loaded = datasets.load_dataset(name, config.subset, revision=revision or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"data.path: {path!r} is neither a local data set nor one that the hub gave: {reason}"
-        ) from error
-    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict(all=loaded)
+        raise ValueError(f"data.path: {path!r} is neither a local data set nor one the hub gave: {reason}") from error
+    return loaded if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
-def _read_split(rows: datasets.Dataset, name: str, split: str | None, config: DataConfig) -> list[Sample]:
+def _read_split(datasets: Any, rows: Any, name: str, split: str | None, config: DataConfig) -> list[Sample]:
     for key in ("image_column", "label_column"):
         column = getattr(config, key)
         if column not in rows.column_names:
             raise ValueError(f"data.{key}: {config.path} has no column {column!r}{nearest(column, rows.column_names)}")
     feature = rows.features[config.image_column]
     if not isinstance(feature, datasets.Image):
-        raise ValueError(
-            f"data.image_column: column {config.image_column!r} of {config.path} holds no images: {feature}"
-        )
+        raise ValueError(f"data.image_column: {config.image_column!r} of {config.path} holds no images but {feature}")
     label_feature = rows.features[config.label_column]
     names = label_feature.names if isinstance(label_feature, datasets.ClassLabel) else None
     encoded = rows.cast_column(config.image_column, datasets.Image(decode=False))
     return [
-        Sample(
-            id=f"{name}/{number}", label=_label(label, names), open=partial(_open, encoded, number, config), split=split
-        )
+        Sample(f"{name}/{number}", _label(label, names), partial(_open, encoded, number, config.image_column), split)
         for number, label in enumerate(rows[config.label_column])
     ]
 
@@ -77,6 +73,6 @@ def _label(value: Any, names: list[str] | None) -> str | int | None:
     return value if value is None or isinstance(value, int) else str(value)
 
 
-def _open(rows: datasets.Dataset, number: int, config: DataConfig) -> Image.Image:
-    encoded = rows[number][config.image_column]
+def _open(rows: Any, number: int, column: str) -> Image.Image:
+    encoded = rows[number][column]
     return Image.open(BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pandas
 from PIL import Image
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.samples import Sample, listed
 from mmpeft.data.splits import ALIASES
+from mmpeft.optional import require
 from mmpeft.settings import nearest
 
 
@@ -19,6 +20,7 @@ def read_table(config: DataConfig) -> list[Sample]:
 
     Raises:
         ValueError: If the table or a column is missing, images do not exist, or a row names no known split.
+        ImportError: If pandas is not installed.
     """
     path = Path(str(config.path)).expanduser()
     table = _load(path)
@@ -41,7 +43,8 @@ def read_table(config: DataConfig) -> list[Sample]:
     ]
 
 
-def _load(path: Path) -> pandas.DataFrame:
+def _load(path: Path) -> Any:
+    pandas = require("pandas", "mmpeft[data]")
     if not path.is_file():
         raise ValueError(f"data.path: {str(path)!r} is not a file")
     if path.suffix == ".csv":
@@ -52,12 +55,12 @@ def _load(path: Path) -> pandas.DataFrame:
 
 
 def _label(value: object) -> str | int | None:
-    if pandas.isna(value):
+    if value is None or value != value:  # pandas gives a missing value as NaN
         return None
     return int(value) if isinstance(value, int | float) and value == int(value) else str(value)
 
 
-def _splits(table: pandas.DataFrame, path: Path, config: DataConfig) -> list[str | None]:
+def _splits(table: Any, path: Path, config: DataConfig) -> list[str | None]:
     if config.split_column is None:
         return [None] * len(table)
     named = [ALIASES.get(str(value).lower()) for value in table[config.split_column]]

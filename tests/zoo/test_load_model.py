@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import mmpeft.optional
+from mmpeft.zoo import load_model, models
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tim/vit_base_patch16_224", r"no library 'tim' \(did you mean 'timm'\?\)"),
+        ("vit_base_patch16_224", r"no library 'vit_base_patch16_224' \(one of: diffusers, hf, open_clip, timm, tiny\)"),
+        ("timm/", "nothing follows 'timm'"),
+        ("timm/vit_bse_patch16_224", r"timm has no 'vit_bse_patch16_224' \(did you mean 'vit_base_patch16_224'"),
+        ("timm/vit_base_patch16_224.augreg", r"has no tag 'augreg' \(did you mean 'augreg_in1k' or"),
+        ("tiny/clip", r"'tiny/clip' is not embedded \(did you mean 'tiny/vit'"),
+        ("tiny/vit@main", r"revision='main' can't be applied to model 'vit'"),
+        ("./nowhere", r"model 'nowhere': expected NAME.safetensors with NAME.json beside it"),
+    ],
+)
+def test_an_unknown_name_is_quoted_with_what_is_near(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(source)
+
+
+def test_timm_on_the_meta_device_is_there_at_once():
+    start = time.perf_counter()
+    model = load_model("timm/vit_giant_patch14_dinov2.lvd142m", device="meta")
+    assert time.perf_counter() - start < 10
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e9
+
+
+def test_timm_without_weights_takes_classes_and_size():
+    model = load_model("timm/vit_tiny_patch16_224", pretrained=False, num_classes=3, image_size=64)
+    assert isinstance(model, VisionTransformer)
+    assert not model.training
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 64, 64)
+    assert load_model("timm/resnet18", pretrained=False, image_size=64).pretrained_cfg["input_size"] == (3, 64, 64)
+
+
+def test_timm_revision_reaches_the_hub(monkeypatch):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        return nn.Identity()
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    load_model("timm/vit_base_patch16_224.augreg_in21k@abc123")
+    assert asked["pretrained"] is True
+    assert asked["pretrained_cfg_overlay"]["hf_hub_id"] == "timm/vit_base_patch16_224.augreg_in21k@abc123"
+
+
+def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
+    def create_model(name, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(ValueError, match=r"'timm/vit_base_patch16_224' could not be fetched: no route to host"):
+        load_model("timm/vit_base_patch16_224")
+
+
+def test_a_timm_folder_comes_back_with_its_preprocessing(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3)})
+    timm.models.save_for_hf(model, tmp_path / "own", safe_serialization=True)
+    path = str(tmp_path / "own")
+    again = load_model(path)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert timm.data.resolve_model_data_config(again)["mean"] == (0.1, 0.2, 0.3)
+    other = load_model(path, num_classes=2)
+    assert other.head.weight.shape == (2, 192)
+    assert torch.equal(other.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)
+
+
+def test_a_transformers_folder_has_the_class_of_its_config(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, num_labels=4
+    )
+    model = transformers.ViTForImageClassification(config)
+    model.save_pretrained(tmp_path)
+    again = load_model(str(tmp_path))
+    assert type(again) is type(model)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    assert load_model(str(tmp_path), num_classes=7).classifier.weight.shape == (7, 16)
+    assert next(load_model(str(tmp_path), device="meta").parameters()).device.type == "meta"
+
+
+def test_code_from_the_hub_is_never_run(tmp_path):
+    pytest.importorskip("transformers")
+    marker = tmp_path / "ran"
+    (tmp_path / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "vit", "architectures": ["Evil"], "auto_map": {"AutoModel": "modeling_evil.Evil"}}'
+    )
+    with pytest.raises(ValueError, match="class Evil is not part of transformers; remote code is never run"):
+        load_model(str(tmp_path))
+    assert not marker.exists()
+
+
+def test_a_pickle_is_refused(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config.architectures = ["ViTModel"]
+    config.save_pretrained(tmp_path)
+    torch.save(transformers.ViTModel(config).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="could not be fetched"):
+        load_model(str(tmp_path))
+
+
+def test_a_missing_library_says_how_to_install_it(monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(name, name=name)
+
+    monkeypatch.setattr(mmpeft.optional, "import_module", import_module)
+    with pytest.raises(ImportError, match="open_clip is not installed: pip install 'open_clip_torch'"):
+        load_model("open_clip/ViT-B-32/openai")
+    with pytest.raises(ImportError, match="diffusers is not installed: pip install 'diffusers'"):
+        load_model("diffusers/someone/something")
+
+
+def test_importing_the_zoo_needs_no_torch():
+    program = "import sys, mmpeft.zoo; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_embedded_model_loads():
+    assert "tiny/vit" in models()
+    for name in models():
+        assert isinstance(load_model(name), nn.Module)

@@ -41,7 +41,7 @@ COMMANDS = (
     ),
     Command(
         "eval",
-        "Evaluate a finished run on its test split.",
+        "Evaluate a finished run on its test split; the scores are printed and written to evaluation.json.",
         "mmpeft eval runs/adaptformer_digits",
         "mmpeft.cli.run:evaluate",
         (RUN, OVERRIDES),

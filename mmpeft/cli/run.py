@@ -14,6 +14,7 @@ from mmpeft.cli.console import print_table
 from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
 from mmpeft.training.config import RunConfig, read_run
+from mmpeft.training.run_directory import RunDirectory
 
 
 def train(options: Namespace) -> Any:
@@ -29,12 +30,13 @@ def check(options: Namespace) -> Any:
 
 
 def evaluate(options: Namespace) -> None:
-    """Evaluate the adapter of a run directory on the test split."""
+    """Evaluate the adapter of a run directory on the test split, and write the scores to ``evaluation.json`` there."""
     run = Path(options.run)
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"RUN {options.run!r}: there is no {run / 'config.yaml'}, so it is no run directory")
     task, config, _ = load_run(run / "config.yaml", [f"output={run}", *options.overrides])
     scores = task.evaluate(config)
+    RunDirectory(run).write_json("evaluation.json", {"test": scores})
     print_table(["test", ""], [[name, f"{score:.4f}"] for name, score in scores.items()])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,4 @@ def test_eval_reads_the_run_directory(capsys: Capture) -> None:
     run.joinpath("config.yaml").write_text(Path("count.yaml").read_text() + "output: elsewhere\n")
     assert main(["eval", "moved", "limit=9"]) == 0
     assert "0.2500" in capsys.readouterr().out
+    assert json.loads(run.joinpath("evaluation.json").read_text()) == {"test": {"accuracy": 0.25, "limit": 9}}

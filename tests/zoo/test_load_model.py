@@ -77,7 +77,7 @@ def test_a_timm_folder_comes_back_with_its_preprocessing(tmp_path):
     path = str(tmp_path / "own")
     again = load_model(path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-    assert timm.data.resolve_model_data_config(again)["mean"] == (0.1, 0.2, 0.3)
+    assert timm.data.resolve_model_data_config(again)["mean"] == [0.1, 0.2, 0.3]
     other = load_model(path, num_classes=2)
     assert other.head.weight.shape == (2, 192)
     assert torch.equal(other.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)

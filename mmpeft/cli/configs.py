@@ -6,8 +6,6 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
-
 from mmpeft.cli.run import load_run
 from mmpeft.cli.shipped import UnknownNameError, configs, find_config, new_path, tasks
 from mmpeft.configuration import resolved
@@ -17,7 +15,7 @@ from mmpeft.settings import nearest
 def show(options: Namespace) -> None:
     """Print the resolved configuration with the origin of each value."""
     _, config, document = load_run(find_config(options.config), options.overrides)
-    Console().print(resolved(config, document), end="", markup=False, highlight=False, soft_wrap=True)
+    print(resolved(config, document), end="")
 
 
 def copy(options: Namespace) -> None:
@@ -28,7 +26,7 @@ def copy(options: Namespace) -> None:
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, dest)
     use = f"mmpeft train {dest}" if dest.suffix == ".yaml" else f"set task: {dest} in a configuration"
-    Console().print(f"copied {source} to {dest}; to use it: {use}", markup=False, highlight=False, soft_wrap=True)
+    print(f"copied {source} to {dest}; to use it: {use}")
 
 
 def _find(name: str) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import nn
 
-from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, site_name
-from mmpeft.injection.anatomy import Anatomy, Block, Tower, reader
+from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name
+from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.sites import Site
 
 MISSING = dict.fromkeys(
@@ -15,10 +16,14 @@ MISSING = dict.fromkeys(
 )
 
 
+FAST = nn.TransformerEncoderLayer
+"""In eval mode it reads its parts' weights and calls none of them, unless its activation is unknown to it (0)."""
+
+
 @reader
 def read(model: nn.Module) -> Anatomy:
     """Return the anatomy of any model: one tower, ``model``."""
-    modules = {path: m for path, m in model.named_modules() if path.split(".")[0] != "mmpeft"}
+    modules = dict(own_modules(model))
     stack = max(
         (path for path, m in modules.items() if _is_stack(m)), key=lambda p: len(modules[p]._modules), default=None
     )
@@ -38,11 +43,16 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _sites(module: nn.Module, path: str, layer: int | None) -> Iterator[Site]:
-    for inner, child in module.named_modules():
-        if inner.split(".")[0] == "mmpeft":
-            continue
+    fast = {id(m): layer for layer in module.modules() if isinstance(layer, FAST) for m in layer.modules()}
+    for inner, child in own_modules(module):
         at = f"{path}.{inner}".strip(".")
+        switches = _slow(fast[id(child)]) if id(child) in fast else ()
         if is_linear(child):
-            yield linear_site(site_name(inner) if inner else "linear", child, at, tower="model", layer=layer)
+            site = linear_site(site_name(inner) if inner else "linear", child, at, tower="model", layer=layer)
+            yield replace(site, switches=switches)
         elif is_norm(child):
-            yield norm_site(inner or "norm", child, at, tower="model", layer=layer)
+            yield replace(norm_site(inner or "norm", child, at, tower="model", layer=layer), switches=switches)
+
+
+def _slow(layer: nn.TransformerEncoderLayer) -> Switches:
+    return ((layer, "activation_relu_or_gelu", 0, layer.activation_relu_or_gelu),)

@@ -26,9 +26,12 @@ NAMES = {
 
 
 def is_linear(module: nn.Module | None) -> bool:
-    """Whether a module is a linear layer: it has in_features, out_features and a weight."""
-    return isinstance(module, nn.Linear) or (
-        hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
+    """Whether a module is a linear layer that is called: it has in_features, out_features and a weight.
+
+    The output projection of ``nn.MultiheadAttention`` has a class of its own, and is read but never called.
+    """
+    return all(hasattr(module, name) for name in ("in_features", "out_features", "weight")) and not isinstance(
+        module, nn.modules.linear.NonDynamicallyQuantizableLinear
     )
 
 
@@ -73,7 +76,9 @@ def norm_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int
     )
     width = module.weight.numel()  # type: ignore[operator]
     axis = 1 if channels_first else -1
-    return NormSite(name=name, path=path, host=module, host_path=path, tower=tower, layer=layer, width=width, axis=axis)
+    activated = not isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
+    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    return NormSite(name=name, width=width, axis=axis, activated=activated, **place)
 
 
 def site_name(path: str) -> str:

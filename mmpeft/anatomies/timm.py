@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name, with_slices
-from mmpeft.injection.anatomy import Anatomy, Block, Tower, parameters_site, reader
+from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, parameters_site, reader
+from mmpeft.injection.graft import plain_class
 from mmpeft.injection.sites import BranchSite, EmbedSite, LinearSite, SequenceSite, Site
 
 CONTIGUOUS = {
@@ -29,6 +30,8 @@ PRE_NORM = {"Block", "EvaBlock", "SwinTransformerBlock", "RelPosBlock"}
 """Blocks of x + drop_path1(attn(norm1(x))), then x + drop_path2(mlp(norm2(x)))."""
 POST_NORM = {"ResPostBlock", "EvaBlockPostNorm", "SwinTransformerV2Block", "ResPostRelPosBlock"}
 """Blocks of x + drop_path1(norm1(attn(x))), then the same with mlp."""
+WINDOWED = {("SwinTransformerV2Block", "attn")}
+"""Sublayers of the latter that see windows of the residual stream, not the stream."""
 SEQUENCES = {"VisionTransformer", "VisionTransformerDistilled", "Eva"}
 """Models of one stack whose attention takes any number of tokens."""
 
@@ -38,10 +41,10 @@ EXPECTED = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down", "att
 @reader
 def read(model: nn.Module) -> Anatomy | None:
     """Return the anatomy of a timm model: one tower, ``vision``."""
-    library = next((cls for cls in type(model).__mro__ if cls.__module__.startswith("timm.models.")), None)
+    library = next((cls for cls in plain_class(model).__mro__ if cls.__module__.startswith("timm.models.")), None)
     if library is None or not hasattr(model, "get_classifier"):
         return None
-    modules = dict(model.named_modules())
+    modules = dict(own_modules(model))
     stacks = [path for path in modules if path.rpartition(".")[2] == "blocks" and not _inside_block(path)]
     paths = [f"{stack}.{name}" for stack in stacks for name, _ in modules[stack].named_children()]
     blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i))) for i, path in enumerate(paths))
@@ -53,7 +56,7 @@ def read(model: nn.Module) -> Anatomy | None:
 
 
 def _inside_block(path: str) -> bool:
-    return "blocks" in path.split(".")[:-1] or path.split(".")[0] == "mmpeft"
+    return "blocks" in path.split(".")[:-1]
 
 
 def _block_sites(block: nn.Module, path: str, layer: int) -> Iterator[Site]:
@@ -70,7 +73,7 @@ def _block_sites(block: nn.Module, path: str, layer: int) -> Iterator[Site]:
 
 def _slices(parent: nn.Module, attribute: str, site: LinearSite) -> Iterator[LinearSite]:
     """Yield a linear site, and the slices of it that its parent is known to make."""
-    kind = f"{type(parent).__module__}.{type(parent).__name__.removeprefix('Grafted')}"
+    kind = f"{type(parent).__module__}.{plain_class(parent).__name__}"
     if attribute == "qkv" and kind in CONTIGUOUS:
         heads = int(getattr(parent, "num_kv_heads", parent.num_heads))  # type: ignore[arg-type]
         share = site.out_features // (int(parent.num_heads) + 2 * heads)  # type: ignore[arg-type]
@@ -93,13 +96,13 @@ def _bias_switch(attention: nn.Module) -> Switches:
 
 
 def _branches(block: nn.Module, path: str, layer: int) -> Iterator[BranchSite]:
-    kind = type(block).__name__.removeprefix("Grafted")
+    kind = plain_class(block).__name__
     for number, name in enumerate(("attn", "mlp"), 1):
         host = getattr(block, name, None)
         if not isinstance(host, nn.Module):
             continue
         norm, leaving = getattr(block, f"norm{number}", None), getattr(block, f"drop_path{number}", None)
-        entry = norm if kind in PRE_NORM else host if kind in POST_NORM else None
+        entry = norm if kind in PRE_NORM else host if kind in POST_NORM and (kind, name) not in WINDOWED else None
         width = next((m.out_features for m in reversed(list(host.modules())) if is_linear(m)), None)
         if width is not None:
             at = f"{path}.{name}"
@@ -113,7 +116,7 @@ def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[s
     heads = {id(head) for head in _classifiers(model)}
     embedded = False
     for path, module in modules.items():
-        if path.startswith("mmpeft") or any(path == block or path.startswith(block + ".") for block in blocks):
+        if any(path == block or path.startswith(block + ".") for block in blocks):
             continue
         if isinstance(module, nn.Conv2d) and not embedded:
             embedded = True
@@ -133,8 +136,8 @@ def _tokens(model: nn.Module, library: str, blocks: tuple[Block, ...]) -> Iterat
     yield SequenceSite(
         name="tokens",
         path="tokens",
-        host=stack[0],
-        host_path="blocks",
+        host=model,
+        host_path="",
         tower="vision",
         width=int(model.embed_dim),  # type: ignore[arg-type]
         blocks=tuple(stack),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection import merging
 from mmpeft.injection.anatomy import anatomy
-from mmpeft.injection.graft import Route
+from mmpeft.injection.edits.base import Edit, Route
 from mmpeft.injection.tree import Adapter, Tree
 from mmpeft.settings import nearest
 
@@ -131,7 +132,7 @@ class Adapters:
         chosen = dict(zip(names, weights or [1.0] * len(names), strict=True))
         for name, weight in chosen.items():
             self._known(name)
-            if weight != 1.0 and any(hasattr(edit, "count") for edit in self._edits(name)):
+            if weight != 1.0 and any(edit.count for edit in self._edits(name)):
                 raise ValueError(f"weights: {weight} for {name!r}: inserted tokens can't be mixed by weight, only 1")
         self._unmerged("activate")
         for tree in self.trees.values():
@@ -144,15 +145,11 @@ class Adapters:
     @contextmanager
     def off(self) -> Iterator[None]:
         """Within this context the model is the frozen model, bit for bit."""
-        before = {label: dict(tree.active) for label, tree in self.trees.items()}
         self._unmerged("switch off")
-        for tree in self.trees.values():
-            tree.activate({})
-        try:
+        with self._kept():
+            for tree in self.trees.values():
+                tree.activate({})
             yield
-        finally:
-            for label, tree in self.trees.items():
-                tree.activate(before[label])
 
     @contextmanager
     def route(self, names: Sequence[str | None]) -> Iterator[None]:
@@ -160,16 +157,15 @@ class Adapters:
         self._unmerged("route")
         samples = {name: [i for i, own in enumerate(names) if own == name] for name in dict.fromkeys(names) if name}
         self._routable(samples, len(names))
-        before = {label: dict(tree.active) for label, tree in self.trees.items()}
-        for module, tree in zip(self.modules.values(), self.trees.values(), strict=True):
-            device = next(module.parameters()).device
-            routes = {n: Route(torch.tensor(own, device=device), len(names)) for n, own in samples.items()}
-            tree.activate({name: 1.0 for name in samples if name in tree.adapters}, routes)
-        try:
-            yield
-        finally:
+        with self._kept(), ExitStack() as hooks:
             for label, tree in self.trees.items():
-                tree.activate(before[label])
+                module = self.modules[label]
+                device = next(module.parameters()).device
+                routes = {n: Route(torch.tensor(own, device=device), len(names)) for n, own in samples.items()}
+                tree.activate(dict.fromkeys(samples, 1.0), routes)
+                check = module.register_forward_pre_hook(partial(_check_batch, len(names)), with_kwargs=True)
+                hooks.callback(check.remove)
+            yield
 
     # ---- merging and removing ------------------------------------------------------------------------------------
 
@@ -200,9 +196,19 @@ class Adapters:
                     _thaw(module, tree)
         _reset_compiled()
 
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Put the active adapters and their routes back in the end, as far as they are still there."""
+        before = [(tree, tree.active, tree.routes) for tree in self.trees.values()]
+        try:
+            yield
+        finally:
+            for tree, active, routes in before:
+                tree.activate({name: weight for name, weight in active.items() if name in tree.adapters}, routes)
+
     # ---- the rest ------------------------------------------------------------------------------------------------
 
-    def _edits(self, name: str) -> list[nn.Module]:
+    def _edits(self, name: str) -> list[Edit]:
         return [edit for part in self.parts(name).values() for _, edit, _ in part.places]
 
     def _known(self, name: str) -> str:
@@ -223,7 +229,7 @@ class Adapters:
     def _routable(self, samples: Mapping[str, list[int]], batch: int) -> None:
         counts: dict[tuple[object, ...], list[str]] = {}
         for name in samples:
-            tokens = tuple((e.layers, e.count) for e in self._edits(self._known(name)) if hasattr(e, "count"))
+            tokens = tuple((e.layers, e.count) for e in self._edits(self._known(name)) if e.count)
             counts.setdefault(tokens, []).append(name)
             for part in self.parts(name).values():
                 for binding in part.bindings:
@@ -311,6 +317,12 @@ def _check_name(handle: Adapters, name: str) -> None:
         raise ValueError(f"name: the model already has an adapter {name!r}: remove it or choose another name")
     if not name or not name.replace("_", "a").replace("-", "a").isalnum():
         raise ValueError(f"name: {name!r}: letters, digits, '-' and '_' only")
+
+
+def _check_batch(expected: int, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    size = next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    if size != expected:
+        raise ValueError(f"route: {expected} names for a batch of {size}")
 
 
 def _thaw(module: nn.Module, tree: Tree) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from mmpeft.injection.graft import plain_class
 from mmpeft.injection.sites import LinearSite, ParametersSite, Site
 from mmpeft.settings import nearest
 
@@ -84,7 +85,7 @@ class Anatomy:
         pool = self.sites(kind, layers, towers)
         chosen: dict[str, Site] = {}
         for target in targets:
-            matches = [site for site in pool if _matches(site, target)]
+            matches = _without_fused([site for site in pool if _matches(site, target)])
             if not matches:
                 raise ValueError(self._nothing(target, pool, kind))
             chosen.update((site.path, site) for site in matches)
@@ -123,18 +124,28 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
+        switches = {id(site.host): site.switches for site in self.sites()}
+        names: dict[str, list[str]] = {}
+        ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
+        first: dict[int, tuple[str, str]] = {}
+        for path, module in own_modules(self.model):
+            if not _under(path, inside) or _under(path, heads):
+                continue
+            for name in filter(keep, own_parameters(module)):
+                home, own = first.setdefault(id(module._parameters[name]), (path, name))
+                if (home, own) == (path, name):
+                    names.setdefault(path, []).append(name)
+                else:
+                    ties.setdefault(home, []).append((module, name, own))
+        sites = (parameters_site(self.model.get_submodule(path), path, own) for path, own in names.items())
         return [
-            parameters_site(module, path, names)
-            for path, module in self.model.named_modules()
-            if not _under(path, ["mmpeft"])
-            and _under(path, inside)
-            and not _under(path, heads)
-            and (names := tuple(name for name in own_parameters(module) if keep(name)))
+            replace(site, tied=tuple(ties.get(site.path, ())), switches=switches.get(id(site.host), ()))
+            for site in sites
         ]
 
     def describe(self) -> str:
         """One short name for error messages, such as ``VisionTransformer (timm)``."""
-        return f"{type(self.model).__name__.removeprefix('Grafted')} ({self.library})"
+        return f"{plain_class(self.model).__name__} ({self.library})"
 
     def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
         word = kind.__name__.removesuffix("Site").lower()
@@ -147,6 +158,11 @@ class Anatomy:
         from mmpeft.injection.tables import anatomy_table
 
         return anatomy_table(self)
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a model by path, adapters left out."""
+    return ((path, module) for path, module in model.named_modules() if "mmpeft" not in path.split("."))
 
 
 def own_parameters(module: nn.Module) -> list[str]:
@@ -181,6 +197,12 @@ def choose_layers(layers: Layers, count: int) -> set[int]:
     if outside:
         raise ValueError(f"layers: {outside} not among the tower's {count} blocks (0 to {count - 1})")
     return {index % count for index in layers}
+
+
+def _without_fused(sites: list[Site]) -> list[Site]:
+    """Leave out a fused weight where the same target names slices of it: nothing is adapted twice."""
+    sliced = {id(site.host) for site in sites if isinstance(site, LinearSite) and site.rows}
+    return [site for site in sites if id(site.host) not in sliced or (isinstance(site, LinearSite) and site.rows)]
 
 
 def _matches(site: Site, target: str) -> bool:

@@ -5,14 +5,15 @@ Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dic
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding
+from mmpeft.injection.edits.base import Binding, Call
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -26,44 +27,21 @@ ENTRIES = (
 """Other public doors of whole models: parameters that the model owns itself are replaced behind these too."""
 
 
-@dataclass(frozen=True, eq=False)
-class Route:
-    """The samples of a batch that an adapter serves: indices (n,) into ``batch`` samples."""
-
-    samples: Tensor
-    batch: int
-
-    def rows(self, length: int) -> Tensor:
-        """Indices into a leading dimension of ``length``, where each sample may have become several rows (windows)."""
-        each = length // self.batch
-        if each == 1:
-            return self.samples
-        return (self.samples[:, None] * each + torch.arange(each, device=self.samples.device)).flatten()
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """An active binding: with its mixing weight, its samples when routed, and its place among inserted tokens."""
-
-    binding: Binding
-    weight: float = 1.0
-    route: Route | None = None
-    offset: int = 0
-    joins: bool = False
-
-
 class Graft:
     """What a host carries: all bindings by adapter, and the calls of the active ones in order."""
 
     def __init__(self) -> None:
         self.bindings: dict[str, list[Binding]] = {}
+        self.calls: tuple[Call, ...] = ()
         self.inputs: tuple[Call, ...] = ()
         self.parameters: tuple[Call, ...] = ()
+        self.features: tuple[Call, ...] = ()
         self.outputs: tuple[Call, ...] = ()
         self.taps: tuple[nn.Module, ...] = ()
         self.tapped = False
         self.tapped_by: set[str] = set()
         self.seen: Tensor | None = None
+        self.replaced = False
         self.originals: dict[str, Tensor] = {}
 
     def all_bindings(self) -> Iterator[Binding]:
@@ -73,8 +51,10 @@ class Graft:
 
     def activate(self, calls: list[Call]) -> None:
         """Make these the calls that the host's forward runs; none of them leaves the original forward."""
+        self.calls = tuple(calls)
         self.inputs = tuple(call for call in calls if call.binding.point == "input")
         self.parameters = tuple(call for call in calls if call.binding.point == "parameters")
+        self.features = tuple(call for call in calls if call.binding.point == "features")
         self.outputs = tuple(call for call in calls if call.binding.point == "output")
         self.taps = tuple({id(tap): tap for call in self.outputs if (tap := call.binding.tap) is not None}.values())
 
@@ -86,7 +66,7 @@ class Graft:
             args, kwargs = _enter(call, args, kwargs)
         y = self._compute(host, forward, args, kwargs)
         for call in self.outputs:
-            y = _leave(call, host, args[0], y)
+            y = _leave(call, args[0], y)
         for tap in self.taps:
             tap._graft.seen = None  # type: ignore[union-attr]
         return y
@@ -98,17 +78,18 @@ class Graft:
         y = forward(host, *args, **kwargs)
         for call in routed:
             rows = call.route.rows(len(args[0]))  # type: ignore[union-attr]
-            part = replaced(host, call.binding.edit.parameters_of(host), forward, (args[0][rows], *args[1:]), kwargs)
-            y = y.index_copy(0, rows, part)
+            tensors = call.binding.edit.parameters_of(call.binding)
+            y = y.index_copy(0, rows, replaced(host, tensors, forward, (args[0][rows], *args[1:]), kwargs))
         return y
 
     def mixed(self, host: nn.Module) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own: base + sum of weight * (copy - base)."""
         if len(self.parameters) == 1 and self.parameters[0].weight == 1.0:
-            return self.parameters[0].binding.edit.parameters_of(host)
+            binding = self.parameters[0].binding
+            return binding.edit.parameters_of(binding)
         mixed: dict[str, Tensor] = {}
         for call in self.parameters:
-            for name, value in call.binding.edit.parameters_of(host).items():
+            for name, value in call.binding.edit.parameters_of(call.binding).items():
                 base: Tensor = host._parameters[name]  # type: ignore[assignment]
                 mixed[name] = mixed.get(name, base) + call.weight * (value - base)
         return mixed
@@ -119,22 +100,24 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
-    if call.route is not None and new[0].shape == x.shape:
+    if call.route is not None:
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
 
 
-def _leave(call: Call, host: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _leave(call: Call, x: Tensor, y: Any) -> Any:
     binding = call.binding
+    if isinstance(y, tuple):
+        return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
         x = binding.tap._graft.seen  # type: ignore[union-attr, assignment]
     part = y if binding.rows is None else y[..., binding.rows]
     if call.route is None:
-        new = binding.edit.output(x, part, host)
+        new = binding.edit.output(x, part, call)
     else:
         rows = call.route.rows(len(y))
-        new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], host))
+        new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], call))
     if call.weight != 1.0:
         new = part + call.weight * (new - part)
     if binding.rows is None:
@@ -147,11 +130,13 @@ def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args
     if not tensors:
         return forward(host, *args, **kwargs)
     own = {name: host._parameters[name] for name in tensors}
+    host._graft.replaced = True  # type: ignore[union-attr]
     try:
         for name, value in tensors.items():
             host._parameters[name] = value  # type: ignore[assignment]
         return forward(host, *args, **kwargs)
     finally:
+        host._graft.replaced = False  # type: ignore[union-attr]
         for name, parameter in own.items():
             host._parameters[name] = parameter
 
@@ -162,7 +147,7 @@ _GENERATED: dict[type, type] = {}
 def grafted_class(cls: type) -> type:
     """Return the generated subclass of a module class; the same one each time."""
     if cls not in _GENERATED:
-        entries = {name: _entry(getattr(cls, name)) for name in ENTRIES if hasattr(cls, name)}
+        entries = {name: _entry(name, getattr(cls, name)) for name in ENTRIES if hasattr(cls, name)}
         body = {
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
@@ -175,19 +160,27 @@ def grafted_class(cls: type) -> type:
 
 def _forward(cls: type) -> Forward:
     original: Forward = cls.forward  # type: ignore[attr-defined]
+    first = next(islice(inspect.signature(original).parameters, 1, None), "")
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
         if graft.outputs or graft.inputs or graft.parameters or graft.tapped:
+            if not args:
+                args = (kwargs.pop(first),)
             return graft.run(self, original, args, kwargs)
         return original(self, *args, **kwargs)
 
     return forward
 
 
-def _entry(original: Forward) -> Forward:
+def _entry(name: str, original: Forward) -> Forward:
     def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
+        if name == "forward_intermediates":
+            for call in graft.features:
+                call.binding.edit.features()
+        if graft.replaced:
+            return original(self, *args, **kwargs)
         return replaced(self, graft.mixed(self), original, args, kwargs)
 
     return entry
@@ -204,14 +197,23 @@ def _rebuild(cls: type, *arguments: Any) -> Any:
     return new.__new__(new, *arguments)
 
 
+def plain_class(module: nn.Module) -> type:
+    """Return the class that a module has without its graft."""
+    return type(module).__bases__[0] if "_graft" in module.__dict__ else type(module)
+
+
+def check_forward(host: nn.Module) -> None:
+    """Raise a ValueError when the host's forward is not that of its class: a subclass could not extend it."""
+    if "forward" in host.__dict__:
+        raise ValueError(
+            f"{type(host).__name__} has a forward of its own instance (set by a hook such as accelerate's): "
+            "adapt the model before that is installed"
+        )
+
+
 def graft(host: nn.Module) -> Graft:
     """Return the host's graft; swap the host's class when it has none yet."""
     if "_graft" not in host.__dict__:
-        if "forward" in host.__dict__:
-            raise ValueError(
-                f"{type(host).__name__} has a forward of its own instance (set by a hook such as accelerate's): "
-                "adapt the model before that is installed"
-            )
         object.__setattr__(host, "_graft", Graft())
         host.__class__ = grafted_class(type(host))
     return host._graft  # type: ignore[return-value]
@@ -219,5 +221,5 @@ def graft(host: nn.Module) -> Graft:
 
 def ungraft(host: nn.Module) -> None:
     """Give the host its own class back."""
-    host.__class__ = type(host).__bases__[0]
+    host.__class__ = plain_class(host)
     del host.__dict__["_graft"]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.graft import Call, graft
+from mmpeft.injection.edits.base import Call
+from mmpeft.injection.graft import graft
 from mmpeft.injection.sites import LinearSite
 from mmpeft.injection.tree import Tree
 
@@ -18,10 +19,15 @@ def merge(trees: Mapping[str, Tree]) -> None:
     problems = [problem for group in hosts.values() for host in group for problem in _problems(host)]
     if problems:
         raise ValueError("these edits can't be merged into weights:\n  " + "\n  ".join(problems))
+    if not any(hosts.values()):
+        raise ValueError("merge: no adapter is active")
+    if any(tree.routes for tree in trees.values()):
+        raise ValueError("merge: adapters that serve single samples of a batch can't be merged")
     folded = [(host, _folded(host)) for group in hosts.values() for host in group]
     for host, tensors in folded:
         own = graft(host)
         own.originals = {name: host._parameters[name].detach().clone() for name in tensors}  # type: ignore[union-attr]
+    for host, tensors in folded:
         _write(host, tensors)
     for tree in trees.values():
         tree.merged = True
@@ -42,22 +48,19 @@ def unmerge(trees: Mapping[str, Tree]) -> None:
 
 def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
     hosts = {id(host): host for name in tree.active for host in tree.adapters[name].hosts()}
-    return [host for host in hosts.values() if merged or _calls(host)]
-
-
-def _calls(host: nn.Module) -> list[Call]:
-    own = graft(host)
-    return [*own.parameters, *own.outputs, *own.inputs]
+    return [host for host in hosts.values() if merged or graft(host).calls]
 
 
 def _problems(host: nn.Module) -> list[str]:
     found = []
-    for call in _calls(host):
+    for call in graft(host).calls:
         binding = call.binding
         if not binding.edit.mergeable:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
         elif binding.point == "output" and getattr(host, "weight", None) is None:
             found.append(f"{binding.site.path}: the layer has no weight")
+        elif getattr(binding.site, "activated", False) and binding.point == "output":
+            found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
         elif hasattr(binding.edit, "shift") and getattr(host, "bias", None) is None:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} needs a bias, and the layer has none")
     return found
@@ -85,7 +88,7 @@ def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, 
     b = None if bias is None else bias.to(wide).clone()  # type: ignore[operator]
     rows = call.binding.rows or slice(None)
     part, part_bias = w[rows], None if b is None else b[rows]
-    new, new_bias = edit.fold(part, part_bias)
+    new, new_bias = edit.fold(part, part_bias, host)
     w[rows] = part + call.weight * (new - part) if call.weight != 1 else new
     changed = {"weight": w.T if transposed else w}
     if b is not None and new_bias is not None and part_bias is not None:

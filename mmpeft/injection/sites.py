@@ -15,6 +15,7 @@ class Site:
 
     ``name`` is the field's term (``attn.q``), ``path`` the unique address of the site inside its model
     (``blocks.0.attn.q``), ``host`` the module whose forward an edit extends and ``host_path`` its path.
+    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Site:
     host_path: str
     tower: str = ""
     layer: int | None = None
+    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -37,16 +39,12 @@ class Site:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearSite(Site):
-    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
-
-    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host.
-    """
+    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight."""
 
     in_features: int
     out_features: int
     rows: slice | None = None
     transposed: bool = False
-    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
 
     @property
     def shape(self) -> str:
@@ -57,10 +55,14 @@ class LinearSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NormSite(Site):
-    """A normalisation layer with a weight (and perhaps a bias) of ``width`` elements; channels on ``axis``."""
+    """A normalisation layer with a weight (and perhaps a bias) of ``width`` elements; channels on ``axis``.
+
+    ``activated`` tells that the layer ends in an activation, behind which a change is no change of its weight.
+    """
 
     width: int
     axis: int = -1
+    activated: bool = False
 
     @property
     def shape(self) -> str:
@@ -94,6 +96,7 @@ class BranchSite(Site):
 class SequenceSite(Site):
     """The tokens that flow through a tower's blocks, (batch, sequence, width), after position embedding.
 
+    ``host`` is the model whose methods return features from between the blocks.
     ``start`` is the number of tokens that keep their place in front (class and register tokens), ``patch_area`` the
     pixels per patch, and ``extend`` adjusts a block's other arguments (rotary embeddings, masks) to inserted tokens.
     """
@@ -112,9 +115,10 @@ class SequenceSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParametersSite(Site):
-    """Parameters that ``host`` owns itself, by local name."""
+    """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same."""
 
     names: tuple[str, ...]
+    tied: tuple[tuple[nn.Module, str, str], ...] = ()
 
     @property
     def tensors(self) -> dict[str, Tensor]:

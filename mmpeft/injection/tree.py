@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from mmpeft.injection.edits.base import Binding, Edit
-from mmpeft.injection.graft import Call, Route, graft, ungraft
+from mmpeft.injection.edits.base import Binding, Call, Edit, Route
+from mmpeft.injection.graft import check_forward, graft, ungraft
 from mmpeft.injection.sites import Site
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Adapter(Node):
             name, number = f"{key}_{number}", number + 1
         node._modules[name] = edit
         self.places.append((site, edit, f"{site.path}.{name}".lstrip(".")))
-        self.bindings.extend(edit.bind(site))
+        for binding in edit.bind(site):
+            check_forward(binding.host)
+            self.bindings.append(binding)
 
     def hosts(self) -> Iterator[nn.Module]:
         """Yield each host and tap of this adapter once."""
@@ -61,6 +63,7 @@ class Tree(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.active: dict[str, float] = {}
+        self.routes: dict[str, Route] = {}
         self.merged = False
         self.unfrozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.register_load_state_dict_post_hook(_forgive)
@@ -97,25 +100,47 @@ class Tree(nn.Module):
     def activate(self, weights: dict[str, float], routes: dict[str, Route] | None = None) -> None:
         """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch."""
         changed = {id(host): host for name in self.active | weights for host in self.adapters[name].hosts()}
-        self.active = dict(weights)
+        self.active, self.routes = dict(weights), dict(routes or {})
+        applied = {} if self.merged else self.active
         for host in changed.values():
-            self._refresh(host, {} if self.merged else weights, routes or {})
+            own = graft(host)
+            own.activate(_calls(own.bindings, applied, self.routes))
+            own.tapped = not own.tapped_by.isdisjoint(applied)
+        for running in (False, True):
+            for own in (graft(host) for host in changed.values()):
+                for module, attribute, on, off in (s for b in own.all_bindings() for s in b.site.switches):
+                    if bool(own.calls) == running:
+                        setattr(module, attribute, on if running else off)
 
-    def _refresh(self, host: nn.Module, weights: dict[str, float], routes: dict[str, Route]) -> None:
-        own = graft(host)
-        calls: list[Call] = []
-        offset, shared = 0, -1
-        for name, weight in weights.items():
-            for binding in own.bindings.get(name, ()):
-                count = getattr(binding.edit, "count", 0)
-                joins = count > 0 and name in routes and shared >= 0
-                calls.append(Call(binding, weight, routes.get(name), shared if joins else offset, joins))
-                shared = offset if count and name in routes and shared < 0 else shared
-                offset += count if binding.point == "input" and not joins else 0
-        own.activate([call for call in calls if not (call.joins and call.binding.point == "output")])
-        own.tapped = not own.tapped_by.isdisjoint(weights)
-        for module, attribute, on, off in (switch for b in own.all_bindings() for switch in b.switches):
-            setattr(module, attribute, on if calls else off)
+
+def _calls(
+    bindings: Mapping[str, list[Binding]], weights: Mapping[str, float], routes: Mapping[str, Route]
+) -> list[Call]:
+    """The calls of one host in order, each with its place among the inserted tokens.
+
+    ``entering`` tokens of earlier adapters are in front at the host's input, ``staying`` ones at its output too. Of
+    adapters that serve different samples the first one's tokens make room, and the others' take that place.
+    """
+    calls: list[Call] = []
+    entering = staying = 0
+    room: tuple[int, int] | None = None
+    for name, weight in weights.items():
+        own = bindings.get(name, [])
+        joins = room is not None and name in routes
+        here, left = room if joins and room else (entering, staying)
+        if name in routes and room is None and any(binding.edit.count for binding in own):
+            room = here, left
+        for binding in own:
+            count = binding.edit.count
+            left += {"input": count, "output": -count}.get(binding.point, 0)
+            if not (joins and count and binding.point == "output"):
+                place = here if binding.point == "input" else left
+                route = routes.get(name) if joins or not count else None
+                calls.append(Call(binding, weight, route, place, joins))
+            here += count if binding.point == "input" else 0
+        if not joins:
+            entering, staying = here, left
+    return calls
 
 
 def _forgive(tree: nn.Module, keys: Any) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.sites import Site
 
-Point = Literal["parameters", "input", "output"]
+Point = Literal["parameters", "input", "output", "features"]
 Fold = tuple[Tensor, Tensor | None]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(eq=False, kw_only=True)
 class Binding:
-    """One edit at one host: at which point of its forward, on which rows of its output, reading which input."""
+    """One edit at one host: at which point of its forward, on which rows of its output, reading which input.
+
+    ``names`` are the host's parameters that the edit replaces, with the edit's own names for them.
+    """
 
     edit: Edit
     host: nn.Module
@@ -25,35 +30,72 @@ class Binding:
     rows: slice | None = None
     tap: nn.Module | None = None
     index: int = 0
-    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The samples of a batch that an adapter serves: indices (n,) into ``batch`` samples."""
+
+    samples: Tensor
+    batch: int
+
+    def rows(self, length: int) -> Tensor:
+        """Indices into a leading dimension of ``length``, where each sample may have become several rows (windows)."""
+        each, rest = divmod(length, self.batch)
+        if rest:
+            raise ValueError(f"route: {self.batch} names for a batch of {length}")
+        if each == 1:
+            return self.samples
+        return (self.samples[:, None] * each + torch.arange(each, device=self.samples.device)).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An active binding: with its mixing weight, its samples when routed, and its place among inserted tokens."""
+
+    binding: Binding
+    weight: float = 1.0
+    route: Route | None = None
+    offset: int = 0
+    joins: bool = False
 
 
 class Edit(nn.Module):
     """One reversible change at one site.
 
-    A subclass implements the points that its ``bind`` names: ``output(x, y, host)`` returns the new output,
-    ``input(args, kwargs, call)`` the new arguments, ``parameters()`` the tensors to compute with. One that can be
-    written into the base's weights implements ``fold``.
+    A subclass implements the points that its ``bind`` names: ``output(x, y, call)`` returns the new output,
+    ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
+    ``features()`` raises where the edit spoils intermediate features. One that can be written into the base's weights
+    implements ``fold``. ``count`` is the number of tokens that an edit adds to the sequence.
     """
 
     mergeable = False
+    count = 0
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""
         return [Binding(edit=self, host=site.host, point="output", site=site)]
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return the host's output after this edit, given its input ``x`` and its output so far ``y``."""
         raise TypeError(f"{type(self).__name__} has no output")
 
-    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Return the host's arguments after this edit."""
         raise TypeError(f"{type(self).__name__} has no input")
 
-    def parameters_of(self, host: nn.Module) -> dict[str, Tensor]:
+    def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own of the same names."""
         raise TypeError(f"{type(self).__name__} has no parameters")
 
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
-        """Return weight (out, in) and bias (out) with this edit in them, in the precision of the arguments."""
+    def features(self) -> None:
+        """Raise a ValueError: the model's intermediate features are not what the caller takes them for."""
+        raise TypeError(f"{type(self).__name__} does not mind features")
+
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """Return weight (out, in) and bias (out) with this edit in them, in the precision of the arguments.
+
+        Both may hold earlier edits; ``host`` has the base's own.
+        """
         raise TypeError(f"{type(self).__name__} can't be merged")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Edit
+from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -67,7 +67,7 @@ class Bottleneck(Edit):
             return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
         return [Binding(edit=self, host=site.host, point="output", site=site)]
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""
         z = y if self.reads == "output" else x
         return y + self._transform(z)

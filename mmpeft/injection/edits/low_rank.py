@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Edit, Fold
+from mmpeft.injection.edits.base import Binding, Call, Edit, Fold
 from mmpeft.injection.sites import LinearSite, Site
 from mmpeft.kernels.low_rank import low_rank_add
 
@@ -34,12 +34,12 @@ class LowRank(Edit):
         """Attach to the rows of the linear layer's output."""
         return bind_linear(self, site)
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         return low_rank_add(y, x, self.lora_A, self.lora_B, self.scale)
 
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
         return weight + self.scale * (self.lora_B.to(weight) @ self.lora_A.to(weight)), bias
 
@@ -60,21 +60,31 @@ class DecomposedLowRank(LowRank):
         self.rows, self.transposed = site.rows, site.transposed
         self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Rescale base output and delta by m / n, all but the bias."""
-        ratio = (self.magnitude / self._norms(self._weight(host))).to(y.dtype)
+        host = call.binding.host
+        ratio = self._ratio(host)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         delta = F.linear(F.linear(x, a), b * (self.scale * ratio[:, None]).to(b.dtype))
-        bias = host._parameters["bias"]
-        plain = y if bias is None else y - (bias if self.rows is None else bias[self.rows])
-        return y + (ratio - 1) * plain + delta
+        bias = self._bias(host)
+        plain = y if bias is None else y - bias.to(y.dtype)
+        return y + (ratio - 1).to(y.dtype) * plain + delta
 
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
-        """``m / n (W + s B A)``."""
-        changed, _ = super().fold(weight, None)
-        norms = self._square_norms(changed).sqrt()
-        return changed * (self.magnitude.to(weight) / norms)[:, None], bias
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """``m / n (W + s B A)``; of a bias that earlier edits changed, the change is rescaled too."""
+        changed, _ = super().fold(weight, None, host)
+        ratio, own = self._ratio(host).to(weight), self._bias(host)
+        if bias is not None and own is not None:
+            bias = own.to(bias) + ratio * (bias - own.to(bias))
+        return changed * ratio[:, None], bias
+
+    def _ratio(self, host: nn.Module) -> Tensor:
+        return self.magnitude / self._norms(self._weight(host))
+
+    def _bias(self, host: nn.Module) -> Tensor | None:
+        bias: Tensor | None = host.bias  # type: ignore[assignment]
+        return bias if bias is None or self.rows is None else bias[self.rows]
 
     def _weight(self, host: nn.Module) -> Tensor:
         weight: Tensor = host.weight  # type: ignore[assignment]
@@ -98,4 +108,4 @@ class DecomposedLowRank(LowRank):
 def bind_linear(edit: Edit, site: Site) -> list[Binding]:
     """Bind an edit to the output rows of a linear site."""
     assert isinstance(site, LinearSite)
-    return [Binding(edit=edit, host=site.host, point="output", site=site, rows=site.rows, switches=site.switches)]
+    return [Binding(edit=edit, host=site.host, point="output", site=site, rows=site.rows)]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Edit, Fold
+from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
 from mmpeft.injection.edits.low_rank import bind_linear
 from mmpeft.injection.sites import LinearSite, NormSite, Site
 
@@ -29,15 +29,15 @@ class Scale(Edit):
             return bind_linear(self, site)
         return [Binding(edit=self, host=site.host, point="input", site=site)]
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Scale the output, its bias included."""
         return y * self.scale.to(y.dtype)
 
-    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Scale the input."""
         return (args[0] * self.scale.to(args[0].dtype), *args[1:]), kwargs
 
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``diag(l) W`` and ``l b``, or ``W diag(l)``."""
         scale = self.scale.to(weight)
         if self.on == "input":
@@ -61,13 +61,13 @@ class Affine(Edit):
         """Attach to the output."""
         return bind_linear(self, site) if isinstance(site, LinearSite) else super().bind(site)
 
-    def output(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Scale and shift the channels."""
         shape = [1] * y.ndim
         shape[self.axis] = -1
         return torch.addcmul(self.shift.to(y.dtype).view(shape), y, self.scale.to(y.dtype).view(shape))
 
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``diag(gamma) W`` and ``gamma b + beta``, for linear, convolution and normalisation weights alike."""
         scale, shift = self.scale.to(weight), self.shift.to(weight)
         column = scale.view(-1, *[1] * (weight.ndim - 1))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Edit, Fold
+from mmpeft.injection.edits.base import Binding, Edit
 from mmpeft.injection.sites import ParametersSite, Site
 
 
@@ -22,16 +22,17 @@ class Unfreeze(Edit):
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
 
     def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the parameters of the module that owns them."""
-        return [Binding(edit=self, host=site.host, point="parameters", site=site)]
+        """Attach to the module that owns the parameters, and to those that they are tied to."""
+        assert isinstance(site, ParametersSite)
+        owners = {id(site.host): (site.host, dict(zip(site.names, site.names, strict=True)))}
+        for host, theirs, own in site.tied:
+            owners.setdefault(id(host), (host, {}))[1][theirs] = own
+        return [Binding(edit=self, host=h, point="parameters", site=site, names=n) for h, n in owners.values()]
 
-    def parameters_of(self, host: nn.Module) -> dict[str, Tensor]:
-        """The trainable copies."""
-        return {name: self._parameters[name] for name in self.names}  # type: ignore[misc]
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> Fold:
-        """The copies themselves."""
-        raise AssertionError("an unfrozen parameter is copied, not folded")
+    def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
+        """The trainable copies, in the precision of the base."""
+        base, own = binding.host._parameters, self._parameters
+        return {name: own[mine].to(base[name].dtype) for name, mine in binding.names.items()}  # type: ignore[union-attr]
 
     def extra_repr(self) -> str:
         """Names and shapes."""

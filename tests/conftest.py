@@ -1,0 +1,219 @@
+"""The matrix: every registered method on every kind of tiny model that it supports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import mmpeft
+
+SMALL: dict[str, dict[str, Any]] = {
+    "adaptformer": {"bottleneck": 4, "dropout": 0.0},
+    "dora": {"rank": 2, "alpha": 3},
+    "houlsby": {"bottleneck": 4},
+    "lora": {"rank": 2, "alpha": 3},
+    "parallel_adapter": {"bottleneck": 4},
+    "pfeiffer": {"bottleneck": 4},
+    "vpt": {"tokens": 3, "dropout": 0.0},
+}
+"""Options that fit a model of width 32; a method that is not here runs with its defaults."""
+
+
+def plain_vit(**options: Any) -> Any:
+    from timm.models.vision_transformer import VisionTransformer
+
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 5}
+    return VisionTransformer(**size | options)
+
+
+def _distilled() -> Any:
+    from timm.models.deit import VisionTransformerDistilled
+
+    return VisionTransformerDistilled(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5)
+
+
+def _dinov2() -> Any:
+    from timm.layers import SwiGLUPacked
+
+    return plain_vit(reg_tokens=4, init_values=0.1, mlp_layer=SwiGLUPacked)
+
+
+def _qk_norm() -> Any:
+    return plain_vit(qk_norm=True, global_pool="avg")
+
+
+def _eva(**options: Any) -> Any:
+    from timm.models.eva import Eva
+
+    return Eva(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5, **options)
+
+
+def _eva02() -> Any:
+    return _eva(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, use_rot_pos_emb=True, mlp_ratio=2.0)
+
+
+def _dinov3() -> Any:
+    rope = {"use_rot_pos_emb": True, "rope_type": "dinov3", "rope_rotate_half": True, "use_abs_pos_emb": False}
+    return _eva(qkv_bias=False, init_values=0.1, num_reg_tokens=4, **rope)
+
+
+def _beit() -> Any:
+    from timm.models.beit import Beit
+
+    return Beit(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5, use_rel_pos_bias=True,
+        use_abs_pos_emb=False, init_values=0.1,
+    )  # fmt: skip
+
+
+def _swin() -> Any:
+    from timm.models.swin_transformer import SwinTransformer
+
+    return SwinTransformer(
+        img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 2), num_classes=5
+    )
+
+
+def _swin_v2() -> Any:
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    return SwinTransformerV2(
+        img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 2), num_classes=5
+    )
+
+
+def _convnext() -> Any:
+    from timm.models.convnext import ConvNeXt
+
+    return ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 16, 32), num_classes=5, ls_init_value=0.1)
+
+
+def _mlp() -> Any:
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc1, self.fc2 = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.fc2(self.fc1(self.norm(x)).relu())
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 32), nn.Sequential(Residual(), Residual()))
+
+
+def _bert() -> Any:
+    from transformers import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(
+            vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+    )  # fmt: skip
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "vit": plain_vit,
+    "deit_distilled": _distilled,
+    "dinov2": _dinov2,
+    "qk_norm": _qk_norm,
+    "eva": _eva,
+    "eva02": _eva02,
+    "dinov3": _dinov3,
+    "beit": _beit,
+    "swin": _swin,
+    "swin_v2": _swin_v2,
+    "convnext": _convnext,
+    "mlp": _mlp,
+    "bert": _bert,
+}
+GENERIC = {"mlp", "bert"}
+LACKING = {
+    "vpt": {"beit", "swin", "swin_v2", "convnext"} | GENERIC,
+    "houlsby": {"convnext"} | GENERIC,
+    "adaptformer": {"convnext"} | GENERIC,
+    "pfeiffer": GENERIC,
+    "parallel_adapter": GENERIC,
+    "linear_probe": GENERIC,
+}
+"""By method, the models that have no site for it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the matrix."""
+
+    method: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.model}"
+
+    def specification(self) -> dict[str, Any]:
+        """Return the method with small sizes, as in a YAML file."""
+        return {"method": self.method, **SMALL.get(self.method, {})}
+
+    def build(self, seed: int = 0) -> Any:
+        """Return the model, in eval mode; no parameter is at zero or one, where an edit could hide."""
+        import torch
+
+        torch.manual_seed(seed)
+        model = MODELS[self.model]().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        return model
+
+    def adapt(self, model: Any, name: str = "main", seed: int | None = None, **options: Any) -> Any:
+        """Graft the method into a model; with a ``seed`` every adapter weight is moved away from its start."""
+        import torch
+
+        adapters = mmpeft.adapt(model, self.specification() | options, name=name)
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in adapters.parameters(name):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.1)
+        return adapters
+
+    def batch(self, size: int = 3) -> Any:
+        """Return an input: images, or token ids."""
+        import torch
+
+        generator = torch.Generator().manual_seed(1)
+        if self.model == "bert":
+            return torch.randint(0, 50, (size, 7), generator=generator)
+        return torch.randn(size, 3, 32, 32, generator=generator)
+
+    def run(self, model: Any, batch: Any = None) -> Any:
+        """Return the model's output tensor; both heads of a distilled model side by side."""
+        import torch
+
+        output = model(self.batch() if batch is None else batch)
+        if self.model == "bert":
+            return torch.cat([output.last_hidden_state.flatten(1), output.pooler_output], -1)
+        return torch.cat(output, -1) if isinstance(output, tuple) else output
+
+
+SUPPORTED = [Case(m, k) for m in mmpeft.methods() for k in MODELS if k not in LACKING.get(m, ())]
+UNSUPPORTED = [Case(m, k) for m in LACKING for k in LACKING[m]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give ``case`` every supported cell, ``lacking`` every other, ``cell`` one model per method."""
+    values = {"case": SUPPORTED, "lacking": UNSUPPORTED, "cell": [c for c in SUPPORTED if c.model in ("vit", "mlp")]}
+    values["model_name"] = list(MODELS)  # type: ignore[assignment]
+    for name in values.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, values[name], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> None:
+    if request.path.parent.name in ("injection", "anatomies", "methods", "kernels"):
+        import torch
+
+        torch.set_num_threads(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpeft.objectives.base import Objective
-from mmpeft.training.loading import Loaded
+from mmpeft.training.accelerator import make_accelerator
+from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
+
+if TYPE_CHECKING:
+    from mmpeft.training.config import TrainConfig
 
 
 @torch.no_grad()
@@ -28,6 +34,16 @@ def evaluate(
             else:
                 objective.loss(model, batch)  # the pass alone: FSDP's collectives need it on every process
     return objective.compute()
+
+
+def evaluate_split(
+    model: nn.Module, objective: Objective, data: Splits, config: TrainConfig, output: Path, split: SplitName = "test"
+) -> dict[str, float]:
+    """Return the scores of a model on a split, without a trainer."""
+    accelerator = make_accelerator(config, output)
+    loaders = Loaders(data, config, accelerator.process_index, accelerator.num_processes)
+    objective.to(accelerator.device)
+    return evaluate(model.to(accelerator.device), objective, loaders.loader(split), accelerator)
 
 
 def set_training_mode(model: nn.Module) -> None:

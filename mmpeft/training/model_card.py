@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mmpeft.configuration import as_yaml
 from mmpeft.training.config import RunConfig
+from mmpeft.training.run_directory import RunDirectory
 
 CARD = """\
 ---
@@ -48,8 +50,8 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
     """Return the card of a finished run."""
     names = list(metrics["test"])
     methods = {name: "+".join(method.name for method in methods) for name, methods in config.adapters.items()}
-    single = len(methods) == 1
-    loads = [f'mmpeft.load(model, "adapter{"" if single else "/" + name}", name="{name}")' for name in methods]
+    paths = RunDirectory(Path()).adapters(list(methods))
+    loads = [f'mmpeft.load(model, "{path}", name="{name}")' for name, path in paths.items()]
     return CARD.format(
         title=", ".join(f"{name} ({own})" for name, own in methods.items()),
         model=config.model.name,

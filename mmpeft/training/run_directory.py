@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def adapter(self) -> Path:
-        """The best adapter so far."""
-        return self.path / "adapter"
+    def adapters(self, names: Sequence[str]) -> dict[str, Path]:
+        """Return where the best weights of each adapter lie: ``adapter/``, or a folder in it for each of several."""
+        return {name: self.path / "adapter" / name if len(names) > 1 else self.path / "adapter" for name in names}
 
     @property
     def checkpoints(self) -> Path:
@@ -33,7 +33,7 @@ class RunDirectory:
 
     def claim(self, resume: str | None) -> None:
         """Raise if the directory holds a run that a new one would overwrite."""
-        if resume is None and any(path.exists() for path in (self.adapter, self.checkpoints, self.log)):
+        if resume is None and any(path.exists() for path in (self.path / "adapter", self.checkpoints, self.log)):
             raise ValueError(
                 f"output: {str(self.path)!r} already holds a run: continue it with train.resume=latest, "
                 "or choose another output"

@@ -69,13 +69,12 @@ class Store:
     def keep_best(self) -> None:
         """Remember the model's present weights as the best ones, in memory and under ``adapter/``."""
         self.best = {name: value.clone() for name, value in self._weights().items()}
-        names, path = list(self.adapters.active), self.directory.adapter
-        for name in names:
+        for name, path in self.directory.adapters(list(self.adapters.active)).items():
             with ExitStack() as stack:
                 for part in self.adapters.parts(name).values():
                     stack.enter_context(gathered(part))
                 if self.accelerator.is_main_process:
-                    self.adapters.save(path / name if len(names) > 1 else path, name)
+                    self.adapters.save(path, name)
         self.accelerator.wait_for_everyone()
 
     def restore_best(self) -> None:

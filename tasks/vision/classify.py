@@ -1,0 +1,93 @@
+"""Image classification: adapt a pretrained vision model to labelled images.
+
+mmpeft train vision/adaptformer_digits
+python tasks/vision/classify.py configs/vision/adaptformer_digits.yaml train.lr=1e-3
+accelerate launch tasks/vision/classify.py configs/vision/adaptformer_digits.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from accelerate.utils import set_seed
+from pydantic import Field
+from torch import nn
+
+import mmpeft
+from mmpeft.data import DataSplits, load_data
+from mmpeft.methods import LinearProbe
+from mmpeft.objectives.classification import Classification
+from mmpeft.training.check import check_run
+from mmpeft.training.config import RunConfig, read_run
+from mmpeft.training.evaluation import evaluate_split
+from mmpeft.training.report import train_and_report
+from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.trainer import Trainer
+
+
+class Config(RunConfig):
+    """One run of image classification."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, write the run directory, and return its metrics: scores are of the best adapter."""
+    RunDirectory(config.output).claim(config.train.resume)
+    trainer, data = build(config)
+    return train_and_report(trainer, config, len(data.classes))
+
+
+def check(config: Config) -> None:
+    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
+    trainer, data = build(config)
+    print(trainer.adapters.report())
+    check_run(trainer, data.classes)
+
+
+def evaluate(config: Config) -> dict[str, float]:
+    """Return the test scores of the adapter in the run directory of a finished run."""
+    model, data = load(config)
+    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
+        mmpeft.load(model, path, name=name)
+    mmpeft.adapters(model).activate(*config.adapters)
+    return evaluate_split(model, make_objective(config), data, config.train, config.output)
+
+
+def build(config: Config) -> tuple[Trainer, DataSplits]:
+    """Put together a trainer: the model with its adapters, the data and the objective."""
+    model, data = load(config)
+    for name, methods in config.adapters.items():
+        head = [] if any(method.trains_head for method in methods) else [LinearProbe()]
+        mmpeft.adapt(model, [*methods, *head], name=name)
+    adapters = mmpeft.adapters(model)
+    adapters.activate(*config.adapters, trainable=True)
+    return Trainer(model, adapters, make_objective(config), data, config.train, config.output), data
+
+
+def load(config: Config) -> tuple[nn.Module, DataSplits]:
+    """Load the data as the model wants it, and the model with a new head for the data's classes."""
+    set_seed(config.train.seed)
+    sketch = mmpeft.load_model(config.model.name, image_size=config.model.image_size, device="meta")
+    data = load_data(config.data, sketch)
+    classes = len(data.classes)
+    model = mmpeft.load_model(config.model.name, num_classes=classes, image_size=config.model.image_size)
+    return model, data
+
+
+def make_objective(config: Config) -> Classification:
+    """Return the cross entropy of the configuration."""
+    return Classification(config.label_smoothing)
+
+
+def main(arguments: list[str]) -> None:
+    """Train as the command line says: a configuration file and ``key=value`` overrides."""
+    path, *overrides = arguments
+    print(run(read_run(Path(path), overrides).validate(Config)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

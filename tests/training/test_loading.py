@@ -1,0 +1,42 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from training_program import make_splits
+
+from mmpeft.training.config import TrainConfig
+from mmpeft.training.loading import Loaders
+
+
+def pictures(workers: int = 0, start: int = 0, epoch: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
+    config = TrainConfig(epochs=1, batch_size=4, workers=workers, seed=seed)
+    loaders = Loaders(make_splits(noise=1.0), config, 0, 1)
+    order = loaders.order("train")
+    order.epoch, order.batch = epoch, start
+    return {
+        name: image
+        for batch, _ in loaders.loader("train", order)
+        for name, image in zip(batch["id"], batch["image"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("other", [{"workers": 2}, {"start": 3}])
+def test_augmentation_depends_on_seed_epoch_and_sample_alone(other: dict[str, int]) -> None:
+    whole, part = pictures(), pictures(**other)
+    assert len(part) == len(whole) - 4 * other.get("start", 0)
+    assert all(torch.equal(part[name], whole[name]) for name in part)
+
+
+@pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 1}])
+def test_augmentation_changes_with_epoch_and_seed(other: dict[str, int]) -> None:
+    whole, changed = pictures(), pictures(**other)
+    assert not any(torch.equal(whole[name], changed[name]) for name in whole)
+
+
+def test_loading_leaves_the_global_generators_alone() -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[attr-defined]
+    pictures()
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[attr-defined]
+    assert torch.equal(torch.get_rng_state(), before[2])

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from mmpeft.training.config import TrainConfig
+from mmpeft.training.optimizer import make_optimizer, restore_state, set_lr, state_of
+
+
+def make_parameters() -> dict[str, nn.Parameter]:
+    torch.manual_seed(0)
+    return {"down.weight": nn.Parameter(torch.randn(3, 2)), "bias": nn.Parameter(torch.randn(3))}
+
+
+def test_only_matrices_are_decayed() -> None:
+    parameters = make_parameters()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = make_optimizer(parameters, TrainConfig(epochs=1, lr=0.1, weight_decay=0.5))
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(parameters["down.weight"], before["down.weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(parameters["bias"], before["bias"])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_restored_optimizer_continues_to_the_bit(name: str) -> None:
+    def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in parameters.values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    config = TrainConfig(epochs=1, lr=0.1, optimizer=name)
+    first = make_parameters()
+    optimizer = make_optimizer(first, config)
+    step(first, optimizer, 1)
+    second = {key: nn.Parameter(value.detach().clone()) for key, value in first.items()}
+    state = {key: value.clone() for key, value in state_of(optimizer, first).items()}
+    assert state
+    other = make_optimizer(second, config)
+    restore_state(other, second, state)
+    for seed in (2, 3):
+        step(first, optimizer, seed)
+        step(second, other, seed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_set_lr_reaches_every_group() -> None:
+    optimizer = make_optimizer(make_parameters(), TrainConfig(epochs=1))
+    set_lr(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -1,0 +1,69 @@
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_program import make_splits, make_trainer, weights
+
+from mmpeft.training.checkpoints import checkpoints
+from mmpeft.training.trainer import Trainer
+
+SETTINGS = {"epochs": 4, "dropout": 0.2, "ema": 0.9, "accumulate": 2, "clip": 1.0}
+NOISE = 0.5
+"""With these everything has a state: dropout, augmentation by three generators, moments, average, windows."""
+
+
+def options(**changes: object) -> list[str]:
+    return [f"{key}={value}" for key, value in {**SETTINGS, "noise": NOISE, "delay": 0.02, **changes}.items()]
+
+
+def train(run: Path, **changes: Any) -> Trainer:
+    trainer = make_trainer(run, make_splits(NOISE), **(SETTINGS | changes))
+    trainer.fit()
+    return trainer
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    log = run / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or f'{{"step": {step},' not in log.read_text()):
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[0]
+
+
+def check_same(run: Trainer, reference: Trainer) -> None:
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(reference).items())
+    assert run.directory.log.read_text() == reference.directory.log.read_text()
+    paths = [trainer.directory.path / "adapter" / "adapter_model.safetensors" for trainer in (run, reference)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_killed_and_interrupted_runs_end_in_the_same_bits(tmp_path: Path, start: Any) -> None:
+    """12 steps: killed somewhere, resumed, stopped by Ctrl-C within an epoch, resumed."""
+    run = tmp_path / "run"
+    killed = start(run, *options())
+    reference = train(tmp_path / "reference")
+    wait_for_step(killed, run, random.randint(1, 7))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+
+    interrupted = start(run, *options(resume="latest", delay=0.1))
+    wait_for_step(interrupted, run, 10)
+    interrupted.send_signal(signal.SIGINT)
+    output, _ = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 130, output
+    assert "train.resume=latest" in output
+    assert checkpoints(run / "checkpoints")[-1].name in ("step_10", "step_11")
+
+    check_same(train(run, resume="latest"), reference)
+
+
+@pytest.mark.parametrize("setting", ["batch_size=5", "accumulate=1"])
+def test_another_place_in_the_data_is_refused(tmp_path: Path, setting: str) -> None:
+    make_trainer(tmp_path, epochs=1, accumulate=2).fit()
+    key, value = setting.split("=")
+    with pytest.raises(ValueError, match=rf"train\.{key}.*: {value} was"):
+        make_trainer(tmp_path, resume="latest", **{"accumulate": 2, key: int(value)}).fit()

@@ -1,0 +1,43 @@
+import pytest
+
+from mmpeft.training.sampler import BatchOrder, Key
+
+
+def positions(order: BatchOrder) -> list[list[int]]:
+    return [[key.position for key in batch if key.counted] for batch in order]
+
+
+def test_every_sample_once_in_an_order_of_seed_and_epoch() -> None:
+    order = BatchOrder(10, 4, seed=0)
+    first = positions(order)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(position for batch in first for position in batch) == list(range(10))
+    assert positions(BatchOrder(10, 4, seed=0)) == first
+    assert positions(BatchOrder(10, 4, seed=1)) != first
+    order.epoch = 1
+    assert positions(order) != first
+
+
+def test_entering_in_the_middle_gives_the_rest() -> None:
+    order = BatchOrder(10, 4, seed=0)
+    whole = positions(order)
+    order.batch = 2
+    assert positions(order) == whole[2:]
+
+
+def test_processes_share_the_same_global_batches() -> None:
+    alone = positions(BatchOrder(11, 6, seed=3))
+    shares = [positions(BatchOrder(11, 3, seed=3, process=rank, processes=2)) for rank in range(2)]
+    assert [sorted(first + second) for first, second in zip(*shares, strict=True)] == [sorted(batch) for batch in alone]
+
+
+def test_a_process_without_a_share_makes_a_pass_that_does_not_count() -> None:
+    batches = [list(BatchOrder(5, 2, process=rank, processes=2)) for rank in range(2)]
+    assert batches[0][-1] == [Key(0, 4)]
+    assert batches[1][-1] == [Key(0, 4, counted=False)]
+
+
+def test_drop_last() -> None:
+    assert len(BatchOrder(10, 4, drop_last=True)) == len(list(BatchOrder(10, 4, drop_last=True))) == 2
+    with pytest.raises(ValueError, match=r"train\.drop_last: true leaves no batch: 3 samples"):
+        BatchOrder(3, 4, drop_last=True)

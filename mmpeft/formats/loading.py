@@ -1,0 +1,86 @@
+"""From a checked file to an adapter: everything is compared before the model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmpeft.formats.manifest import Manifest, sketch
+from mmpeft.formats.peft_config import AnyConfig
+from mmpeft.formats.peft_layout import Layout
+from mmpeft.formats.peft_plan import lay_out
+from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
+from mmpeft.injection.adapters import Adapters, adapt, modules_of
+from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.sites import LinearSite
+from mmpeft.methods import Method
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter on disk; ``config`` is there when the tensors are laid out as HF peft does."""
+
+    directory: Path
+    file: TensorFile
+    methods: list[Method]
+    name: str = "main"
+    config: AnyConfig | None = None
+    manifest: Manifest | None = None
+
+
+def load_source(
+    model: nn.Module | Mapping[str, nn.Module],
+    source: Source,
+    name: str | None,
+    *,
+    trainable: bool,
+    allow_nan: bool,
+    dtype: torch.dtype | None,
+) -> Adapters:
+    """Graft an adapter into a model; on any problem raise one ValueError that names them all and change nothing."""
+    modules = modules_of(model)
+    notes = source.manifest.differences(modules) if source.manifest else []
+    layout, expected = _expected(source, modules, notes)
+    problems = source.file.problems(expected)
+    if layout and source.config:
+        problems += layout.disagreements(source.config, modules[""])
+    if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
+        problems.append("the model is on the meta device: it has no weights")
+    refuse(source.directory, problems and problems + notes)
+    tensors = source.file.read(allow_nan)
+    if layout:
+        refuse(source.directory, layout.changed(tensors))
+        tensors = layout.unpack(tensors)
+    wide = torch.promote_types(source.file.dtype, torch.float32) if trainable else source.file.dtype
+    name = name or source.name
+    handle = adapt(model, source.methods, name, dtype=dtype or wide)
+    handle.load_state_dict(tensors, name)
+    handle.activate(name, trainable=trainable)
+    if source.manifest:
+        source.manifest.warn(source.directory, notes)
+    return handle
+
+
+def _expected(source: Source, modules: Mapping[str, nn.Module], notes: list[str]) -> tuple[Layout | None, Shapes]:
+    """Return the shapes that this model needs, and their layout when it is peft's."""
+    try:
+        sketches = {label: sketch(module, source.methods) for label, module in modules.items()}
+        if source.config is None:
+            states = ((label, key, value) for label, own in sketches.items() for key, value in own.state_dict().items())
+            return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
+        if list(modules) != [""]:
+            raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
+        layout, _ = lay_out(sketches[""], modules[""])
+        return layout, layout.shapes
+    except ValueError as error:
+        raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
+
+
+def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
+    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(LinearSite)}
+    paths = source.config.paths(source.file.shapes) if source.config else []
+    return [f"{path} has tensors, and is no linear layer to adapt in this model" for path in paths if path not in known]

@@ -1,0 +1,95 @@
+"""``mmpeft.json``: what an adapter was made of, and for which model."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mmpeft import __version__
+from mmpeft.injection.adapters import Adapters
+from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.graft import plain_class
+from mmpeft.injection.tree import Adapter
+from mmpeft.methods import Method
+from mmpeft.settings import Settings
+
+
+class Base(Settings):
+    """The model that an adapter was made for: its class, and its parameters but for the task head's."""
+
+    model: str
+    """The class of the module."""
+    parameters: int
+    """How many numbers its parameters hold."""
+    fingerprint: str
+    """SHA-256 of the parameters' names and shapes."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Base:
+        """Describe a module; one without its adapters gives the same."""
+        heads = [site.host_path for tower in anatomy(module).towers for site in tower.sites if site.name == "head"]
+        own = ("mmpeft.", *(f"{head}." for head in heads))
+        rest = {key: tuple(p.shape) for key, p in module.named_parameters() if not key.startswith(own)}
+        lines = "\n".join(f"{key} {shape}" for key, shape in sorted(rest.items()))
+        return cls(
+            model=plain_class(module).__name__,
+            parameters=sum(torch.Size(shape).numel() for shape in rest.values()),
+            fingerprint=hashlib.sha256(lines.encode()).hexdigest(),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.parameters:,} parameters, fingerprint {self.fingerprint[:8]}"
+
+
+class Manifest(Settings):
+    """The content of ``mmpeft.json``."""
+
+    format: Literal[1] = 1
+    """Version of this file."""
+    mmpeft: str = __version__
+    """Version of mmpeft that wrote it."""
+    name: str
+    """The adapter's name."""
+    layout: Literal["native", "peft"]
+    """Whether the tensors have mmpeft's keys and shapes or those of HF peft."""
+    methods: tuple[dict[str, Any], ...]
+    """Specifications of the methods."""
+    base: dict[str, Base]
+    """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
+
+    @classmethod
+    def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:
+        """Describe one adapter."""
+        specifications = tuple(method.specification() for method in handle.methods(name))
+        base = {label: Base.of(handle.modules[label]) for label in handle.parts(name)}
+        return cls(name=name, layout=layout, methods=specifications, base=base)
+
+    def differences(self, modules: Mapping[str, nn.Module]) -> list[str]:
+        """Say for each module that is not built like the one that the adapter was made for what it is."""
+        present = {label: Base.of(module) for label, module in modules.items() if label in self.base}
+        return [
+            f"made for {self.base[label]}, and {f'{label!r}' if label else 'this'} is {own}"
+            for label, own in present.items()
+            if own != self.base[label]
+        ]
+
+    def warn(self, directory: Path, differences: list[str]) -> None:
+        """Warn that an adapter which fits was made for another model."""
+        for difference in differences:
+            warnings.warn(f"{directory} fits, but was {difference}", stacklevel=4)
+
+
+def sketch(module: nn.Module, methods: list[Method]) -> Adapter:
+    """Plan an adapter on the meta device: places and shapes, without weights and without touching the module."""
+    adapter, plan = Adapter(methods), anatomy(module)
+    with torch.device("meta"):
+        for method in methods:
+            for site, edit in method.plan(plan):
+                adapter.place(site, edit.to("meta"), method.name)
+    return adapter

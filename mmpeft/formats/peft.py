@@ -1,0 +1,65 @@
+"""HF peft's directories: LoRA, rsLoRA, DoRA and IA3, in ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmpeft.formats.loading import Source, load_source
+from mmpeft.formats.manifest import Manifest
+from mmpeft.formats.peft_config import read_config
+from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, weights_in, write_json
+from mmpeft.formats.tensor_file import TensorFile, refuse
+from mmpeft.injection.adapters import Adapters
+
+
+def load_peft(
+    model: nn.Module | Mapping[str, nn.Module],
+    directory: str | Path,
+    name: str = "main",
+    *,
+    trainable: bool = False,
+    allow_nan: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Adapters:
+    """Load a directory as HF peft would, even when mmpeft wrote it; otherwise like ``mmpeft.load``."""
+    source = read_peft(Path(directory))
+    return load_source(model, source, name, trainable=trainable, allow_nan=allow_nan, dtype=dtype)
+
+
+def read_peft(directory: Path) -> Source:
+    """Return what a directory of HF peft holds: the methods that plan exactly the tensors in its file."""
+    weights = weights_in(directory)
+    config, file = read_config(directory), TensorFile(weights)
+    methods = config.methods(file.shapes)
+    if not config.paths(file.shapes):
+        refuse(weights, [f"no tensor is named like {config.suffix!r}, as {config.peft_type} needs"])
+    return Source(directory, file, methods, config=config)
+
+
+def export(directory: Path, dest: Path) -> None:
+    """Write the part of an adapter's directory that HF peft reads."""
+    weights_in(directory)
+    if not (directory / CONFIG).is_file():
+        raise ValueError(f"{directory}: HF peft has no counterpart of this adapter's methods")
+    with replaced_directory(dest) as partial:
+        _copy(directory, partial)
+
+
+def convert(source: Path, dest: Path) -> None:
+    """Write HF peft's directory as one of mmpeft's, which HF peft still loads."""
+    read = read_peft(source)
+    methods = tuple(method.specification() for method in read.methods)
+    manifest = Manifest(name=read.name, layout="peft", methods=methods, base={})
+    with replaced_directory(dest) as partial:
+        _copy(source, partial)
+        write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _copy(directory: Path, dest: Path) -> None:
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(directory / name, dest / name)

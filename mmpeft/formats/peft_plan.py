@@ -1,0 +1,151 @@
+"""Laying an adapter out as HF peft does: slices of a fused layer become blocks of one bigger delta."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+
+import torch
+from torch import nn
+
+from mmpeft.formats.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
+from mmpeft.formats.peft_layout import Layout, Piece
+from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
+from mmpeft.injection.sites import LinearSite, ParametersSite
+from mmpeft.injection.tree import Adapter
+from mmpeft.methods import LoRA
+
+Place = tuple[LinearSite, Edit, str]
+ALL = slice(None)
+
+
+class InexpressibleError(ValueError):
+    """An adapter that HF peft has no counterpart of."""
+
+
+def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
+    """Return the layout of an adapter in a module, with its configuration; else an InexpressibleError says why."""
+    layout, hosts = Layout(), _by_host(adapter)
+    layout.hosts = list(hosts)
+    kinds = {type(edit) for places in hosts.values() for _, edit, _ in places}
+    config: AnyConfig
+    if kinds in ({LowRank}, {DecomposedLowRank}):
+        config = _lay_out_low_rank(layout, hosts, [method for method in adapter.methods if isinstance(method, LoRA)])
+    elif kinds == {Scale}:
+        config = _lay_out_scales(layout, hosts)
+    else:
+        raise InexpressibleError(f"peft has no {' with '.join(method.name for method in adapter.methods)}")
+    _lay_out_saved(layout, adapter)
+    config = config.model_copy(update={"modules_to_save": tuple(layout.saved) or None})
+    ambiguous = layout.disagreements(config, module)
+    if ambiguous:
+        raise InexpressibleError("peft finds modules by the ends of their paths: " + "; ".join(ambiguous))
+    return layout, config
+
+
+def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
+    hosts: dict[str, list[Place]] = {}
+    for site, edit, key in adapter.places:
+        if isinstance(edit, Unfreeze):
+            continue
+        if not isinstance(site, LinearSite) or not isinstance(site.host, nn.Linear) or site.switches:
+            raise InexpressibleError(f"{site.path}: peft has no {type(edit).__name__} that takes effect here")
+        hosts.setdefault(site.host_path, []).append((site, edit, key))
+    return hosts
+
+
+def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods: list[LoRA]) -> LoRAConfig:
+    dropouts = {method.dropout for method in methods}
+    if len(dropouts) > 1:
+        raise InexpressibleError(f"peft has one dropout for all layers, and this adapter has {sorted(dropouts)}")
+    ranks = {path: _stack(layout, path, places) for path, places in hosts.items()}
+    root = all(method.rank_stabilized for method in methods)
+    alphas = {path: _alpha(layout.scales[path], rank, root) for path, rank in ranks.items()}
+    usual_rank, usual_alpha = Counter((ranks[path], alphas[path]) for path in hosts).most_common(1)[0][0]
+    return LoRAConfig(
+        target_modules=tuple(hosts),
+        r=usual_rank,
+        lora_alpha=usual_alpha,
+        rank_pattern={path: rank for path, rank in ranks.items() if rank != usual_rank},
+        alpha_pattern={path: alpha for path, alpha in alphas.items() if alpha != usual_alpha},
+        lora_dropout=dropouts.pop(),
+        use_rslora=root,
+        use_dora=any(name.endswith("lora_magnitude_vector") for name in layout.ground),
+    )
+
+
+def _stack(layout: Layout, path: str, places: list[Place]) -> int:
+    """Stack the A's of one layer, put its B's on blocks, and return the rank of the whole."""
+    edits = [edit for _, edit, _ in places if isinstance(edit, LowRank)]
+    host, name, scales = places[0][0].host, PREFIX + path, {edit.scale for edit in edits}
+    if len(scales) > 1:
+        raise InexpressibleError(f"{path}: peft has one scale for a layer, and this adapter has {sorted(scales)}")
+    layout.scales[path] = scales.pop()
+    ends = list(accumulate(len(edit.lora_A) for edit in edits))
+    assert isinstance(host, nn.Linear)
+    layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], host.in_features)
+    layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(host.out_features, ends[-1])
+    for (site, _, key), start, end in zip(places, [0, *ends], ends, strict=False):
+        columns = slice(start, end)
+        layout.pieces.append(Piece(f"{key}.lora_A", f"{name}.lora_A.weight", (columns,)))
+        layout.pieces.append(Piece(f"{key}.lora_B", f"{name}.lora_B.weight", (site.rows or ALL, columns)))
+    if isinstance(edits[0], DecomposedLowRank):
+        _add_magnitudes(layout, path, places, host)
+    return ends[-1]
+
+
+def _add_magnitudes(layout: Layout, path: str, places: list[Place], host: nn.Linear) -> None:
+    """Where no slice is edited, the magnitude is the norm of the row, which leaves the row as it is."""
+    _disjoint(path, places)
+    theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", host.weight.detach()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    layout.ground[theirs] = torch.linalg.vector_norm(weight, dim=1, dtype=wide)
+    layout.pieces += [Piece(f"{key}.magnitude", theirs, (site.rows or ALL,)) for site, _, key in places]
+
+
+def _lay_out_scales(layout: Layout, hosts: Mapping[str, list[Place]]) -> IA3Config:
+    for path, places in hosts.items():
+        host, theirs = places[0][0].host, f"{PREFIX}{path}.ia3_l"
+        assert isinstance(host, nn.Linear)
+        on_input = any(edit.on == "input" for _, edit, _ in places if isinstance(edit, Scale))
+        if on_input and len(places) > 1:
+            raise InexpressibleError(f"{path}: peft scales a layer's input or its output once, not {len(places)} times")
+        _disjoint(path, places)
+        layout.inputs += [path] if on_input else []
+        layout.ground[theirs] = torch.ones(()).expand((1, host.in_features) if on_input else (host.out_features, 1))
+        for site, _, key in places:
+            layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (site.rows or ALL, 0)))
+    return IA3Config(target_modules=tuple(hosts), feedforward_modules=tuple(layout.inputs))
+
+
+def _lay_out_saved(layout: Layout, adapter: Adapter) -> None:
+    for site, edit, key in adapter.places:
+        if isinstance(edit, Unfreeze) and isinstance(site, ParametersSite):
+            _save_whole(layout, site, edit, key)
+
+
+def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
+    if site.tied or set(edit.names) != set(site.host.state_dict()):
+        raise InexpressibleError(
+            f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(edit.names)}"
+        )
+    layout.saved.append(site.host_path)
+    for name, value in edit.named_parameters():
+        theirs = f"{PREFIX}{site.host_path}.{name}"
+        layout.ground[theirs] = torch.zeros(()).expand(value.shape)
+        layout.pieces.append(Piece(f"{key}.{name}", theirs, (ALL,) * value.ndim))
+
+
+def _disjoint(path: str, places: list[Place]) -> None:
+    rows = sorted(
+        (rows.start, rows.stop) for site, _, _ in places for rows in [site.rows or slice(0, site.out_features)]
+    )
+    if any(end > start for (_, end), (start, _) in pairwise(rows)):
+        raise InexpressibleError(f"{path}: peft edits the rows of a layer once, and here edits overlap")
+
+
+def _alpha(scale: float, rank: int, root: bool) -> float:
+    alpha = scale * (math.sqrt(rank) if root else rank)
+    return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha

@@ -1,0 +1,133 @@
+"""Directories that are replaced whole or not at all, and the JSON in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from mmpeft.settings import ConfigError, Settings
+
+MANIFEST, CONFIG, WEIGHTS = "mmpeft.json", "adapter_config.json", "adapter_model.safetensors"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+LARGEST_JSON = 16 * 2**20
+"""Bytes; a model of 10,000 sites needs a tenth of it."""
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+@contextmanager
+def replaced_directory(path: Path) -> Iterator[Path]:
+    """Yield a directory to fill; at the end it takes the place of ``path``, unless the block raises.
+
+    At any moment, even after a kill or a power cut, ``path`` is the old directory, the new one, or (for the instant
+    between two renames) the old one under another name, from which ``settle`` brings it back. Whatever is not a file of
+    ours there is an error: it would be lost.
+    """
+    path = path.resolve()
+    settle(path)
+    _refuse_others(path)
+    partial = _sibling(path, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for written in (*partial.iterdir(), partial):
+            _synchronise(written)
+        if path.exists():
+            path.rename(_sibling(path, "previous"))
+        partial.rename(path)
+        _synchronise(path.parent)
+    finally:
+        settle(path)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def settle(path: Path) -> None:
+    """Finish a replacement that was cut short: bring the old directory back, or remove it when the new one is there."""
+    previous = _sibling(path, "previous")
+    if not path.exists() and previous.exists():
+        previous.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def weights_in(directory: Path) -> Path:
+    """Return the weights file of an adapter directory; none, or only a pickle, is an error that says what to do."""
+    settle(directory)
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file: give the directory that holds {WEIGHTS}{_pickle_advice([directory])}")
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no adapter directory {str(directory)!r}")
+    if (directory / WEIGHTS).is_file():
+        return directory / WEIGHTS
+    inside = sorted(directory.iterdir())
+    adapters = [entry.name for entry in inside if (entry / WEIGHTS).is_file()]
+    advice = f"; its directories {adapters} do" if adapters else _pickle_advice(inside)
+    raise ValueError(f"{directory} holds no {WEIGHTS}{advice}")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON for people to read."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; too big or broken is a ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}")
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, more than the {LARGEST_JSON} that are read")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def validated(path: Path, content: dict[str, Any], model: type[AnySettings]) -> AnySettings:
+    """Return content as settings; all its problems are one ConfigError that names the file."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, line['loc']))}: {line['msg']}, got {line['input']!r}" for line in error.errors()]
+        raise ConfigError(str(path), lines) from None
+
+
+def _refuse_others(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{path} is a file: an adapter is saved as a directory")
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in (MANIFEST, CONFIG, WEIGHTS))
+    if others:
+        raise FileExistsError(f"{path} holds {', '.join(others[:5])}, and would be replaced whole: choose another")
+
+
+def _pickle_advice(files: list[Path]) -> str:
+    pickles = [file.name for file in files if file.suffix in PICKLES]
+    if not pickles:
+        return ""
+    return (
+        f". {pickles[0]} is a pickle, which can run any code, and is never read: where you trust it, convert it with "
+        "peft's PeftModel.from_pretrained(base, directory).save_pretrained(other_directory)"
+    )
+
+
+def _sibling(path: Path, word: str) -> Path:
+    return path.with_name(f".{path.name}.{word}")
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, takewhile
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call
+from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -64,12 +66,23 @@ class Graft:
             self.seen = args[0]
         for call in self.inputs:
             args, kwargs = _enter(call, args, kwargs)
-        y = self._compute(host, forward, args, kwargs)
-        for call in self.outputs:
+        updates = self._updates(host, forward, args[0])
+        if updates:
+            weight, bias = host._parameters["weight"], host._parameters["bias"]
+            y = low_rank_linear(args[0], weight, bias, updates)  # type: ignore[arg-type]
+        else:
+            y = self._compute(host, forward, args, kwargs)
+        for call in self.outputs[len(updates) :]:
             y = _leave(call, args[0], y)
         for tap in self.taps:
             tap._graft.seen = None  # type: ignore[union-attr]
         return y
+
+    def _updates(self, host: nn.Module, forward: Forward, x: Tensor) -> list[Update]:
+        """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
+        if forward is not nn.Linear.forward or self.parameters or not fusible(host, x):
+            return []
+        return list(takewhile(lambda update: update is not None, map(_update, self.outputs)))  # type: ignore[arg-type]
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         routed = [call for call in self.parameters if call.route is not None]
@@ -104,6 +117,11 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
+
+
+def _update(call: Call) -> Update | None:
+    update = None if call.route is not None else call.binding.edit.update()
+    return update and replace(update, scale=update.scale * call.weight, rows=call.binding.rows)
 
 
 def _leave(call: Call, x: Tensor, y: Any) -> Any:

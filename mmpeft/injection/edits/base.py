@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.sites import Site
+from mmpeft.kernels.low_rank import Update
 
 Point = Literal["parameters", "input", "output", "features"]
 Fold = tuple[Tensor, Tensor | None]
@@ -84,6 +85,10 @@ class Edit(nn.Module):
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Return the host's arguments after this edit."""
         raise TypeError(f"{type(self).__name__} has no input")
+
+    def update(self) -> Update | None:
+        """Return the low-rank update that ``output`` amounts to just now, if it is one: computed along with its host."""
+        return None
 
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own of the same names."""

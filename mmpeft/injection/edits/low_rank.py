@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold
 from mmpeft.injection.sites import LinearSite, Site
-from mmpeft.kernels.low_rank import low_rank_add
+from mmpeft.kernels.low_rank import Update, low_rank_add
 
 
 class LowRank(Edit):
@@ -38,6 +38,10 @@ class LowRank(Edit):
         """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         return low_rank_add(y, x, self.lora_A, self.lora_B, self.scale)
+
+    def update(self) -> Update | None:
+        """``s B A``, but for dropout in training."""
+        return None if self.dropout and self.training else Update(self.lora_A, self.lora_B, self.scale)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
@@ -70,6 +74,9 @@ class DecomposedLowRank(LowRank):
         bias = self._bias(host)
         plain = y if bias is None else y - bias.to(y.dtype)
         return y + (ratio - 1).to(y.dtype) * plain + delta
+
+    def update(self) -> None:
+        """None: the magnitude scales the base's output too."""
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``m / n (W + s B A)``; of a bias that earlier edits changed, the change is rescaled too."""

@@ -11,7 +11,7 @@ from torch import nn
 from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name, with_slices
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, parameters_site, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import BranchSite, EmbedSite, LinearSite, SequenceSite, Site
+from mmpeft.injection.sites import BranchSite, EmbedSite, FeaturesSite, LinearSite, SequenceSite, Site
 
 CONTIGUOUS = {
     "timm.layers.attention.Attention",
@@ -47,8 +47,14 @@ def read(model: nn.Module) -> Anatomy | None:
     modules = dict(own_modules(model))
     stacks = [path for path in modules if path.rpartition(".")[2] == "blocks" and not _inside_block(path)]
     paths = [f"{stack}.{name}" for stack in stacks for name, _ in modules[stack].named_children()]
-    blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i))) for i, path in enumerate(paths))
-    own = (*_outer_sites(model, modules, paths), *_tokens(model, library.__name__, blocks), *_heads(model, modules))
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i, prefix))) for i, path in enumerate(paths))
+    own = (
+        *_outer_sites(model, modules, paths),
+        *_tokens(model, library.__name__, blocks),
+        *_features(model, modules),
+        *_heads(model, modules),
+    )
     present = {site.name for site in own} | {site.name for block in blocks for site in block.sites}
     missing = {name: _reason(name, library.__name__, blocks) for name in EXPECTED if name not in present}
     width = int(getattr(model, "embed_dim", 0) or getattr(model, "num_features", 0))
@@ -59,8 +65,8 @@ def _inside_block(path: str) -> bool:
     return "blocks" in path.split(".")[:-1]
 
 
-def _block_sites(block: nn.Module, path: str, layer: int) -> Iterator[Site]:
-    yield from _branches(block, path, layer)
+def _block_sites(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[Site]:
+    yield from _branches(block, path, layer, prefix)
     place: dict[str, Any] = {"tower": "vision", "layer": layer}
     for inner, module in block.named_modules():
         if is_linear(module):
@@ -95,7 +101,7 @@ def _bias_switch(attention: nn.Module) -> Switches:
     return ((attention, "qkv_bias_separate", True, False),)
 
 
-def _branches(block: nn.Module, path: str, layer: int) -> Iterator[BranchSite]:
+def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[BranchSite]:
     kind = plain_class(block).__name__
     for number, name in enumerate(("attn", "mlp"), 1):
         host = getattr(block, name, None)
@@ -108,7 +114,10 @@ def _branches(block: nn.Module, path: str, layer: int) -> Iterator[BranchSite]:
             at = f"{path}.{name}"
             ends = {"entry": entry, "exit": leaving if entry is not None else None}
             own = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
-            yield BranchSite(width=int(width), **own, **ends)  # type: ignore[arg-type]
+            yield BranchSite(width=int(width), prefix=prefix, **own, **ends)  # type: ignore[arg-type]
+    own = {"name": "block", "path": path, "host": block, "host_path": path, "tower": "vision", "layer": layer}
+    width = next((m.weight.numel() for m in block.modules() if is_norm(m)), 0)  # type: ignore[operator, union-attr]
+    yield BranchSite(width=width, prefix=prefix, **own)  # type: ignore[arg-type]
 
 
 def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:
@@ -157,6 +166,18 @@ def extend(arguments: dict[str, Any], count: int) -> dict[str, Any]:
     half = rope.shape[-1] // 2
     still = torch.cat([rope.new_zeros(half), rope.new_ones(half)]).expand(*rope.shape[:-2], count, -1)
     return {**arguments, "rope": torch.cat([still, rope], -2)}
+
+
+def _features(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[FeaturesSite]:
+    """Yield the features that enter the head, where there is one head."""
+    paths = {id(module): path for path, module in modules.items()}
+    heads = [head for head in _classifiers(model) if id(head) in paths]
+    stem = next((module for module in modules.values() if isinstance(module, nn.Conv2d)), None)
+    if len(heads) == 1 and stem is not None:
+        path = paths[id(heads[0])]
+        own = {"name": "features", "path": "features", "host": heads[0], "host_path": path, "tower": "vision"}
+        width = int(getattr(model, "head_hidden_size", model.num_features))  # type: ignore[arg-type]
+        yield FeaturesSite(width=width, channels=stem.in_channels, model=model, **own)  # type: ignore[arg-type]
 
 
 def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -143,6 +143,11 @@ class Anatomy:
             for site in sites
         ]
 
+    def root(self, tower: Tower) -> Site:
+        """Return the site of a whole tower: where weights that its layers share have their place."""
+        host = self.model.get_submodule(tower.path)
+        return Site(name=tower.name, path=tower.path, host=host, host_path=tower.path, tower=tower.name)
+
     def describe(self) -> str:
         """One short name for error messages, such as ``VisionTransformer (timm)``."""
         return f"{plain_class(self.model).__name__} ({self.library})"

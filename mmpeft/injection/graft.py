@@ -58,7 +58,9 @@ class Graft:
         self.parameters = tuple(call for call in calls if call.binding.point == "parameters")
         self.features = tuple(call for call in calls if call.binding.point == "features")
         self.outputs = tuple(call for call in calls if call.binding.point == "output")
-        self.taps = tuple({id(tap): tap for call in self.outputs if (tap := call.binding.tap) is not None}.values())
+        self.taps = tuple(
+            {id(tap): tap for call in (*self.inputs, *self.outputs) if (tap := call.binding.tap) is not None}.values()
+        )
 
     def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
@@ -129,7 +131,7 @@ def _leave(call: Call, x: Tensor, y: Any) -> Any:
     if isinstance(y, tuple):
         return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
-        x = binding.tap._graft.seen  # type: ignore[union-attr, assignment]
+        x = call.tapped()
     part = y if binding.rows is None else y[..., binding.rows]
     if call.route is None:
         new = binding.edit.output(x, part, call)

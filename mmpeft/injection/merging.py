@@ -61,7 +61,7 @@ def _problems(host: nn.Module) -> list[str]:
             found.append(f"{binding.site.path}: the layer has no weight")
         elif getattr(binding.site, "activated", False) and binding.point == "output":
             found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
-        elif hasattr(binding.edit, "shift") and getattr(host, "bias", None) is None:
+        elif binding.edit.shifts and getattr(host, "bias", None) is None:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} needs a bias, and the layer has none")
     return found
 

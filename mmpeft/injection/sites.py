@@ -79,12 +79,14 @@ class EmbedSite(NormSite):
 class BranchSite(Site):
     """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
 
-    ``entry`` and ``exit`` are None where the block has no module of its own at these places.
+    ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number of
+    tokens in front of the patches.
     """
 
     width: int
     entry: nn.Module | None = None
     exit: nn.Module | None = None
+    prefix: int = 0
 
     @property
     def shape(self) -> str:
@@ -129,3 +131,17 @@ class ParametersSite(Site):
     def shape(self) -> str:
         """Names of the parameters."""
         return ", ".join(self.names)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeaturesSite(Site):
+    """The pooled features (batch, width) that enter the head, and the model that made them from ``channels``."""
+
+    width: int
+    channels: int
+    model: nn.Module
+
+    @property
+    def shape(self) -> str:
+        """Width of the features."""
+        return str(self.width)

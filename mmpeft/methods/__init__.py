@@ -10,8 +10,13 @@ from types import ModuleType
 
 from mmpeft.methods.base import Method, parse, registry
 from mmpeft.methods.bottleneck import AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
+from mmpeft.methods.convpass import Convpass
+from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
 from mmpeft.methods.lora import DoRA, LoRA
+from mmpeft.methods.repadapter import RepAdapter
+from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
+from mmpeft.methods.side_tuning import SideTuning
 from mmpeft.methods.ssf import SSF
 from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
 from mmpeft.methods.vpt import VPT
@@ -22,7 +27,9 @@ __all__ = [
     "VPT",
     "AdaptFormer",
     "BitFit",
+    "Convpass",
     "DoRA",
+    "FacT",
     "FullFineTuning",
     "Houlsby",
     "LinearProbe",
@@ -31,6 +38,10 @@ __all__ = [
     "NormTuning",
     "ParallelAdapter",
     "Pfeiffer",
+    "RepAdapter",
+    "ResTuning",
+    "ResTuningBypass",
+    "SideTuning",
     "parse",
     "registry",
 ]

@@ -61,6 +61,13 @@ class Call:
     offset: int = 0
     joins: bool = False
 
+    def tapped(self) -> Tensor:
+        """Return what the binding's tap saw in this forward pass."""
+        seen = self.binding.tap._graft.seen  # type: ignore[union-attr]
+        if seen is None:
+            raise ValueError(f"{self.binding.site.path}: the model was entered behind the place that this edit reads")
+        return seen  # type: ignore[return-value]
+
 
 class Edit(nn.Module):
     """One reversible change at one site.
@@ -68,10 +75,12 @@ class Edit(nn.Module):
     A subclass implements the points that its ``bind`` names: ``output(x, y, call)`` returns the new output,
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
     ``features()`` raises where the edit spoils intermediate features. One that can be written into the base's weights
-    implements ``fold``. ``count`` is the number of tokens that an edit adds to the sequence.
+    implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the number of tokens that an edit adds to
+    the sequence.
     """
 
     mergeable = False
+    shifts = False
     count = 0
 
     def bind(self, site: Site) -> Iterable[Binding]:

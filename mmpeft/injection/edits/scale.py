@@ -49,6 +49,7 @@ class Affine(Edit):
     """``gamma * y + beta`` after a layer; gamma ~ N(1, 0.02), beta ~ N(0, 0.02) (SSF, Lian et al. 2022)."""
 
     mergeable = True
+    shifts = True
 
     def __init__(self, site: LinearSite | NormSite, *, std: float) -> None:
         super().__init__()

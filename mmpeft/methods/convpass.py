@@ -1,0 +1,44 @@
+"""Convpass: convolutional bypasses beside attention and MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+
+class Convpass(Method):
+    """A 3x3 convolution in a bottleneck beside attention and MLP (Jie and Deng 2022, arXiv:2207.07039).
+
+    The up-projection starts at zero, so the model starts unchanged.
+    """
+
+    name: ClassVar[str] = "convpass"
+
+    bottleneck: int = Field(default=8, ge=1)
+    """Channels of the convolution."""
+    scale: float = 1.0
+    """Factor s on the bypass; the paper chooses it per data set among 0.01 to 100."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before the up-projection."""
+    kernel: Literal["identity", "xavier"] = "identity"
+    """How the 3x3 kernel starts."""
+    targets: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
+    """The sublayers that get a bypass."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One bypass per sublayer."""
+        from mmpeft.injection.edits import ConvolutionalBottleneck
+        from mmpeft.injection.sites import BranchSite
+
+        options = self.model_dump(exclude={"layers", "towers", "targets"})
+        for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
+            yield site, ConvolutionalBottleneck(site, **options)  # type: ignore[arg-type]

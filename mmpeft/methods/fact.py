@@ -1,0 +1,55 @@
+"""FacT: one tensor holds the deltas of all layers, decomposed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+TARGETS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")
+
+
+class FacT(Method):
+    """Deltas of all layers from shared factors, in tensor-train or Tucker form (Jie and Deng 2023, arXiv:2212.03145).
+
+    V starts at zero, so the model starts unchanged. Merges into the weights.
+    """
+
+    name: ClassVar[str] = "fact"
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the shared factors."""
+    form: Literal["tt", "tk"] = "tt"
+    """Tensor train (a free core per slice) or Tucker (all cores from one small tensor)."""
+    scale: float = 1.0
+    """Factor s on every delta."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout before V."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """The shared factors per tower, then one delta per projection."""
+        from mmpeft.injection.edits import FactorDelta, SharedFactors
+        from mmpeft.injection.sites import LinearSite
+
+        for tower in anatomy.chosen_towers(self.towers):
+            sites = anatomy.select(TARGETS, LinearSite, self.layers, (tower.name,))
+            sizes = [_slices(site, tower.width) for site in sites]  # type: ignore[arg-type]
+            shared = SharedFactors(width=tower.width, rank=self.rank, slices=sum(sizes), form=self.form)
+            yield anatomy.root(tower), shared
+            for index, site in enumerate(sites):
+                options = {"scale": self.scale, "dropout": self.dropout}
+                yield site, FactorDelta(site, shared, first=sum(sizes[:index]), **options)  # type: ignore[arg-type]
+
+
+def _slices(site: LinearSite, width: int) -> int:
+    if site.in_features % width or site.out_features % width:
+        raise ValueError(f"{site.path}: {site.shape} is no whole number of {width} x {width} slices, which FacT needs")
+    return (site.in_features // width) * (site.out_features // width)

@@ -1,0 +1,60 @@
+"""Res-Tuning: tuners unbound from the frozen operations, beside them or as a bypass along all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+from mmpeft.methods.bottleneck import Pfeiffer
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.edits.bottleneck import Reads
+    from mmpeft.injection.edits.bypass import BypassLayer
+    from mmpeft.injection.sites import Site
+
+
+class ResTuning(Pfeiffer):
+    """A tuner beside attention and MLP, on their normalised input: OP(x) + U gelu(D x) (Jiang et al. 2023).
+
+    arXiv:2310.19859. U starts at zero, so the model starts unchanged.
+    """
+
+    name: ClassVar[str] = "res_tuning"
+    reads: ClassVar[Reads] = "input"
+
+    bottleneck: int = Field(default=32, ge=1)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
+    targets: tuple[Literal["attn", "mlp", "cross"], ...] = ("attn", "mlp")
+
+
+class ResTuningBypass(Method):
+    """A side path of tuners along all blocks, outside the backbone's graph (Jiang et al. 2023, arXiv:2310.19859).
+
+    Not the frozen model at the start: the paths add up. Needs no backward pass through the backbone.
+    """
+
+    name: ClassVar[str] = "res_tuning_bypass"
+
+    bottleneck: int = Field(default=32, ge=1)
+    """Width of each tuner."""
+    gated: bool = True
+    """Weigh the lateral and the vertical path by a learned gate, as in the paper; the released code adds them."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One layer of the bypass per block."""
+        from mmpeft.injection.edits import BypassLayer
+        from mmpeft.injection.sites import SequenceSite
+
+        for sequence in anatomy.select(("tokens",), SequenceSite, "all", self.towers):
+            previous: BypassLayer | None = None
+            sites = [site for site in anatomy.sites(towers=sequence.tower) if site.name == "block"]
+            for site in sites:
+                last = site is sites[-1]
+                width = sequence.width  # type: ignore[attr-defined]
+                previous = BypassLayer(width, previous, bottleneck=self.bottleneck, gated=self.gated, last=last)
+                yield site, previous

@@ -1,0 +1,37 @@
+"""Side-Tuning: a small network beside a frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+
+class SideTuning(Method):
+    """A small convolutional network blended into the frozen features by a learned scalar (Zhang et al. 2020).
+
+    arXiv:1912.13503. Not the frozen model at the start: each has one half. Needs no backward pass through the backbone.
+    """
+
+    name: ClassVar[str] = "side_tuning"
+
+    channels: int = Field(default=32, ge=1)
+    """Channels of the first convolution; each further one doubles them."""
+    depth: int = Field(default=4, ge=1)
+    """Convolutions of stride 2."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One side network per tower."""
+        from mmpeft.injection.edits import SideNetwork
+        from mmpeft.injection.sites import FeaturesSite
+
+        for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
+            yield site, SideNetwork(site, channels=self.channels, depth=self.depth)  # type: ignore[arg-type]

@@ -36,7 +36,8 @@ def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     elif kinds == {Scale}:
         config = _lay_out_scales(layout, hosts)
     else:
-        raise InexpressibleError(f"peft has no {' with '.join(method.name for method in adapter.methods)}")
+        reason = "peft has no counterpart of" if adapter.places else "this model has no site for"
+        raise InexpressibleError(f"{reason} {' with '.join(method.name for method in adapter.methods)}")
     _lay_out_saved(layout, adapter)
     config = config.model_copy(update={"modules_to_save": tuple(layout.saved) or None})
     ambiguous = layout.disagreements(config, module)

@@ -167,7 +167,8 @@ class Anatomy:
 
 def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules of a model by path, adapters left out."""
-    return ((path, module) for path, module in model.named_modules() if "mmpeft" not in path.split("."))
+    walk = model.named_modules(memo={model._modules.get("mmpeft")})  # type: ignore[arg-type]  # never enters them
+    return ((path, module) for path, module in walk if "mmpeft" not in path.split("."))
 
 
 def own_parameters(module: nn.Module) -> list[str]:

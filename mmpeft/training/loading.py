@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -97,7 +98,13 @@ class Loaders:
             pin_memory=torch.cuda.is_available(),
             collate_fn=_collate,
             generator=torch.Generator(),
+            worker_init_fn=_ignore_interrupts,
         )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the trainer, which still wants the batches of its last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ class RunDirectory:
             )
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record to the log."""
+        """Add a record to the log; a number that is not finite, which JSON can't say, becomes null."""
+        finite = {
+            key: None if isinstance(value, float) and not isfinite(value) else value for key, value in record.items()
+        }
         with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """Read the log; a last line that a crash cut off doesn't count."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn
@@ -86,7 +87,8 @@ def make_objective(config: Config) -> Classification:
 def main(arguments: list[str]) -> None:
     """Train as the command line says: a configuration file and ``key=value`` overrides."""
     path, *overrides = arguments
-    print(run(read_run(Path(path), overrides).validate(Config)))
+    metrics = run(read_run(Path(path), overrides).validate(Config))
+    PartialState().print(metrics)
 
 
 if __name__ == "__main__":

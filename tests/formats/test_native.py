@@ -6,6 +6,7 @@ import copy
 import json
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -123,6 +124,14 @@ def test_a_wrong_model(changed, methods, vit, adapted, tmp_path):
         mmpeft.load(model, tmp_path / "a")
     assert str(told.value).count("\n") >= 2
     assert_untouched(model, before)
+
+
+def test_a_model_without_the_sites(vit, adapted, tmp_path):
+    _, handle = adapted(LoRA())
+    handle.save(tmp_path / "a")
+    with pytest.raises(ValueError, match="this model has no site for lora") as told:
+        mmpeft.load(timm.create_model("convnext_atto", num_classes=5), tmp_path / "a")
+    assert "blocks.2.attn.qkv has tensors, and is no linear layer to adapt in this model" in str(told.value)
 
 
 def test_another_head_is_no_other_model(vit, adapted, recwarn, tmp_path):

@@ -31,7 +31,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         command = [sys.executable, *launcher, str(HERE / "training_program.py"), *map(str, arguments)]
         variables = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | environment
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, env=variables, **streams))
+        started.append(subprocess.Popen(command, env=variables, start_new_session=True, **streams))
         return started[-1]
 
     yield start

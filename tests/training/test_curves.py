@@ -8,7 +8,7 @@ from mmpeft.training.curves import draw_curves
 def test_one_panel_per_value(tmp_path: Path) -> None:
     records = [
         {"step": 1, "epoch": 0.5, "split": "train", "loss": 2.0, "lr": 0.1},
-        {"step": 2, "epoch": 1.0, "split": "train", "loss": 1.0, "lr": 0.1},
+        {"step": 2, "epoch": 1.0, "split": "train", "loss": None, "lr": 0.1},
         {"step": 2, "epoch": 1.0, "split": "validation", "loss": 1.5, "accuracy": 0.5},
     ]
     draw_curves(records, tmp_path / "three.png")

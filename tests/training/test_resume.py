@@ -1,3 +1,4 @@
+import os
 import random
 import signal
 import subprocess
@@ -50,9 +51,9 @@ def test_killed_and_interrupted_runs_end_in_the_same_bits(tmp_path: Path, start:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
 
-    interrupted = start(run, *options(resume="latest", delay=0.1))
+    interrupted = start(run, *options(resume="latest", delay=0.1, workers=1))
     wait_for_step(interrupted, run, 10)
-    interrupted.send_signal(signal.SIGINT)
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
     output, _ = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 130, output
     assert "train.resume=latest" in output

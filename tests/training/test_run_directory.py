@@ -29,3 +29,9 @@ def test_one_adapter_lies_in_adapter_and_several_below_it(tmp_path: Path) -> Non
     run = RunDirectory(tmp_path)
     assert run.adapters(["main"]) == {"main": tmp_path / "adapter"}
     assert run.adapters(["a", "b"]) == {"a": tmp_path / "adapter" / "a", "b": tmp_path / "adapter" / "b"}
+
+
+def test_the_log_is_json_whatever_happens(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append({"step": 1, "grad_norm": float("inf"), "split": "train"})
+    assert run.log.read_text() == '{"step": 1, "grad_norm": null, "split": "train"}\n'

@@ -7,6 +7,7 @@ from torch import nn
 from training_program import base_weights, make_trainer, weights
 
 from mmpeft.objectives.classification import Classification
+from mmpeft.training.failures import OutOfDeviceMemoryError
 
 
 class Scripted(Classification):
@@ -91,6 +92,15 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     raw = trainer.store.resume(tmp_path / "checkpoints" / "step_6")
     assert raw.step == 6
     assert trainer.evaluate("val")["loss"] != pytest.approx(validation["loss"])
+
+
+def test_out_of_memory_is_explained(tmp_path: Path) -> None:
+    class Hungry(Classification):
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfDeviceMemoryError, match=r"train\.batch_size=2 train\.accumulate=2 \(now 4 and 1\)"):
+        make_trainer(tmp_path, objective=Hungry()).fit()
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:

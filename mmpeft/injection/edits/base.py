@@ -96,7 +96,7 @@ class Edit(nn.Module):
         raise TypeError(f"{type(self).__name__} has no input")
 
     def update(self) -> Update | None:
-        """Return the low-rank update that ``output`` amounts to just now, if it is one: computed along with its host."""
+        """Return the low-rank update that ``output`` amounts to just now, if it is one: its host adds it itself."""
         return None
 
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:

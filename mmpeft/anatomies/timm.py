@@ -116,8 +116,8 @@ def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[
             own = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
             yield BranchSite(width=int(width), prefix=prefix, **own, **ends)  # type: ignore[arg-type]
     own = {"name": "block", "path": path, "host": block, "host_path": path, "tower": "vision", "layer": layer}
-    width = next((m.weight.numel() for m in block.modules() if is_norm(m)), 0)  # type: ignore[operator, union-attr]
-    yield BranchSite(width=width, prefix=prefix, **own)  # type: ignore[arg-type]
+    stream = next((m._parameters["weight"] for m in block.modules() if is_norm(m)), None)
+    yield BranchSite(width=0 if stream is None else stream.numel(), prefix=prefix, **own)  # type: ignore[arg-type]
 
 
 def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:

@@ -79,8 +79,8 @@ class EmbedSite(NormSite):
 class BranchSite(Site):
     """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
 
-    ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number of
-    tokens in front of the patches.
+    ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number
+    of tokens in front of the patches.
     """
 
     width: int

@@ -12,7 +12,7 @@ from mmpeft.methods.base import Method
 if TYPE_CHECKING:
     from mmpeft.injection.anatomy import Anatomy
     from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.injection.sites import LinearSite, Site
 
 TARGETS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")
 
@@ -37,16 +37,15 @@ class FacT(Method):
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The shared factors per tower, then one delta per projection."""
         from mmpeft.injection.edits import FactorDelta, SharedFactors
-        from mmpeft.injection.sites import LinearSite
 
         for tower in anatomy.chosen_towers(self.towers):
-            sites = anatomy.select(TARGETS, LinearSite, self.layers, (tower.name,))
-            sizes = [_slices(site, tower.width) for site in sites]  # type: ignore[arg-type]
+            sites = anatomy.linear_sites(TARGETS, self.layers, (tower.name,))
+            sizes = [_slices(site, tower.width) for site in sites]
             shared = SharedFactors(width=tower.width, rank=self.rank, slices=sum(sizes), form=self.form)
             yield anatomy.root(tower), shared
             for index, site in enumerate(sites):
                 options = {"scale": self.scale, "dropout": self.dropout}
-                yield site, FactorDelta(site, shared, first=sum(sizes[:index]), **options)  # type: ignore[arg-type]
+                yield site, FactorDelta(site, shared, first=sum(sizes[:index]), **options)
 
 
 def _slices(site: LinearSite, width: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mmpeft.injection.multihead import multihead, open_clip_attention, refuse
 from mmpeft.injection.sites import LinearSite, NormSite
 
 Switches = tuple[tuple[nn.Module, str, Any, Any], ...]
@@ -62,6 +63,33 @@ def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()
         path = f"{parent}.{name.partition('.')[2]}"
         yield replace(whole, name=name, path=path, out_features=count, rows=slice(start, start + count))
         start += count
+
+
+def projection_sites(attention: nn.Module, path: str, *, tower: str, layer: int | None) -> Iterator[LinearSite]:
+    """Yield the projections of an attention class that reads ``in_proj_weight`` itself: q, k, v as rows of it, and out.
+
+    Raises:
+        ValueError: If ``nn.MultiheadAttention`` has options that can't be computed with edits.
+    """
+    carry = open_clip_attention
+    if isinstance(attention, nn.MultiheadAttention):
+        refuse(attention)
+        carry = multihead  # type: ignore[assignment]
+    width = int(attention.in_proj_weight.shape[1])  # type: ignore[union-attr, arg-type]
+    own: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
+    whole = LinearSite(
+        name="attn.qkv",
+        path=f"{path}.in_proj",
+        host=attention,
+        host_path=path,
+        out_features=3 * width,
+        weight="in_proj_weight",
+        bias="in_proj_bias",
+        **own,
+    )
+    yield from with_slices(whole, dict.fromkeys(("attn.q", "attn.k", "attn.v"), width))
+    out, at = attention.out_proj, f"{path}.out_proj"
+    yield LinearSite(name="attn.out", path=at, host=out, host_path=at, out_features=width, **own)  # type: ignore[arg-type]
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -35,6 +35,16 @@ class Tower:
     missing: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
 
+    def under(self, path: str) -> Tower:
+        """Return this tower as part of a bigger model, where its root has this path."""
+
+        def moved(site: Site) -> Site:
+            return replace(site, path=f"{path}.{site.path}", host_path=f"{path}.{site.host_path}")
+
+        blocks = (Block(b.index, f"{path}.{b.path}", tuple(map(moved, b.sites))) for b in self.blocks)
+        whole = f"{path}.{self.path}".rstrip(".")
+        return replace(self, blocks=tuple(blocks), sites=tuple(map(moved, self.sites)), path=whole)
+
     def all_sites(self, layers: Layers = "all") -> Iterator[Site]:
         """Yield the tower's own sites, then those of the chosen blocks; the own ones only when no layer is excluded."""
         chosen = choose_layers(layers, len(self.blocks))
@@ -124,7 +134,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        switches = {id(site.host): site.switches for site in self.sites()}
+        reached = {id(site.host): {"switches": site.switches, "carrier": site.carrier} for site in self.sites()}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -138,10 +148,7 @@ class Anatomy:
                 else:
                     ties.setdefault(home, []).append((module, name, own))
         sites = (parameters_site(self.model.get_submodule(path), path, own) for path, own in names.items())
-        return [
-            replace(site, tied=tuple(ties.get(site.path, ())), switches=switches.get(id(site.host), ()))
-            for site in sites
-        ]
+        return [replace(site, tied=tuple(ties.get(site.path, ())), **reached.get(id(site.host), {})) for site in sites]
 
     def root(self, tower: Tower) -> Site:
         """Return the site of a whole tower: where weights that its layers share have their place."""

@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call
@@ -39,6 +40,9 @@ class Graft:
         self.parameters: tuple[Call, ...] = ()
         self.features: tuple[Call, ...] = ()
         self.outputs: tuple[Call, ...] = ()
+        self.projected: tuple[Call, ...] = ()
+        self.projections: tuple[Call, ...] = ()
+        self.carry: Forward | None = None
         self.taps: tuple[nn.Module, ...] = ()
         self.tapped = False
         self.tapped_by: set[str] = set()
@@ -58,12 +62,16 @@ class Graft:
         self.parameters = tuple(call for call in calls if call.binding.point == "parameters")
         self.features = tuple(call for call in calls if call.binding.point == "features")
         self.outputs = tuple(call for call in calls if call.binding.point == "output")
+        self.projected = tuple(call for call in calls if call.binding.point == "projected")
+        self.projections = tuple(call for call in calls if call.binding.point == "projection")
+        self.carry = next((call.binding.carry for call in calls if call.binding.point == "carrier"), None)
         self.taps = tuple(
             {id(tap): tap for call in (*self.inputs, *self.outputs) if (tap := call.binding.tap) is not None}.values()
         )
 
     def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
+        forward = self.carry or forward
         if self.tapped:
             self.seen = args[0]
         for call in self.inputs:
@@ -78,6 +86,16 @@ class Graft:
             y = _leave(call, args[0], y)
         for tap in self.taps:
             tap._graft.seen = None  # type: ignore[union-attr]
+        return y
+
+    def project(self, host: nn.Module, x: Tensor) -> Tensor:
+        """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
+        weight, bias = host.in_proj_weight, host.in_proj_bias
+        for call in self.projected:
+            (x,), _ = _enter(call, (x,), {})
+        y = F.linear(x, weight, bias)  # type: ignore[arg-type]
+        for call in self.projections:
+            y = _leave(call, x, y)
         return y
 
     def _updates(self, host: nn.Module, forward: Forward, x: Tensor) -> list[Update]:
@@ -184,7 +202,7 @@ def _forward(cls: type) -> Forward:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
-        if graft.outputs or graft.inputs or graft.parameters or graft.tapped:
+        if graft.calls or graft.tapped:
             if not args:
                 args = (kwargs.pop(first),)
             return graft.run(self, original, args, kwargs)

@@ -55,15 +55,23 @@ def _problems(host: nn.Module) -> list[str]:
     found = []
     for call in graft(host).calls:
         binding = call.binding
+        if binding.point == "carrier":
+            continue
         if not binding.edit.mergeable:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
         elif binding.point == "output" and getattr(host, "weight", None) is None:
             found.append(f"{binding.site.path}: the layer has no weight")
         elif getattr(binding.site, "activated", False) and binding.point == "output":
             found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
-        elif binding.edit.shifts and getattr(host, "bias", None) is None:
+        elif binding.edit.shifts and _bias(call) is None:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} needs a bias, and the layer has none")
     return found
+
+
+def _bias(call: Call) -> Tensor | None:
+    site = call.binding.site
+    name = site.bias if isinstance(site, LinearSite) else "bias"
+    return getattr(call.binding.host, name, None)
 
 
 def _folded(host: nn.Module) -> dict[str, Tensor]:
@@ -73,15 +81,15 @@ def _folded(host: nn.Module) -> dict[str, Tensor]:
     with torch.no_grad():
         if own.parameters:
             tensors = {name: value.detach() for name, value in own.mixed(host).items()}
-        for call in (*own.outputs, *own.inputs):
+        for call in (*own.projections, *own.projected, *own.outputs, *own.inputs):
             tensors |= _fold(host, call, tensors)
     return tensors
 
 
 def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     site, edit = call.binding.site, call.binding.edit
-    weight = tensors.get("weight", host.weight)
-    bias = tensors.get("bias", host.bias)
+    names = (site.weight, site.bias) if isinstance(site, LinearSite) else ("weight", "bias")
+    weight, bias = (tensors.get(name, getattr(host, name)) for name in names)
     wide = torch.promote_types(weight.dtype, torch.float32)  # type: ignore[arg-type]
     transposed = isinstance(site, LinearSite) and site.transposed
     w = (weight.T if transposed else weight).to(wide).clone()  # type: ignore[operator]
@@ -90,10 +98,10 @@ def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, 
     part, part_bias = w[rows], None if b is None else b[rows]
     new, new_bias = edit.fold(part, part_bias, host)
     w[rows] = part + call.weight * (new - part) if call.weight != 1 else new
-    changed = {"weight": w.T if transposed else w}
+    changed = {names[0]: w.T if transposed else w}
     if b is not None and new_bias is not None and part_bias is not None:
         b[rows] = part_bias + call.weight * (new_bias - part_bias)
-        changed["bias"] = b
+        changed[names[1]] = b
     return changed
 
 

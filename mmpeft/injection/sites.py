@@ -15,7 +15,8 @@ class Site:
 
     ``name`` is the field's term (``attn.q``), ``path`` the unique address of the site inside its model
     (``blocks.0.attn.q``), ``host`` the module whose forward an edit extends and ``host_path`` its path.
-    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host.
+    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host;
+    where there is none, ``carrier`` is the module that reads the host's weights itself, with a forward that doesn't.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Site:
     tower: str = ""
     layer: int | None = None
     switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
+    carrier: tuple[nn.Module, Callable[..., Any]] | None = None
 
     @property
     def kind(self) -> str:
@@ -39,12 +41,18 @@ class Site:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearSite(Site):
-    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight."""
+    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
+
+    ``weight`` and ``bias`` are the host's names for W and b; where they are not its own usual ones (``in_proj_weight``),
+    the host computes more than this projection.
+    """
 
     in_features: int
     out_features: int
     rows: slice | None = None
     transposed: bool = False
+    weight: str = "weight"
+    bias: str = "bias"
 
     @property
     def shape(self) -> str:

@@ -43,7 +43,11 @@ class Adapter(Node):
             name, number = f"{key}_{number}", number + 1
         node._modules[name] = edit
         self.places.append((site, edit, f"{site.path}.{name}".lstrip(".")))
-        for binding in edit.bind(site):
+        bindings = [*edit.bind(site)]
+        if site.carrier is not None:
+            module, carry = site.carrier
+            bindings.append(Binding(edit=edit, host=module, point="carrier", site=site, carry=carry))
+        for binding in bindings:
             check_forward(binding.host)
             self.bindings.append(binding)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
+from mmpeft.injection.edits.low_rank import bind_linear_input
 from mmpeft.injection.sites import LinearSite, Site
 
 
@@ -33,7 +34,7 @@ class AdaptedInput(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the linear layer."""
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return bind_linear_input(self, site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Adapt the input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmpeft.injection.sites import Site
 from mmpeft.kernels.low_rank import Update
 
-Point = Literal["parameters", "input", "output", "features"]
+Point = Literal["parameters", "input", "output", "projected", "projection", "carrier", "features"]
 Fold = tuple[Tensor, Tensor | None]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -21,7 +21,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 class Binding:
     """One edit at one host: at which point of its forward, on which rows of its output, reading which input.
 
-    ``names`` are the host's parameters that the edit replaces, with the edit's own names for them.
+    ``names`` are the host's parameters that the edit replaces, with the edit's own names for them; ``carry`` is the
+    forward that a carrier runs instead of its own.
     """
 
     edit: Edit
@@ -32,6 +33,7 @@ class Binding:
     tap: nn.Module | None = None
     index: int = 0
     names: Mapping[str, str] = field(default_factory=dict)
+    carry: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Call, Edit, Fold
+from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
 from mmpeft.injection.sites import LinearSite, Site
 from mmpeft.kernels.low_rank import Update, low_rank_add
 
@@ -61,7 +61,7 @@ class DecomposedLowRank(LowRank):
 
     def __init__(self, site: LinearSite, **options: float) -> None:
         super().__init__(site, **options)  # type: ignore[arg-type]
-        self.rows, self.transposed = site.rows, site.transposed
+        self.rows, self.transposed, self.names = site.rows, site.transposed, (site.weight, site.bias)
         self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
@@ -90,11 +90,11 @@ class DecomposedLowRank(LowRank):
         return self.magnitude / self._norms(self._weight(host))
 
     def _bias(self, host: nn.Module) -> Tensor | None:
-        bias: Tensor | None = host.bias  # type: ignore[assignment]
+        bias: Tensor | None = getattr(host, self.names[1])
         return bias if bias is None or self.rows is None else bias[self.rows]
 
     def _weight(self, host: nn.Module) -> Tensor:
-        weight: Tensor = host.weight  # type: ignore[assignment]
+        weight: Tensor = getattr(host, self.names[0])
         weight = weight.T if self.transposed else weight
         return weight if self.rows is None else weight[self.rows]
 
@@ -112,7 +112,15 @@ class DecomposedLowRank(LowRank):
         return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()
 
 
+def bind_linear_input(edit: Edit, site: Site) -> list[Binding]:
+    """Bind an edit to the input of a linear site."""
+    assert isinstance(site, LinearSite)
+    point: Point = "input" if site.weight == "weight" else "projected"
+    return [Binding(edit=edit, host=site.host, point=point, site=site)]
+
+
 def bind_linear(edit: Edit, site: Site) -> list[Binding]:
     """Bind an edit to the output rows of a linear site."""
     assert isinstance(site, LinearSite)
-    return [Binding(edit=edit, host=site.host, point="output", site=site, rows=site.rows)]
+    point: Point = "output" if site.weight == "weight" else "projection"
+    return [Binding(edit=edit, host=site.host, point=point, site=site, rows=site.rows)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
-from mmpeft.injection.edits.low_rank import bind_linear
+from mmpeft.injection.edits.low_rank import bind_linear, bind_linear_input
 from mmpeft.injection.sites import LinearSite, NormSite, Site
 
 
@@ -27,7 +27,7 @@ class Scale(Edit):
         """Attach before or after the linear layer."""
         if self.on == "output":
             return bind_linear(self, site)
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return bind_linear_input(self, site)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Scale the output, its bias included."""

@@ -10,6 +10,7 @@ import torch
 
 import mmpeft
 
+EVERY = ("attn.*", "mlp.*")
 VIT = "vit_base_patch16_224"
 EXPECTED: list[tuple[str, dict[str, Any], int]] = [
     (VIT, {"method": "adaptformer", "bottleneck": 1}, 27_660),
@@ -82,7 +83,7 @@ def test_bitfit_and_language_methods_on_bert_base() -> None:
     ("method", "seven_billion", "eight_billion"),
     [
         ({"method": "lora", "rank": 8}, 4_194_304, 3_407_872),
-        ({"method": "lora", "rank": 8, "targets": ["attn.q", "attn.k", "attn.v", "attn.out", "mlp.*"]}, 19_988_480, 20_971_520),
+        ({"method": "lora", "rank": 8, "targets": EVERY}, 19_988_480, 20_971_520),
         ({"method": "dora", "rank": 8}, 4_456_448, 32 * (4096 + 1024) + 3_407_872),
         ({"method": "ia3"}, 614_400, 524_288),
     ],

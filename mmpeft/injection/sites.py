@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+Switch = tuple[nn.Module, str, Any, Any]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
@@ -24,7 +26,7 @@ class Site:
     host_path: str
     tower: str = ""
     layer: int | None = None
-    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
+    switches: tuple[Switch, ...] = ()
 
     @property
     def kind(self) -> str:

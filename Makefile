@@ -1,6 +1,7 @@
 # Every command sets itself up: the first one makes .venv (about 3 minutes, 6 GB).
 PYTHON ?= python3
 BIN := .venv/bin
+CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -19,7 +20,10 @@ help:  ## this list
 setup: .venv/.ready  ## make .venv with everything that was tested (constraints.txt)
 
 run: setup  ## adapt the embedded ViT to handwritten digits with five methods, compare and picture them
-	OMP_NUM_THREADS=$$(nproc 2>/dev/null || echo 2) $(BIN)/python tasks/vision/compare.py configs/vision/first_run.yaml
+	rm -rf out/first_run
+	OMP_NUM_THREADS=$(CORES) $(BIN)/mmpeft compare vision/linear_probe_digits vision/vpt_deep_digits vision/lora_digits \
+		vision/adaptformer_digits vision/full_fine_tuning_digits output=out/first_run
+	$(BIN)/mmpeft predict out/first_run/lora_digits
 
 test: setup  ## all tests that need neither a GPU nor minutes
 	$(BIN)/python -m pytest -n auto

@@ -73,7 +73,14 @@ def _swin() -> Any:
     from timm.models.swin_transformer import SwinTransformer
 
     return SwinTransformer(
-        img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 2), num_classes=5
+        img_size=32,
+        patch_size=4,
+        window_size=4,
+        embed_dim=16,
+        depths=(2, 1),
+        num_heads=(2, 2),
+        num_classes=5,
+        drop_path_rate=0.0,
     )
 
 
@@ -81,7 +88,14 @@ def _swin_v2() -> Any:
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     return SwinTransformerV2(
-        img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 2), num_classes=5
+        img_size=32,
+        patch_size=4,
+        window_size=4,
+        embed_dim=16,
+        depths=(2, 1),
+        num_heads=(2, 2),
+        num_classes=5,
+        drop_path_rate=0.0,
     )
 
 
@@ -92,17 +106,11 @@ def _convnext() -> Any:
 
 
 def _mlp() -> Any:
+    from timm.layers import Mlp
     from torch import nn
 
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.fc1, self.fc2 = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
-
-        def forward(self, x: Any) -> Any:
-            return x + self.fc2(self.fc1(self.norm(x)).relu())
-
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 32), nn.Sequential(Residual(), Residual()))
+    stack = (nn.Sequential(nn.LayerNorm(32), Mlp(32, 64)) for _ in range(2))
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 32), nn.Sequential(*stack))
 
 
 def _bert() -> Any:
@@ -200,13 +208,15 @@ class Case:
 
 
 SUPPORTED = [Case(m, k) for m in mmpeft.methods() for k in MODELS if k not in LACKING.get(m, ())]
-UNSUPPORTED = [Case(m, k) for m in LACKING for k in LACKING[m]]
+UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
+COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == {"mlp": "lora", "bert": "lora"}.get(c.model, "ssf")]
+"""Every method on one model, and on every model one method."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give ``case`` every supported cell, ``lacking`` every other, ``cell`` one model per method."""
-    values = {"case": SUPPORTED, "lacking": UNSUPPORTED, "cell": [c for c in SUPPORTED if c.model in ("vit", "mlp")]}
-    values["model_name"] = list(MODELS)  # type: ignore[assignment]
+    """Give ``case`` every supported cell, ``lacking`` every other, ``compiled`` those to compile."""
+    values = {"case": SUPPORTED, "lacking": UNSUPPORTED, "compiled": COMPILED}
+
     for name in values.keys() & set(metafunc.fixturenames):
         metafunc.parametrize(name, values[name], ids=str)
 
@@ -217,3 +227,9 @@ def _one_thread(request: pytest.FixtureRequest) -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_case() -> type[Case]:
+    """Return the maker of single cells, by method and model."""
+    return Case

@@ -43,7 +43,7 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _sites(module: nn.Module, path: str, layer: int | None) -> Iterator[Site]:
-    fast = {id(m): layer for layer in module.modules() if isinstance(layer, FAST) for m in layer.modules()}
+    fast = {id(m): layer for _, layer in own_modules(module) if isinstance(layer, FAST) for m in layer.modules()}
     for inner, child in own_modules(module):
         at = f"{path}.{inner}".strip(".")
         switches = _slow(fast[id(child)]) if id(child) in fast else ()

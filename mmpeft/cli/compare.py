@@ -19,7 +19,7 @@ COLUMNS = ("adapter", "trainable", "%", "test", "seconds", "peak memory")
 
 
 def compare(options: Namespace) -> None:
-    """Train each configuration into its own folder of the output; one that is finished there already is not repeated."""
+    """Train each configuration into its own folder of the output; one that is finished there is not repeated."""
     names = [word for word in options.configs if "=" not in word]
     overrides = [word for word in options.configs if "=" in word and not word.startswith("output=")]
     outputs = [word.removeprefix("output=") for word in options.configs if word.startswith("output=")]

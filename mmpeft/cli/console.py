@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def refuse(message: str) -> None:
@@ -22,6 +26,13 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     plain = Console()
     console = plain if plain.is_terminal else Console(width=500)
     console.print(table)
+
+
+def print_picture(image: Image, rows: int = 8) -> None:
+    """Print an image as characters, the lighter the denser, two per pixel of a ``rows`` x ``rows`` copy."""
+    values = list(image.convert("L").resize((rows, rows)).tobytes())
+    for start in range(0, len(values), rows):
+        print("".join(2 * " .:-=+*#%@"[value * 10 // 256] for value in values[start : start + rows]))
 
 
 def print_heading(text: str) -> None:

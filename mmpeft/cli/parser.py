@@ -47,6 +47,13 @@ COMMANDS = (
         (RUN, OVERRIDES),
     ),
     Command(
+        "predict",
+        "Show one test sample, and what the adapter of a finished run says of it.",
+        "mmpeft predict runs/adaptformer_digits --index 7",
+        "mmpeft.cli.run:predict",
+        (RUN, OVERRIDES),
+    ),
+    Command(
         "check",
         "Validate a configuration, show three samples, try one step and report its peak memory.",
         "mmpeft check vision/adaptformer_digits train.batch_size=256",
@@ -139,6 +146,8 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
             parser.add_argument(name, metavar="CONFIG", nargs="+", help=text)
         else:
             parser.add_argument(name, metavar=name.upper(), help=text, choices=LISTS if name == "what" else None)
+    if command.name == "predict":
+        parser.add_argument("--index", type=int, default=0, metavar="N", help="which test sample, from 0")
     if command.name == "merge":
         parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the head that was trained")
     if command.name in ("export", "import"):

@@ -1,16 +1,17 @@
-"""``mmpeft train``, ``eval`` and ``check``: a configuration handed to the task script that it names."""
+"""``mmpeft train``, ``eval``, ``predict`` and ``check``: a configuration handed to the task script that it names."""
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pydantic import ConfigDict
 
-from mmpeft.cli.console import print_table
+from mmpeft.cli.console import print_picture, print_table
 from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
 from mmpeft.training.config import RunConfig, read_run
@@ -18,9 +19,13 @@ from mmpeft.training.run_directory import RunDirectory
 
 
 def train(options: Namespace) -> Any:
-    """Train; the task's ``run`` may return an exit code."""
+    """Train; the task's ``run`` returns metrics, whose test scores are printed, or an exit code."""
     task, config, _ = load_run(find_config(options.config), options.overrides)
-    return task.run(config)
+    outcome = task.run(config)
+    if isinstance(outcome, dict) and os.environ.get("RANK", "0") == "0":
+        _print_scores(outcome["test"])
+        print(f"run directory: {config.output}")
+    return outcome
 
 
 def check(options: Namespace) -> Any:
@@ -31,13 +36,32 @@ def check(options: Namespace) -> Any:
 
 def evaluate(options: Namespace) -> None:
     """Evaluate the adapter of a run directory on the test split, and write the scores to ``evaluation.json`` there."""
+    task, config = _finished(options)
+    scores = task.evaluate(config)
+    RunDirectory(config.output).write_json("evaluation.json", {"test": scores})
+    _print_scores(scores)
+
+
+def _print_scores(scores: Mapping[str, float]) -> None:
+    print_table(["test", ""], [[name, f"{score:.4f}"] for name, score in scores.items()])
+
+
+def predict(options: Namespace) -> None:
+    """Show one test sample, and what the adapter of a run directory says of it."""
+    task, config = _finished(options)
+    sample, probabilities = task.predict(config, options.index)
+    print_picture(sample.open())
+    likely = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
+    named = ", ".join(f"{name} ({probabilities[name]:.1%})" for name in likely)
+    print(f"{sample.id} is {sample.label}; the adapter of {config.output} says {named}")
+
+
+def _finished(options: Namespace) -> tuple[ModuleType, RunConfig]:
     run = Path(options.run)
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"RUN {options.run!r}: there is no {run / 'config.yaml'}, so it is no run directory")
     task, config, _ = load_run(run / "config.yaml", [f"output={run}", *options.overrides])
-    scores = task.evaluate(config)
-    RunDirectory(run).write_json("evaluation.json", {"test": scores})
-    print_table(["test", ""], [[name, f"{score:.4f}"] for name, score in scores.items()])
+    return task, config
 
 
 class _AnyTask(RunConfig):

@@ -6,7 +6,7 @@ Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dic
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, cast
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call
+from mmpeft.injection.sites import Switch
 from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
 
 Forward = Callable[..., Any]
@@ -49,11 +50,13 @@ class Graft:
         self.seen: Tensor | None = None
         self.replaced = False
         self.originals: dict[str, Tensor] = {}
+        self.switches: list[Switch] = []
 
-    def all_bindings(self) -> Iterator[Binding]:
-        """Yield the bindings of every adapter, active or not."""
-        for bindings in self.bindings.values():
-            yield from bindings
+    def attach(self, name: str, binding: Binding) -> None:
+        """Take a binding of an adapter, which runs when it is activated; a switch is as its first binding found it."""
+        self.bindings.setdefault(name, []).append(binding)
+        known = [(module, attribute) for module, attribute, *_ in self.switches]
+        self.switches += [switch for switch in binding.site.switches if switch[:2] not in known]
 
     def activate(self, calls: list[Call]) -> None:
         """Make these the calls that the host's forward runs; none of them leaves the original forward."""

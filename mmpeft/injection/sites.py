@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+Switch = tuple[nn.Module, str, Any, Any]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
@@ -25,7 +27,7 @@ class Site:
     host_path: str
     tower: str = ""
     layer: int | None = None
-    switches: tuple[tuple[nn.Module, str, Any, Any], ...] = ()
+    switches: tuple[Switch, ...] = ()
     carrier: tuple[nn.Module, Callable[..., Any]] | None = None
 
     @property

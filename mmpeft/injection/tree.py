@@ -85,7 +85,7 @@ class Tree(nn.Module):
         """Bind an adapter's edits to their hosts; nothing runs until it is active."""
         self._modules[name] = adapter
         for binding in adapter.bindings:
-            graft(binding.host).bindings.setdefault(name, []).append(binding)
+            graft(binding.host).attach(name, binding)
             if binding.tap is not None:
                 graft(binding.tap).bindings.setdefault(name, [])
                 graft(binding.tap).tapped_by.add(name)
@@ -112,7 +112,7 @@ class Tree(nn.Module):
             own.tapped = not own.tapped_by.isdisjoint(applied)
         for running in (False, True):
             for own in (graft(host) for host in changed.values()):
-                for module, attribute, on, off in (s for b in own.all_bindings() for s in b.site.switches):
+                for module, attribute, on, off in own.switches:
                     if bool(own.calls) == running:
                         setattr(module, attribute, on if running else off)
 

@@ -37,7 +37,7 @@ def fusible(host: nn.Module, x: Tensor) -> bool:
     weight = host._parameters.get("weight")
     return (
         type(weight) is nn.Parameter
-        and not weight.requires_grad
+        and not any(own is not None and own.requires_grad for own in host._parameters.values())
         and type(x) in (Tensor, nn.Parameter)
         and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
         and not torch.compiler.is_compiling()

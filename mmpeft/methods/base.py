@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,10 @@ class Method(Settings):
         """The first line of the docstring."""
         return (cls.__doc__ or "").partition("\n")[0]
 
+    def label(self) -> str:
+        """The method's name in tables and pictures."""
+        return type(self).__name__
+
     def specification(self) -> dict[str, Any]:
         """Return the dict that ``parse`` turns into an equal method."""
         return {"method": self.name, **self.model_dump(mode="json")}
@@ -50,10 +55,14 @@ class Method(Settings):
 
 def registry() -> dict[str, type[Method]]:
     """Return every known method class by name, those of other packages (entry point ``mmpeft.methods``) included."""
-    for point in entry_points(group="mmpeft.methods"):
-        if point.name not in _METHODS:
-            _METHODS[point.name] = point.load()
+    _load_plugins()
     return dict(sorted(_METHODS.items()))
+
+
+@cache
+def _load_plugins() -> None:
+    for point in entry_points(group="mmpeft.methods"):
+        _METHODS.setdefault(point.name, point.load())
 
 
 def parse(specification: object) -> list[Method]:

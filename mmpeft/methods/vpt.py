@@ -31,6 +31,10 @@ class VPT(Method):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout on the tokens; when not given, the paper's 0.1 for deep and 0 for shallow."""
 
+    def label(self) -> str:
+        """VPT-deep or VPT-shallow."""
+        return "VPT-deep" if self.deep else "VPT-shallow"
+
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One set of tokens per tower."""
         from mmpeft.injection.anatomy import choose_layers

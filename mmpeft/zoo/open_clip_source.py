@@ -27,12 +27,12 @@ def load(request: Request) -> Any:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if (tag or request.with_weights) and tag not in tags:
         raise ValueError(f"model 'open_clip/{request.name}': {architecture} has no weights {tag!r}{nearest(tag, tags)}")
-    options = dict(request.options)
+    options = {"device": request.device, **request.options}
     if request.image_size is not None:
         options["force_image_size"] = request.image_size
     try:
         with torch.device(request.device):
-            model = open_clip.create_model(architecture, pretrained=tag if request.with_weights else None, **options)
+            model = open_clip.create_model(architecture, tag if request.with_weights else None, **options)
     except OSError as error:
         raise fetch_error(f"open_clip/{request.name}", error) from error
     return model.eval()

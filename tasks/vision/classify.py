@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from accelerate import PartialState
+import torch
 from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn
 
 import mmpeft
 from mmpeft.data import DataSplits, load_data
+from mmpeft.data.samples import Sample
 from mmpeft.methods import LinearProbe
 from mmpeft.objectives.classification import Classification
 from mmpeft.training.check import check_run
@@ -51,11 +53,18 @@ def check(config: Config) -> None:
 
 def evaluate(config: Config) -> dict[str, float]:
     """Return the test scores of the adapter in the run directory of a finished run."""
-    model, data = load(config)
-    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
-        mmpeft.load(model, path, name=name)
-    mmpeft.adapters(model).activate(*config.adapters)
+    model, data = load_adapted(config)
     return evaluate_split(model, make_objective(config), data, config.train, config.output)
+
+
+def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
+    """Return a test sample, and the probability of each class by the adapter of a finished run."""
+    model, data = load_adapted(config)
+    if not 0 <= index < len(data.test):
+        raise ValueError(f"index: {index} is not among the {len(data.test)} test samples")
+    with torch.no_grad():
+        probabilities = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
+    return data.test.samples[index], dict(zip(data.classes, probabilities.tolist(), strict=True))
 
 
 def build(config: Config) -> tuple[Trainer, DataSplits]:
@@ -67,6 +76,15 @@ def build(config: Config) -> tuple[Trainer, DataSplits]:
     adapters = mmpeft.adapters(model)
     adapters.activate(*config.adapters, trainable=True)
     return Trainer(model, adapters, make_objective(config), data, config.train, config.output), data
+
+
+def load_adapted(config: Config) -> tuple[nn.Module, DataSplits]:
+    """Load the data, and a fresh model with the adapters that the run directory holds."""
+    model, data = load(config)
+    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
+        mmpeft.load(model, path, name=name)
+    mmpeft.adapters(model).activate(*config.adapters)
+    return model, data
 
 
 def load(config: Config) -> tuple[nn.Module, DataSplits]:

@@ -25,7 +25,7 @@ def run(config):
     if config.train.seed == 15:
         raise ValueError("output: [bold] 'x' already holds a run")
     print("run", config.limit, config.train.lr, config.output)
-    return 7 if config.train.seed == 7 else {"accuracy": 1.0}
+    return 7 if config.train.seed == 7 else {"test": {"accuracy": 0.5}}
 
 
 def check(config):

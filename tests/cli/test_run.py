@@ -15,7 +15,10 @@ pytestmark = pytest.mark.usefixtures("count")
 
 def test_train_runs_the_task_with_its_own_options(capsys: Capture) -> None:
     assert main(["train", "count.yaml", "limit=5", "train.lr=3e-4"]) == 0
-    assert capsys.readouterr().out == "run 5 0.0003 runs/count\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "run 5 0.0003 runs/count"
+    assert lines[-2].split() == ["accuracy", "0.5000"]
+    assert lines[-1] == "run directory: runs/count"
 
 
 def test_train_passes_the_exit_code_on() -> None:

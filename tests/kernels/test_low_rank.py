@@ -176,6 +176,9 @@ def test_which_calls_are_fused() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert fusible(layer.bfloat16(), x)
     assert not fusible(nn.ReLU(), x)
+    layer = nn.Linear(3, 4)
+    layer.weight.requires_grad_(False)
+    assert not fusible(layer, x)
 
 
 class Tiny(nn.Module):

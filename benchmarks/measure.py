@@ -1,0 +1,122 @@
+"""What the benchmarks share: interleaved timing, a table of rows, and where results go."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each round; the median and the quartiles describe them."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return first, third
+
+    def over(self, other: Timing) -> float:
+        """Median of the ratios round by round: what slows the machine down for a while slows both."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+    def __str__(self) -> str:
+        first, third = self.quartiles
+        return f"{1e3 * self.median:.1f} ms ({1e3 * first:.1f}-{1e3 * third:.1f})"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: ``run`` is timed, with what ``prepare`` made for it before."""
+
+    run: Callable[[Any], object]
+    prepare: Callable[[], Any] = lambda: None
+
+
+def interleave(rounds: int, **arms: Arm) -> dict[str, Timing]:
+    """Time the arms in turn, A, B, A, B ..., after one round that does not count.
+
+    The clock is the CPU time of this process: on a shared machine the neighbours then count much less than on the wall.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name, arm in arms.items():
+            prepared = arm.prepare()
+            gc.collect()
+            start = time.process_time()
+            result = arm.run(prepared)
+            elapsed = time.process_time() - start
+            del prepared, result
+            if number:
+                seconds[name].append(elapsed)
+    return {name: Timing(tuple(own)) for name, own in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, ours, the peer's, and ours over the peer's (below 1: ours is less)."""
+
+    what: str
+    ours: str
+    peer: str = "-"
+    ratio: float | None = None
+
+
+def timed(what: str, times: dict[str, Timing], peer: str = "peft") -> Row:
+    """Return the row that compares ``ours`` with a peer."""
+    return Row(what, str(times["ours"]), str(times[peer]), times["ours"].over(times[peer]))
+
+
+def counted(what: str, ours: int, peer: int) -> Row:
+    """Return the row that compares two numbers of bytes."""
+    return Row(what, f"{ours / 2**20:.1f} MiB", f"{peer / 2**20:.1f} MiB", ours / peer)
+
+
+def machine() -> str:
+    """Return the kind of machine: the number of cores and their architecture."""
+    return f"{os.cpu_count()}-core {platform.machine().replace('x86_64', 'x86')} CPU, 1 thread"
+
+
+def versions(*packages: str) -> str:
+    """Return packages with their versions."""
+    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
+
+
+def markdown(rows: list[Row], peer: str) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [f"| measured | mmpeft | {peer} | mmpeft / {peer} |", "|---|---|---|---|"]
+    lines += [f"| {r.what} | {r.ours} | {r.peer} | {'' if r.ratio is None else f'{r.ratio:.2f}'} |" for r in rows]
+    return "\n".join(lines)
+
+
+def publish(name: str, rows: list[Row], packages: tuple[str, ...], write: bool) -> None:
+    """Print the table, keep it as JSON in benchmarks/out, and with ``write`` add it to benchmarks/RESULTS.md."""
+    command = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    head = {"command": command, "machine": machine(), "date": today, "versions": versions(*packages)}
+    table = markdown(rows, "peft")
+    print("\n".join(f"{key}: {value}" for key, value in head.items()), table, sep="\n\n")
+    (HERE / "out").mkdir(exist_ok=True)
+    (HERE / "out" / f"{name}.json").write_text(json.dumps({**head, "rows": [asdict(row) for row in rows]}, indent=2))
+    if write:
+        facts = "\n".join(f"- {key}: {value}" for key, value in head.items())
+        with (HERE / "RESULTS.md").open("a") as file:
+            file.write(f"\n## {name}, {today}\n\n{facts}\n\n{table}\n")

@@ -1,0 +1,266 @@
+"""Point 4 of the matrix: each formula, derived again from its paper on a functional ViT in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmpeft
+
+Weights = dict[str, Tensor]
+HEADS, DEPTH = 2, 3
+
+
+class Plain:
+    """A pre-norm vision transformer in plain functions, with a place for each method to change."""
+
+    def __init__(self, base: Weights, own: Weights) -> None:
+        self.p, self.a = base, own
+
+    def __call__(self, image: Tensor) -> Tensor:
+        x = F.conv2d(image, self.p["patch_embed.proj.weight"], self.p["patch_embed.proj.bias"], stride=8)
+        x = self.embedded(x.flatten(2).transpose(1, 2))
+        x = torch.cat([self.p["cls_token"].expand(len(x), -1, -1), x], 1) + self.p["pos_embed"]
+        for i in range(DEPTH):
+            x = self.before_block(i, x)
+            h = self.norm(f"blocks.{i}.norm1", x)
+            x = x + self.attention_branch(i, x, h, self.attention(i, h))
+            h = self.norm(f"blocks.{i}.norm2", x)
+            up = F.gelu(self.linear(f"blocks.{i}.mlp.fc1", h))
+            x = x + self.mlp_branch(i, x, h, self.linear(f"blocks.{i}.mlp.fc2", up))
+        return F.linear(self.norm("norm", x)[:, 0], self.p["head.weight"], self.p["head.bias"])
+
+    def attention(self, i: int, h: Tensor) -> Tensor:
+        q, k, v = self.qkv(i, h).chunk(3, -1)
+        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
+        mixed = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        return self.linear(f"blocks.{i}.attn.proj", mixed.transpose(1, 2).flatten(2))
+
+    def qkv(self, i: int, h: Tensor) -> Tensor:
+        return self.linear(f"blocks.{i}.attn.qkv", h)
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        return x @ self.p[f"{path}.weight"].T + self.p[f"{path}.bias"]
+
+    def norm(self, path: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * self.p[f"{path}.weight"] + self.p[f"{path}.bias"]
+
+    def embedded(self, x: Tensor) -> Tensor:
+        return x
+
+    def before_block(self, i: int, x: Tensor) -> Tensor:
+        return x
+
+    def attention_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y
+
+    def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y
+
+
+class LoRA(Plain):
+    """W x + alpha / r B A x on q and v, or on whole layers where those have weights."""
+
+    scale = 3 / 2
+
+    def delta(self, path: str, x: Tensor, base: Tensor) -> Tensor:
+        a, b = self.a.get(f"{path}.lora.lora_A"), self.a.get(f"{path}.lora.lora_B")
+        return torch.zeros((), dtype=x.dtype) if a is None or b is None else self.scale * ((x @ a.T) @ b.T)
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        y = super().linear(path, x)
+        return y + self.delta(path, x, y)
+
+    def qkv(self, i: int, h: Tensor) -> Tensor:
+        parts = zip("qkv", super().qkv(i, h).chunk(3, -1), strict=True)
+        return torch.cat([y + self.delta(f"blocks.{i}.attn.{name}", h, y) for name, y in parts], -1)
+
+
+class RankStabilized(LoRA):
+    scale = 3 / math.sqrt(2)
+
+
+class DoRA(Plain):
+    """m (W + s B A) / |W + s B A| x + b, with no gradient through the norm of each row."""
+
+    def qkv(self, i: int, h: Tensor) -> Tensor:
+        rows = zip("qkv", self.p[f"blocks.{i}.attn.qkv.weight"].chunk(3), strict=True)
+        weight = torch.cat([self.changed(f"blocks.{i}.attn.{name}.dora", w) for name, w in rows])
+        return h @ weight.T + self.p[f"blocks.{i}.attn.qkv.bias"]
+
+    def changed(self, path: str, w: Tensor) -> Tensor:
+        if f"{path}.magnitude" not in self.a:
+            return w
+        v = w + 3 / 2 * self.a[f"{path}.lora_B"] @ self.a[f"{path}.lora_A"]
+        return self.a[f"{path}.magnitude"][:, None] * v / v.detach().norm(dim=1, keepdim=True)
+
+
+class IA3(Plain):
+    """l_k * k, l_v * v and W_down (l_ff * hidden)."""
+
+    def qkv(self, i: int, h: Tensor) -> Tensor:
+        q, k, v = super().qkv(i, h).chunk(3, -1)
+        at = f"blocks.{i}.attn"
+        return torch.cat([q, k * self.a[f"{at}.k.ia3.scale"], v * self.a[f"{at}.v.ia3.scale"]], -1)
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        return super().linear(path, x * self.a[f"{path}.ia3.scale"] if path.endswith("fc2") else x)
+
+
+class Adapter(Plain):
+    """s (U phi(D z) + b_U) with z by method: the branch's output, its normed input, or the residual stream."""
+
+    name, phi, scale = "pfeiffer", staticmethod(F.relu), 1.0
+    source = staticmethod(lambda stream, normed, y: y)
+    branches = ("mlp",)
+
+    def bottleneck(self, path: str, z: Tensor) -> Tensor:
+        a = {key.removeprefix(f"{path}.{self.name}."): value for key, value in self.a.items() if f"{path}." in key}
+        if "norm.weight" in a:
+            z = F.layer_norm(z, z.shape[-1:], a["norm.weight"], a["norm.bias"])
+        hidden = type(self).phi(z @ a["down.weight"].T + a["down.bias"])
+        return (hidden @ a["up.weight"].T + a["up.bias"]) * a.get("scale", self.scale)
+
+    def attention_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        if "attn" not in self.branches:
+            return y
+        return y + self.bottleneck(f"blocks.{i}.attn", type(self).source(stream, normed, y))
+
+    def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y + self.bottleneck(f"blocks.{i}.mlp", type(self).source(stream, normed, y))
+
+
+class Houlsby(Adapter):
+    name, phi, branches = "houlsby", staticmethod(F.gelu), ("attn", "mlp")
+
+
+class Parallel(Adapter):
+    name, scale = "parallel_adapter", 4.0
+    source = staticmethod(lambda stream, normed, y: normed)
+
+
+class AdaptFormer(Adapter):
+    name, scale = "adaptformer", 0.1
+    source = staticmethod(lambda stream, normed, y: stream)
+
+
+class SSF(Plain):
+    """gamma * y + beta after the embedding, each linear layer and each norm."""
+
+    def affine(self, path: str, y: Tensor) -> Tensor:
+        return y * self.a[f"{path}.ssf.scale"] + self.a[f"{path}.ssf.shift"]
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        return self.affine(path, super().linear(path, x))
+
+    def norm(self, path: str, x: Tensor) -> Tensor:
+        return self.affine(path, super().norm(path, x))
+
+    def embedded(self, x: Tensor) -> Tensor:
+        return self.affine("patch_embed.proj", x)
+
+
+class VPT(Plain):
+    """[class, prompts, patches]: inserted before the first chosen block, overwritten before the others."""
+
+    layers: tuple[int, ...] = (0, 1, 2)
+
+    def before_block(self, i: int, x: Tensor) -> Tensor:
+        if i not in self.layers:
+            return x
+        position = self.layers.index(i)
+        prompts = self.a["tokens.vpt.tokens"][position].expand(len(x), -1, -1)
+        rest = x[:, 1:] if position == 0 else x[:, 1 + prompts.shape[1] :]
+        return torch.cat([x[:, :1], prompts, rest], 1)
+
+
+class Shallow(VPT):
+    layers = (0,)
+
+
+class Some(VPT):
+    layers = (0, 2)
+
+
+class Copies(Plain):
+    """The model with the trained parameters in place of its own."""
+
+    def __init__(self, base: Weights, own: Weights) -> None:
+        def path(key: str) -> str:
+            *places, _, name = key.split(".")
+            return ".".join([*places, name])
+
+        super().__init__(base | {path(key): value for key, value in own.items()}, own)
+
+
+def spec(method: str, **options: Any) -> dict[str, Any]:
+    return {"method": method, **options}
+
+
+FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
+    (spec("lora", rank=2, alpha=3), LoRA),
+    (spec("lora", rank=2, alpha=3, rank_stabilized=True), RankStabilized),
+    (spec("lora", rank=2, alpha=3, targets=["attn.k", "attn.out", "mlp.*"], layers=[0, 2]), LoRA),
+    (spec("dora", rank=2, alpha=3), DoRA),
+    (spec("ia3"), IA3),
+    (spec("pfeiffer", bottleneck=4), Adapter),
+    (spec("pfeiffer", bottleneck=4, norm=True, scale="learned"), Adapter),
+    (spec("houlsby", bottleneck=4), Houlsby),
+    (spec("parallel_adapter", bottleneck=4), Parallel),
+    (spec("adaptformer", bottleneck=4, dropout=0.0), AdaptFormer),
+    (spec("ssf"), SSF),
+    (spec("vpt", tokens=3, dropout=0.0), VPT),
+    (spec("vpt", tokens=3, deep=False), Shallow),
+    (spec("vpt", tokens=3, dropout=0.0, layers=[0, 2]), Some),
+    (spec("bitfit"), Copies),
+    (spec("norm_tuning"), Copies),
+    (spec("linear_probe"), Copies),
+    (spec("full_fine_tuning"), Copies),
+]
+
+
+@pytest.mark.parametrize(("method", "formula"), FORMULAS, ids=lambda value: str(getattr(value, "__name__", "")))
+def test_output_and_gradients_follow_the_formula(method: dict[str, Any], formula: Any, make_case: Any) -> None:
+    case = make_case("lora", "vit")
+    model, image = case.build().double(), case.batch().double()
+    base = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    adapters = mmpeft.adapt(model, method)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    own = {key: value.detach().clone().requires_grad_() for key, value in adapters.state_dict().items()}
+    expected, found = formula(base, own)(image), model(image)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    direction = torch.randn_like(expected)
+    found_gradients = torch.autograd.grad((found * direction).sum(), adapters.parameters())
+    for key, gradient in zip(own, found_gradients, strict=True):
+        (reference,) = torch.autograd.grad((expected * direction).sum(), own[key], retain_graph=True)
+        torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-8, msg=key)
+
+
+def test_every_method_has_a_formula() -> None:
+    assert set(mmpeft.methods()) == {method["method"] for method, _ in FORMULAS}
+
+
+def test_starts_as_in_the_papers(make_case: Any) -> None:
+    model = make_case("lora", "vit").build()
+    lora = mmpeft.adapt(model, spec("lora", rank=8, targets="mlp.up"), name="l").state_dict("l")
+    a = torch.cat([value.flatten() for key, value in lora.items() if key.endswith("lora_A")])
+    assert 0.9 / math.sqrt(32) < a.abs().max() <= 1 / math.sqrt(32)
+    tokens = mmpeft.adapt(model, spec("vpt", tokens=50), name="v").state_dict("v")["tokens.vpt.tokens"]
+    bound = math.sqrt(6 / (3 * 8 * 8 + 32))
+    assert 0.97 * bound < tokens.abs().max() <= bound
+    ssf = mmpeft.adapt(model, spec("ssf"), name="s").state_dict("s")
+    scales = torch.cat([value for key, value in ssf.items() if key.endswith("scale")])
+    assert abs(scales.mean() - 1) < 0.003 and 0.015 < scales.std() < 0.025
+    normal = mmpeft.adapt(model, spec("pfeiffer", init="normal"), name="p").state_dict("p")
+    ups = torch.cat([value.flatten() for key, value in normal.items() if key.endswith("up.weight")])
+    assert 0.007 < ups.std() < 0.011 and ups.abs().max() <= 0.02

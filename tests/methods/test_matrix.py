@@ -1,0 +1,120 @@
+"""Points 1, 2, 5 and 6 of the matrix: identity, gradients, files, merging and removing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mmpeft
+
+NOT_IDENTITY = {"ssf": "scales start around one", "vpt": "tokens are attended to"}
+"""The documented exceptions: these methods do not start at the frozen model."""
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "keys": list(model.state_dict()),
+        "modules": [(path, type(module)) for path, module in model.named_modules()],
+        "attributes": {path: sorted(module.__dict__) for path, module in model.named_modules()},
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+        "trainable": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+    }
+
+
+def base_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("mmpeft.")}
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@torch.no_grad()
+def test_starts_as_the_frozen_model(case: Any) -> None:
+    model = case.build()
+    frozen = case.run(model)
+    adapters = case.adapt(model)
+    if case.method in NOT_IDENTITY:
+        assert not torch.equal(case.run(model), frozen)
+    else:
+        assert torch.equal(case.run(model), frozen)
+    case.adapt(model, "moved", seed=1)
+    assert not torch.equal(case.run(model), frozen)
+    with adapters.off():
+        assert torch.equal(case.run(model), frozen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trains_its_parameters_and_nothing_else(case: Any, dtype: torch.dtype) -> None:
+    model = case.build().to(dtype)
+    before, batch = base_of(model), case.batch()
+    batch = batch.to(dtype) if batch.is_floating_point() else batch
+    adapters = case.adapt(model)
+    start = {key: value.clone() for key, value in adapters.state_dict().items()}
+    assert {p.dtype for p in adapters.parameters()} == {torch.float32}
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=1e-2, weight_decay=0.1)
+    model.train()
+    for step in range(20):
+        case.run(model, batch).float().square().mean().backward()
+        if step == 1:
+            adapters.check_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+    own = {id(parameter) for parameter in adapters.parameters()}
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters() if id(p) not in own)
+    assert equal(base_of(model), before)
+    assert all(not torch.equal(value, start[key]) for key, value in adapters.state_dict().items())
+
+
+def test_saved_and_loaded_it_is_the_same(case: Any, tmp_path: Path) -> None:
+    model = case.build()
+    case.adapt(model, seed=1).save(tmp_path)
+    fresh = case.build()
+    mmpeft.load(fresh, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(case.run(fresh), case.run(model))
+
+
+@torch.no_grad()
+def test_merging_changes_nothing_and_is_undone_to_the_bit(case: Any) -> None:
+    model = case.build()
+    plain, before = snapshot(model), base_of(model)
+    adapters = case.adapt(model, seed=1)
+    adapted = case.run(model)
+    try:
+        adapters.merge()
+    except ValueError as error:
+        assert "can't be merged into weights" in str(error)
+        assert any(edit.count or not edit.mergeable or hasattr(edit, "shift") for edit in adapters._edits("main"))
+    else:
+        torch.testing.assert_close(case.run(model), adapted, rtol=1e-4, atol=1e-5)
+        assert not equal(base_of(model), before)
+        adapters.unmerge()
+    assert torch.equal(case.run(model), adapted)
+    assert equal(base_of(model), before)
+    adapters.remove()
+    assert equal(dict(model.state_dict()), before)
+    assert snapshot(model) == plain
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "bitfit", "norm_tuning", "linear_probe", "full_fine_tuning"])
+def test_weight_methods_merge(method: str, make_case: Any) -> None:
+    case = make_case(method, "vit")
+    model = case.build()
+    adapters = case.adapt(model, seed=1)
+    adapters.merge()
+    assert snapshot(model)["keys"]
+    with pytest.raises(ValueError, match="while adapters are merged"):
+        adapters.remove()
+
+
+def test_lacking_sites_are_named_and_nothing_is_touched(lacking: Any) -> None:
+    model = lacking.build()
+    plain = snapshot(model)
+    with pytest.raises(ValueError, match=r"has no \w+ site|gives no access to the residual stream"):
+        lacking.adapt(model)
+    assert snapshot(model) == plain

@@ -1,0 +1,71 @@
+"""Print the table of methods by models, or with --write put it into the README between its markers.
+
+python tools/method_table.py --write
+
+A cell is made by planning the method on the real architecture, built on the meta device.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+import mmpeft
+from mmpeft.injection.adapters import plan
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- table of methods: tools/method_table.py -->", "<!-- end of table -->"
+MODELS = {
+    "ViT, DeiT": "vit_base_patch16_224",
+    "DINOv2": "vit_small_patch14_reg4_dinov2",
+    "DINOv3": "vit_small_patch16_dinov3",
+    "EVA-02": "eva02_base_patch14_224",
+    "BEiT": "beit_base_patch16_224",
+    "Swin": "swin_tiny_patch4_window7_224",
+    "Swin v2": "swinv2_tiny_window8_256",
+    "ConvNeXt": "convnext_tiny",
+}
+
+
+def models() -> dict[str, nn.Module]:
+    """Return one model per column, on the meta device; the last is a torch module that no reader knows."""
+    with torch.device("meta"):
+        found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
+        block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        return found | {"any `nn.Module`": nn.Sequential(block, nn.Sequential(*block))}
+
+
+def works(method: mmpeft.Method, model: nn.Module) -> bool:
+    """Whether the method finds its sites in the model."""
+    try:
+        return bool(plan(model, [method], None).places)
+    except ValueError:
+        return False
+
+
+def table() -> str:
+    """Return the table as markdown."""
+    columns = models()
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
+    for name, cls in mmpeft.methods().items():
+        cells = ["✓" if works(cls(), model) else "–" for model in columns.values()]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table, or write it into the README."""
+    if "--write" not in sys.argv:
+        print(table())
+        return
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

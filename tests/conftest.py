@@ -12,11 +12,17 @@ import mmpeft
 
 SMALL: dict[str, dict[str, Any]] = {
     "adaptformer": {"bottleneck": 4, "dropout": 0.0},
+    "convpass": {"bottleneck": 4, "dropout": 0.0, "towers": "vision"},
     "dora": {"rank": 2, "alpha": 3},
+    "fact": {"rank": 3, "dropout": 0.0},
     "houlsby": {"bottleneck": 4},
     "lora": {"rank": 2, "alpha": 3},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
+    "repadapter": {"bottleneck": 4, "dropout": 0.0},
+    "res_tuning": {"bottleneck": 4},
+    "res_tuning_bypass": {"bottleneck": 4},
+    "side_tuning": {"channels": 4, "depth": 2},
     "vpt": {"tokens": 3, "dropout": 0.0},
 }
 """Options that fit a model of width 32; a method that is not here runs with its defaults."""
@@ -124,6 +130,36 @@ def _bert() -> Any:
     )  # fmt: skip
 
 
+def _open_clip(**options: Any) -> Any:
+    from open_clip.model import CustomTextCLIP
+
+    size = {"layers": 2, "width": 32}
+    vision = {"image_size": 32, "patch_size": 8, "head_width": 16, **size, **options}
+    return CustomTextCLIP(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, **size, **options})
+
+
+def _open_clip_attention() -> Any:
+    return _open_clip(block_type="custom", qk_norm=True)
+
+
+def _two_towers(name: str, **text: Any) -> Any:
+    import transformers
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    text = {"vocab_size": 50, "max_position_embeddings": 9, **text, **size}
+    vision = {"image_size": 32, "patch_size": 8, **size}
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision)
+    return getattr(transformers, f"{name}Model")(config)
+
+
+def _hf_clip() -> Any:
+    return _two_towers("CLIP", bos_token_id=48, eos_token_id=49)
+
+
+def _siglip() -> Any:
+    return _two_towers("Siglip", projection_size=32)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "vit": plain_vit,
     "deit_distilled": _distilled,
@@ -136,17 +172,30 @@ MODELS: dict[str, Callable[[], Any]] = {
     "swin": _swin,
     "swin_v2": _swin_v2,
     "convnext": _convnext,
+    "open_clip": _open_clip,
+    "open_clip_attention": _open_clip_attention,
+    "hf_clip": _hf_clip,
+    "siglip": _siglip,
     "mlp": _mlp,
     "bert": _bert,
 }
 GENERIC = {"mlp", "bert"}
+OPEN_CLIP = {"open_clip", "open_clip_attention"}
+HUGGING_FACE = {"hf_clip", "siglip"}
+STAGED = {"swin", "swin_v2", "convnext"}
 LACKING = {
-    "vpt": {"beit", "swin", "swin_v2", "convnext"} | GENERIC,
+    "vpt": {"beit"} | STAGED | GENERIC,
+    "convpass": GENERIC,
+    "fact": {"eva02", "dinov2", "mlp"} | STAGED | GENERIC,
+    "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
+    "res_tuning": {"convnext"} | GENERIC,
+    "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
+    "side_tuning": {"deit_distilled"} | OPEN_CLIP | HUGGING_FACE | GENERIC,
     "houlsby": {"convnext"} | GENERIC,
     "adaptformer": {"convnext"} | GENERIC,
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
-    "linear_probe": GENERIC,
+    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC,
 }
 """By method, the models that have no site for it."""
 
@@ -201,10 +250,26 @@ class Case:
         """Return the model's output tensor; both heads of a distilled model side by side."""
         import torch
 
-        output = model(self.batch() if batch is None else batch)
+        batch = self.batch() if batch is None else batch
+        if self.model in OPEN_CLIP | HUGGING_FACE:
+            return self._run_towers(model, batch)
+        output = model(batch)
         if self.model == "bert":
             return torch.cat([output.last_hidden_state.flatten(1), output.pooler_output], -1)
         return torch.cat(output, -1) if isinstance(output, tuple) else output
+
+
+    def _run_towers(self, model: Any, images: Any) -> Any:
+        import torch
+
+        text = (torch.arange(1, 10) * 5).expand(len(images), -1)
+        if self.model in HUGGING_FACE:
+            output = model(input_ids=text, pixel_values=images)
+            found = torch.cat([output.image_embeds, output.text_embeds, output.logits_per_image[:, :1]], -1)
+        else:
+            image, words, scale = model(images, text)
+            found = torch.cat([image, words, scale.expand(len(image), 1)], -1)
+        return found * torch.linspace(0.5, 2, found.shape[-1])
 
 
 SUPPORTED = [Case(m, k) for m in mmpeft.methods() for k in MODELS if k not in LACKING.get(m, ())]

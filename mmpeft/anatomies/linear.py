@@ -65,7 +65,7 @@ def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()
         start += count
 
 
-def projection_sites(attention: nn.Module, path: str, *, tower: str, layer: int | None) -> Iterator[LinearSite]:
+def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None) -> Iterator[LinearSite]:
     """Yield the projections of an attention class that reads ``in_proj_weight`` itself: q, k, v as rows of it, and out.
 
     Raises:
@@ -75,7 +75,7 @@ def projection_sites(attention: nn.Module, path: str, *, tower: str, layer: int 
     if isinstance(attention, nn.MultiheadAttention):
         refuse(attention)
         carry = multihead  # type: ignore[assignment]
-    width = int(attention.in_proj_weight.shape[1])  # type: ignore[union-attr, arg-type]
+    width = int(attention.in_proj_weight.shape[1])
     own: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
     whole = LinearSite(
         name="attn.qkv",
@@ -89,7 +89,7 @@ def projection_sites(attention: nn.Module, path: str, *, tower: str, layer: int 
     )
     yield from with_slices(whole, dict.fromkeys(("attn.q", "attn.k", "attn.v"), width))
     out, at = attention.out_proj, f"{path}.out_proj"
-    yield LinearSite(name="attn.out", path=at, host=out, host_path=at, out_features=width, **own)  # type: ignore[arg-type]
+    yield LinearSite(name="attn.out", path=at, host=out, host_path=at, out_features=width, **own)
 
 
 def is_norm(module: nn.Module) -> bool:

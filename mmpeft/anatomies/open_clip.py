@@ -17,7 +17,7 @@ NO_HEAD = "a CLIP model has no classifier of its own"
 
 
 @reader
-def read(model: nn.Module) -> Anatomy | None:
+def read(model: Any) -> Anatomy | None:
     """Return the anatomy of an open_clip model."""
     if not any(cls.__module__ == "open_clip.model" for cls in plain_class(model).__mro__):
         return None
@@ -29,9 +29,9 @@ def read(model: nn.Module) -> Anatomy | None:
 
 
 def _tower(model: nn.Module, name: str, path: str) -> Tower:
-    root = model.get_submodule(path)
+    root: Any = model.get_submodule(path)
     stack = f"{path}.transformer.resblocks".lstrip(".")
-    modules = dict(own_modules(model))
+    modules: dict[str, Any] = dict(own_modules(model))
     paths = [f"{stack}.{child}" for child in modules[stack]._modules] if stack in modules else []
     blocks = tuple(Block(i, at, tuple(_block_sites(modules[at], at, name, i))) for i, at in enumerate(paths))
     outer = tuple(_outer_sites(modules, path, name, paths))
@@ -41,14 +41,14 @@ def _tower(model: nn.Module, name: str, path: str) -> Tower:
         missing["attn.q"] = f"{plain_class(root).__name__} has no stack of residual attention blocks"
     if not tokens:
         missing["tokens"] = "only a vision transformer over (batch, tokens, width) takes more tokens at any place"
-    width = int(modules[paths[0]].ln_1.normalized_shape[0]) if paths else 0  # type: ignore[union-attr, index, arg-type]
+    width = int(modules[paths[0]].ln_1.normalized_shape[0]) if paths else 0
     return Tower(name, width, blocks, (*outer, *tokens), missing, path)
 
 
-def _block_sites(block: nn.Module, path: str, tower: str, layer: int) -> Iterator[Site]:
+def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
     place: dict[str, Any] = {"tower": tower, "layer": layer}
     prefix = 1 if tower == "vision" else 0
-    width = int(block.ln_1.normalized_shape[0])  # type: ignore[union-attr, index, arg-type]
+    width = int(block.ln_1.normalized_shape[0])
     for number, name in enumerate(("attn", "mlp"), 1):
         host, at = getattr(block, name), f"{path}.{name}"
         ends = {"entry": getattr(block, f"ln_{number}"), "exit": getattr(block, f"ls_{number}")}
@@ -68,20 +68,20 @@ def _block_sites(block: nn.Module, path: str, tower: str, layer: int) -> Iterato
 LINEARS: Mapping[str, str] = {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
 
 
-def _outer_sites(modules: dict[str, nn.Module], root: str, tower: str, blocks: list[str]) -> Iterator[Site]:
+def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[str]) -> Iterator[Site]:
     other = "visual" if tower == "text" else "text"
     for path, module in modules.items():
         inside = not root or path == root or path.startswith(root + ".")
         if not inside or path.split(".")[0] == other or any(path.startswith(block + ".") for block in blocks):
             continue
         if tower == "vision" and path == f"{root}.conv1":
-            own = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
-            yield EmbedSite(width=int(module.out_channels), axis=1, **own)  # type: ignore[arg-type]
+            own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
+            yield EmbedSite(width=int(module.out_channels), axis=1, **own)
         elif is_norm(module):
             yield norm_site("norm", module, path, tower=tower, layer=None)
 
 
-def _tokens(root: nn.Module, tower: str, path: str, blocks: list[nn.Module]) -> Iterator[SequenceSite]:
+def _tokens(root: Any, tower: str, path: str, blocks: list[nn.Module]) -> Iterator[SequenceSite]:
     if tower != "vision" or not blocks or not getattr(root.transformer, "batch_first", False):
         return
     patch = root.patch_size
@@ -91,9 +91,9 @@ def _tokens(root: nn.Module, tower: str, path: str, blocks: list[nn.Module]) -> 
         host=blocks[0],
         host_path=f"{path}.transformer.resblocks",
         tower=tower,
-        width=int(root.class_embedding.shape[0]),  # type: ignore[union-attr, arg-type]
+        width=int(root.class_embedding.shape[0]),
         blocks=tuple(blocks),
         start=1,
-        patch_area=int(patch[0] * patch[1]),  # type: ignore[index, operator]
+        patch_area=int(patch[0] * patch[1]),
         extend=timm.extend,
     )

@@ -27,7 +27,7 @@ def read(model: nn.Module) -> Anatomy | None:
     return Anatomy(model, "transformers", tuple(_tower(model, modules, stack) for stack in stacks))
 
 
-def _tower(model: nn.Module, modules: dict[str, nn.Module], stack: str) -> Tower:
+def _tower(model: nn.Module, modules: dict[str, Any], stack: str) -> Tower:
     path = stack.removesuffix("encoder.layers").rstrip(".")
     kind = path + type(model).__name__
     name = "vision" if "ision" in kind.rpartition(".")[2] or "vision_model" in path else "text"
@@ -36,16 +36,16 @@ def _tower(model: nn.Module, modules: dict[str, nn.Module], stack: str) -> Tower
     blocks = tuple(Block(i, at, tuple(_block_sites(modules[at], at, name, i, prefix))) for i, at in enumerate(paths))
     outer = tuple(_outer_sites(modules, path, name, paths))
     tokens = tuple(_tokens(modules[path], name, path, stack, [modules[at] for at in paths], prefix))
-    width = int(modules[paths[0]].layer_norm1.normalized_shape[0])  # type: ignore[union-attr, index, arg-type]
+    width = int(modules[paths[0]].layer_norm1.normalized_shape[0])
     missing = {"head": NO_HEAD}
     if not tokens:
         missing["tokens"] = "only a vision transformer takes more tokens at any place"
     return Tower(name, width, blocks, (*outer, *tokens), missing, path)
 
 
-def _block_sites(block: nn.Module, path: str, tower: str, layer: int, prefix: int) -> Iterator[Site]:
+def _block_sites(block: Any, path: str, tower: str, layer: int, prefix: int) -> Iterator[Site]:
     place: dict[str, Any] = {"tower": tower, "layer": layer}
-    width = int(block.layer_norm1.normalized_shape[0])  # type: ignore[union-attr, index, arg-type]
+    width = int(block.layer_norm1.normalized_shape[0])
     for name, inner, norm in (("attn", "self_attn", "layer_norm1"), ("mlp", "mlp", "layer_norm2")):
         host, at = getattr(block, inner), f"{path}.{inner}"
         ends = {"entry": getattr(block, norm), "exit": host}
@@ -59,13 +59,13 @@ def _block_sites(block: nn.Module, path: str, tower: str, layer: int, prefix: in
             yield norm_site("norm", module, at, **place)
 
 
-def _outer_sites(modules: dict[str, nn.Module], root: str, tower: str, blocks: list[str]) -> Iterator[Site]:
+def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[str]) -> Iterator[Site]:
     for path, module in modules.items():
         if not (not root or path.startswith(root + ".")) or any(path.startswith(block + ".") for block in blocks):
             continue
         if path.endswith("patch_embedding"):
-            own = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
-            yield EmbedSite(width=int(module.out_channels), axis=1, **own)  # type: ignore[arg-type]
+            own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
+            yield EmbedSite(width=int(module.out_channels), axis=1, **own)
         elif isinstance(module, nn.MultiheadAttention):
             yield from projection_sites(module, path, tower=tower, layer=None)
         elif is_norm(module):
@@ -73,9 +73,9 @@ def _outer_sites(modules: dict[str, nn.Module], root: str, tower: str, blocks: l
 
 
 def _tokens(
-    root: nn.Module, tower: str, path: str, stack: str, blocks: list[nn.Module], prefix: int
+    root: Any, tower: str, path: str, stack: str, blocks: list[nn.Module], prefix: int
 ) -> Iterator[SequenceSite]:
-    embeddings = getattr(root, "embeddings", None)
+    embeddings: Any = getattr(root, "embeddings", None)
     patch = getattr(embeddings, "patch_size", None)
     if patch is None:
         return
@@ -85,7 +85,7 @@ def _tokens(
         host=blocks[0],
         host_path=stack,
         tower=tower,
-        width=int(embeddings.embed_dim),  # type: ignore[union-attr, arg-type]
+        width=int(embeddings.embed_dim),
         blocks=tuple(blocks),
         start=prefix,
         patch_area=int(patch) ** 2,

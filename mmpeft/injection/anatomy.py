@@ -134,7 +134,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        reached = {id(site.host): {"switches": site.switches, "carrier": site.carrier} for site in self.sites()}
+        known = {id(site.host): site for site in self.sites()}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -147,8 +147,13 @@ class Anatomy:
                     names.setdefault(path, []).append(name)
                 else:
                     ties.setdefault(home, []).append((module, name, own))
-        sites = (parameters_site(self.model.get_submodule(path), path, own) for path, own in names.items())
-        return [replace(site, tied=tuple(ties.get(site.path, ())), **reached.get(id(site.host), {})) for site in sites]
+        found = []
+        for path, kept in names.items():
+            site = parameters_site(self.model.get_submodule(path), path, kept)
+            like = known.get(id(site.host), site)
+            tied = tuple(ties.get(path, ()))
+            found.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
+        return found
 
     def root(self, tower: Tower) -> Site:
         """Return the site of a whole tower: where weights that its layers share have their place."""

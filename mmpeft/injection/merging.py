@@ -90,10 +90,10 @@ def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, 
     site, edit = call.binding.site, call.binding.edit
     names = (site.weight, site.bias) if isinstance(site, LinearSite) else ("weight", "bias")
     weight, bias = (tensors.get(name, getattr(host, name)) for name in names)
-    wide = torch.promote_types(weight.dtype, torch.float32)  # type: ignore[arg-type]
+    wide = torch.promote_types(weight.dtype, torch.float32)
     transposed = isinstance(site, LinearSite) and site.transposed
-    w = (weight.T if transposed else weight).to(wide).clone()  # type: ignore[operator]
-    b = None if bias is None else bias.to(wide).clone()  # type: ignore[operator]
+    w = (weight.T if transposed else weight).to(wide).clone()
+    b = None if bias is None else bias.to(wide).clone()
     rows = call.binding.rows or slice(None)
     part, part_bias = w[rows], None if b is None else b[rows]
     new, new_bias = edit.fold(part, part_bias, host)

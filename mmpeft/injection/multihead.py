@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -82,21 +82,21 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
-def open_clip_attention(self: nn.Module, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+def open_clip_attention(self: Any, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """open_clip's ``Attention.forward`` with edits on its projections: x (batch, tokens, width) to the same shape."""
-    graft: Graft = self._graft  # type: ignore[assignment]
-    q, k, v = (_heads(part, self.num_heads) for part in graft.project(self, x).chunk(3, -1))  # type: ignore[arg-type]
+    q, k, v = (_heads(part, self.num_heads) for part in self._graft.project(self, x).chunk(3, -1))
     mask = None if attn_mask is None else _additive(attn_mask, q.dtype)
     if mask is not None and mask.ndim == 3:
         mask = mask.view(len(x), -1, *mask.shape[1:])
     scale = None
     if self.logit_scale is not None:
-        q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=self.logit_scale_max).exp()  # type: ignore[operator]
+        q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=self.logit_scale_max).exp()
         k, scale = F.normalize(k, dim=-1), 1.0
     else:
-        q, k = self.ln_q(q), self.ln_k(k)  # type: ignore[operator]
+        q, k = self.ln_q(q), self.ln_k(k)
     dropout = self.attn_drop.p if self.training else 0.0
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)  # type: ignore[arg-type]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     y = y if self.head_scale is None else y * self.head_scale
-    y = self.ln_inner(y.transpose(1, 2).flatten(2))  # type: ignore[operator]
-    return self.out_drop(self.out_proj(y))  # type: ignore[operator, no-any-return]
+    y = self.ln_inner(y.transpose(1, 2).flatten(2))
+    result: Tensor = self.out_drop(self.out_proj(y))
+    return result

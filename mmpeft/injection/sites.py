@@ -45,8 +45,8 @@ class Site:
 class LinearSite(Site):
     """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
 
-    ``weight`` and ``bias`` are the host's names for W and b; where they are not its own usual ones (``in_proj_weight``),
-    the host computes more than this projection.
+    ``weight`` and ``bias`` are the host's names for W and b; where they are not the usual ones (``in_proj_weight``), the
+    host computes more than this projection.
     """
 
     in_features: int

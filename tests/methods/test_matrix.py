@@ -10,7 +10,12 @@ import torch
 
 import mmpeft
 
-NOT_IDENTITY = {"ssf": "scales start around one", "vpt": "tokens are attended to"}
+NOT_IDENTITY = {
+    "ssf": "scales start around one",
+    "vpt": "tokens are attended to",
+    "res_tuning_bypass": "the paths add up",
+    "side_tuning": "the side network has one half",
+}
 """The documented exceptions: these methods do not start at the frozen model."""
 
 

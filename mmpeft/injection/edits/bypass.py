@@ -32,10 +32,10 @@ class Residual(nn.Module):
 
 
 class BypassLayer(Edit):
-    """``b_l = g R_lateral(x_l) + (1 - g) R_vertical(b_{l-1})`` beside block l; the last one replaces the block's output.
+    """``b_l = g R_lateral(x_l) + (1 - g) R_vertical(b_{l-1})`` beside block l; the last replaces the block's output.
 
-    b_0 is the input of the first block, g the sigmoid of a learned scalar that starts at 0; without ``gated`` both terms
-    are added as they are. Block outputs x_l are detached, so the backbone runs without a graph (Jiang et al. 2023).
+    b_0 is the input of the first block, g the sigmoid of a learned scalar from 0; without ``gated`` both terms are
+    added as they are. Block outputs x_l are detached, so the backbone runs without a graph (Jiang et al. 2023).
     """
 
     def __init__(self, width: int, previous: BypassLayer | None, *, bottleneck: int, gated: bool, last: bool) -> None:

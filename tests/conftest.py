@@ -182,10 +182,12 @@ MODELS: dict[str, Callable[[], Any]] = {
 GENERIC = {"mlp", "bert"}
 OPEN_CLIP = {"open_clip", "open_clip_attention"}
 HUGGING_FACE = {"hf_clip", "siglip"}
+READS_WEIGHTS = {"open_clip", "siglip"}
+"""With ``nn.MultiheadAttention``, which computes otherwise, and not the same to the bit, when a weight wants gradients."""
 STAGED = {"swin", "swin_v2", "convnext"}
 LACKING = {
     "vpt": {"beit"} | STAGED | GENERIC,
-    "convpass": GENERIC,
+    "convpass": {"convnext"} | GENERIC,
     "fact": {"eva02", "dinov2", "mlp"} | STAGED | GENERIC,
     "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
     "res_tuning": {"convnext"} | GENERIC,
@@ -223,7 +225,7 @@ class Case:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-        return model
+        return model.requires_grad_(self.model not in READS_WEIGHTS)
 
     def adapt(self, model: Any, name: str = "main", seed: int | None = None, **options: Any) -> Any:
         """Graft the method into a model; with a ``seed`` every adapter weight is moved away from its start."""

@@ -2,8 +2,7 @@
 
 A seed picks the 20 training images per class, the initialisation and the order; the 200 validation images are always
 the same and choose the epoch (and the C of logistic regressions), the rest is the test set. The methods are those of
-configs/vision/*_digits.yaml, with `data.augment=[crop,rotate]` for all. "Untrained" is the same network, freshly
-initialised by the seed.
+configs/vision/*_digits.yaml. "Untrained" is the same network, freshly initialised by the seed.
 
     OMP_NUM_THREADS=1 python tools/digits_table.py
 
@@ -99,8 +98,8 @@ def measure(row: str, seed: int, work: Path) -> dict[str, Any]:
     output = work / "runs" / f"{_file_name(row)}_{seed}"
     shutil.rmtree(output, ignore_errors=True)  # what an interrupted call left
     settings = [f"model={model}", f"output={output}", f"train.seed={seed}", f"data.split_seed={seed}"]
-    settings += ["data.augment=[crop,rotate]", *overrides]
-    return run(read_run(ROOT / f"configs/vision/{method}_digits.yaml", settings).validate(Config))
+    path = ROOT / f"configs/vision/{method}_digits.yaml"
+    return run(read_run(path, [*settings, *overrides]).validate(Config))
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:

@@ -57,8 +57,7 @@ def read(model: nn.Module) -> Anatomy | None:
     )
     present = {site.name for site in own} | {site.name for block in blocks for site in block.sites}
     missing = {name: _reason(name, library.__name__, blocks) for name in EXPECTED if name not in present}
-    width = int(getattr(model, "embed_dim", 0) or getattr(model, "num_features", 0))
-    return Anatomy(model, "timm", (Tower("vision", width, blocks, own, missing),))
+    return Anatomy(model, "timm", (Tower("vision", int(model.num_features), blocks, own, missing),))  # type: ignore[arg-type]
 
 
 def _inside_block(path: str) -> bool:
@@ -122,7 +121,7 @@ def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[
 
 def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:
     """Yield the embedding, and the norms and linear layers between and after the blocks."""
-    heads = {id(head) for head in _classifiers(model)}
+    heads = {id(part) for head in _classifiers(model) for part in head.modules()}
     embedded = False
     for path, module in modules.items():
         if any(path == block or path.startswith(block + ".") for block in blocks):
@@ -171,7 +170,7 @@ def extend(arguments: dict[str, Any], count: int) -> dict[str, Any]:
 def _features(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[FeaturesSite]:
     """Yield the features that enter the head, where there is one head."""
     paths = {id(module): path for path, module in modules.items()}
-    heads = [head for head in _classifiers(model) if id(head) in paths]
+    heads = _classifiers(model)
     stem = next((module for module in modules.values() if isinstance(module, nn.Conv2d)), None)
     if len(heads) == 1 and stem is not None:
         path = paths[id(heads[0])]
@@ -180,16 +179,16 @@ def _features(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Featu
         yield FeaturesSite(width=width, channels=stem.in_channels, model=model, **own)  # type: ignore[arg-type]
 
 
-def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+def _classifiers(model: nn.Module) -> list[nn.Module]:
     found = model.get_classifier()  # type: ignore[operator]
-    return found if isinstance(found, tuple) else (found,)
+    return [head for head in (found if isinstance(found, tuple) else (found,)) if isinstance(head, nn.Module)]
 
 
 def _heads(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Site]:
-    paths = {id(module): path for path, module in modules.items()}
-    for head in _classifiers(model):
-        if isinstance(head, nn.Module) and head._parameters:
-            yield parameters_site(head, paths[id(head)], name="head", tower="vision")
+    parts = {id(part) for head in _classifiers(model) for part in head.modules()}
+    for path, module in modules.items():
+        if id(module) in parts and module._parameters:
+            yield parameters_site(module, path, name="head", tower="vision")
 
 
 def _reason(name: str, library: str, blocks: tuple[Block, ...]) -> str:

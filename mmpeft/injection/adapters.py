@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmpeft.injection import merging
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.edits.base import Edit, Route
+from mmpeft.injection.graft import plain_class
 from mmpeft.injection.tree import Adapter, Tree
 from mmpeft.settings import nearest
 
@@ -268,9 +269,8 @@ def adapt(
     handle._unmerged("adapt")
     planned = {label: plan(module, chosen, dtype) for label, module in modules.items()}
     if not any(adapter.places for adapter in planned.values()):
-        raise ValueError(
-            f"methods: {', '.join(m.name for m in chosen)} found no site in {list(modules) or 'the model'}"
-        )
+        searched = ", ".join(plain_class(module).__name__ for module in modules.values())
+        raise ValueError(f"methods: no site for {', '.join(m.name for m in chosen)} in {searched}")
     for label, module in modules.items():
         tree = module._modules.get("mmpeft")
         if not isinstance(tree, Tree):

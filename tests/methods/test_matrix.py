@@ -44,6 +44,8 @@ def test_starts_as_the_frozen_model(case: Any) -> None:
     adapters = case.adapt(model)
     if case.method in NOT_IDENTITY:
         assert not torch.equal(case.run(model), frozen)
+    elif case.model in ("open_clip", "siglip"):
+        torch.testing.assert_close(case.run(model), frozen, rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(case.run(model), frozen)
     case.adapt(model, "moved", seed=1)

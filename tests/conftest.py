@@ -267,7 +267,7 @@ class Case:
         text = (torch.arange(1, 10) * 5).expand(len(images), -1)
         if self.model in HUGGING_FACE:
             output = model(input_ids=text, pixel_values=images)
-            found = torch.cat([output.image_embeds, output.text_embeds, output.logits_per_image[:, :1]], -1)
+            found = torch.cat([output.image_embeds, output.text_embeds, output.logits_per_image.diagonal()[:, None]], -1)
         else:
             image, words, scale = model(images, text)
             found = torch.cat([image, words, scale.expand(len(image), 1)], -1)

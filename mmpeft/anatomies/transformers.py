@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -67,7 +68,8 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
             own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
             yield EmbedSite(width=int(module.out_channels), axis=1, **own)
         elif isinstance(module, nn.MultiheadAttention):
-            yield from projection_sites(module, path, tower=tower, layer=None)
+            for site in projection_sites(module, path, tower=tower, layer=None):
+                yield replace(site, name=site.name.replace("attn.", "pool."))
         elif is_norm(module):
             yield norm_site("norm", module, path, tower=tower, layer=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,22 @@ class Residual(nn.Module):
         return z + F.linear(hidden, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype))
 
 
+class Passed:
+    """What one layer hands to the next in a forward pass; a copy of the model starts without it.
+
+    It stays until the next pass: a checkpointed block that is computed again needs it again.
+    """
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Passed:
+        return Passed()
+
+    def __reduce__(self) -> tuple[type[Passed], tuple[()]]:
+        return Passed, ()
+
+
 class BypassLayer(Edit):
     """``b_l = g R_lateral(x_l) + (1 - g) R_vertical(b_{l-1})`` beside block l; the last replaces the block's output.
 
@@ -45,7 +62,7 @@ class BypassLayer(Edit):
         self.lateral = Residual(width, bottleneck, zero=last)
         self.vertical = Residual(width, bottleneck, zero=last)
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
-        self.__dict__["state"] = None
+        self.passed = Passed()
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the output of the block."""
@@ -53,14 +70,14 @@ class BypassLayer(Edit):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Go one layer up; only the last layer's result enters the model."""
-        below = x.detach() if self.previous is None else self.previous.__dict__["state"]
+        below = x.detach() if self.previous is None else self.previous.passed.value
         lateral, vertical = self.lateral(y.detach()), self.vertical(below)
         if self.gate is None:
             state = lateral + vertical
         else:
             gate = self.gate.sigmoid().to(y.dtype)
             state = gate * lateral + (1 - gate) * vertical
-        if self.previous is not None:
-            self.previous.__dict__["state"] = None
-        self.__dict__["state"] = None if self.last else state
-        return state if self.last else y
+        if self.last:
+            return state
+        self.passed.value = state
+        return y

@@ -23,9 +23,8 @@ def anatomy_table(anatomy: Anatomy) -> str:
     """Return the map of a model as text: one row per kind of site, the like blocks together."""
     from rich.table import Table
 
-    table = Table(
-        title=f"{anatomy.describe()}, {_count(anatomy.model.parameters()):,} parameters", title_justify="left"
-    )
+    base = (p for path, p in anatomy.model.named_parameters() if "mmpeft" not in path.split("."))
+    table = Table(title=f"{anatomy.describe()}, {_count(base):,} parameters", title_justify="left")
     for column in ("tower", "blocks", "site", "kind", "shape", "module"):
         table.add_column(column, overflow="fold")
     for tower in anatomy.towers:

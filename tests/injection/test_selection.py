@@ -64,4 +64,4 @@ def test_the_map_can_be_printed_and_lists_every_kind(vit: Any) -> None:
     for word in ("VisionTransformer (timm)", "attn.q", "rows 0:32", "mlp.down", "tokens", "head", "0-2"):
         assert word in text
     mmpeft.adapt(vit, "full_fine_tuning")
-    assert str(mmpeft.anatomy(vit)) == text.replace("45,093", "90,186")
+    assert str(mmpeft.anatomy(vit)) == text

@@ -34,7 +34,7 @@ def test_what_has_no_linear_layer_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     with pytest.raises(ValueError, match="methods: no site for lora in Sequential"):
         mmpeft.adapt(model, "lora")
-    with pytest.raises(ValueError, match="'bitfit' trains biases, and ReLU .* has none"):
+    with pytest.raises(ValueError, match=r"'bitfit' trains biases, and ReLU .* has none"):
         mmpeft.adapt(nn.ReLU(), "bitfit")
 
 

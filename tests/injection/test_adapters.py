@@ -262,3 +262,18 @@ def test_a_compiled_model_notices_removal(method: str, make_case: Any) -> None:
     torch.testing.assert_close(case.run(fast), case.run(vit), rtol=1e-4, atol=1e-5)
     adapters.remove()
     torch.testing.assert_close(case.run(fast), frozen, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mixed_copies_are_interpolated_weights(make_case: Any) -> None:
+    case = make_case("full_fine_tuning", "vit")
+    vit, expected = case.build(), case.build()
+    adapters = case.adapt(vit, "a", seed=1)
+    case.adapt(vit, "b", seed=2)
+    adapters.activate("a", "b", weights=[0.5, 0.25])
+    for name, weight in (("a", 0.5), ("b", 0.25)):
+        for key, value in adapters.state_dict(name).items():
+            path = key.replace("full_fine_tuning.", "")
+            expected.get_parameter(path).add_(weight * (value - vit.get_parameter(path)))
+    torch.testing.assert_close(case.run(vit), case.run(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vit.forward_features(case.batch()), expected.forward_features(case.batch()))

@@ -207,10 +207,14 @@ def test_one_adapter_spans_a_pipeline(lora: Any, vit: Any, make_case: Any) -> No
     adapters.merge()
     torch.testing.assert_close(text.run(bert), adapted[1], rtol=1e-4, atol=1e-5)
     adapters.unmerge()
-    with pytest.raises(ValueError, match="has no sequence site"):
-        mmpeft.adapt(pipeline, "vpt", name="tokens")
+    with pytest.raises(ValueError, match=r"vision: .* no tower 'decoder'(?s:.*)text: .* no tower 'decoder'"):
+        mmpeft.adapt(pipeline, {"method": "lora", "towers": "decoder"}, name="none")
     assert adapters.names == ["both"] and adapters.active == {"both": 1.0}
-    adapters.remove()
+    mmpeft.adapt(pipeline, {"method": "vpt", "tokens": 2}, name="tokens")
+    assert {key.split(".")[0] for key in adapters.state_dict("tokens")} == {"vision"}
+    assert torch.equal(text.run(bert), frozen[1])
+    adapters.remove("tokens")
+    adapters.remove("both")
     assert "mmpeft" not in vit._modules and "mmpeft" not in bert._modules
     assert all(parameter.requires_grad for module in pipeline.values() for parameter in module.parameters())
 

@@ -107,10 +107,10 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| | trainable | test accuracy | spread | validation | seeds |", "|---|--:|--:|--:|--:|--:|"]
     for row, runs in results.items():
         test, validation = ([100 * metrics[part]["accuracy"] for metrics in runs] for part in ("test", "validation"))
-        spread = statistics.stdev(test) if len(test) > 1 else 0.0
+        spread = f"± {statistics.stdev(test):.1f}" if len(test) > 1 else ""
         parameters = f"{runs[0]['trainable_parameters']:,}"
         mean, chosen = statistics.mean(test), statistics.mean(validation)
-        lines.append(f"| {row} | {parameters} | {mean:.1f} % | ± {spread:.1f} | {chosen:.1f} % | {len(runs)} |")
+        lines.append(f"| {row} | {parameters} | {mean:.1f} % | {spread} | {chosen:.1f} % | {len(runs)} |")
     return "\n".join(lines)
 
 

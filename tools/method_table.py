@@ -52,7 +52,7 @@ def table() -> str:
     columns = models()
     lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
     for name, cls in mmpeft.methods().items():
-        cells = ["✓" if works(cls(), model) else "–" for model in columns.values()]
+        cells = ["✓" if works(cls(), model) else "-" for model in columns.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -30,28 +30,12 @@ SIZE = 48  # side of a distance field, in its own pixels
 REACH = 12.0  # distances are cut at +-REACH field pixels and stored as int8
 PICTURE = 32  # side of a picture
 FONTS = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic",
-    "DejaVuSansDisplay",
-    "STIXGeneral",
-    "STIXGeneralBol",
-    "STIXGeneralItalic",
-    "STIXGeneralBolIta",
-    "cmr10",
-    "cmss10",
-    "cmtt10",
-    "cmmi10",
+    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono",
+    "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic", "DejaVuSansDisplay", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
+    "STIXGeneralBolIta", "cmr10", "cmss10", "cmtt10", "cmmi10",
     "cmb10",
-)
+)  # fmt: skip
 SCRIPTS = {  # inclusive ranges of code points
     "latin": ((0x41, 0x5A), (0x61, 0x7A)),
     "greek": ((0x391, 0x3A9), (0x3B1, 0x3C9)),

@@ -257,8 +257,8 @@ def adapt(
 
     ``model`` is a module, a dict of modules, or a pipeline with ``components``; ``methods`` a Method, a list of them, a
     registry name or a dict with the key ``method``. Weights are made in ``dtype``: by default the base's own precision,
-    and fp32 on a half-precision base. A method without its sites in this model raises a ValueError before anything is
-    changed.
+    and fp32 on a half-precision base. A method without its sites in this model (in any module of a pipeline) raises a
+    ValueError before anything is changed.
     """
     from mmpeft.methods import parse
 
@@ -267,11 +267,8 @@ def adapt(
     handle = Adapters(modules)
     _check_name(handle, name)
     handle._unmerged("adapt")
-    planned = {label: plan(module, chosen, dtype) for label, module in modules.items()}
-    if not any(adapter.places for adapter in planned.values()):
-        searched = ", ".join(plain_class(module).__name__ for module in modules.values())
-        raise ValueError(f"methods: no site for {', '.join(m.name for m in chosen)} in {searched}")
-    for label, module in modules.items():
+    for label, adapter in _plans(modules, chosen, dtype).items():
+        module = modules[label]
         tree = module._modules.get("mmpeft")
         if not isinstance(tree, Tree):
             tree = Tree(module)
@@ -279,7 +276,7 @@ def adapt(
             module._modules["mmpeft"] = tree
         for own in tree.active:
             tree.adapters[own].requires_grad_(False)
-        tree.attach(name, planned[label])
+        tree.attach(name, adapter)
         tree.activate({name: 1.0})
     _reset_compiled()
     return handle
@@ -300,6 +297,23 @@ def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None
             for site, edit in method.plan(sketch):
                 adapter.place(site, edit.to(dtype).train(module.training), method.name)
     return adapter
+
+
+def _plans(modules: Modules, methods: Sequence[Method], dtype: torch.dtype | None) -> dict[str, Adapter]:
+    """Plan an adapter for each module; of several, those without the methods' towers or sites stay as they are."""
+    planned: dict[str, Adapter] = {}
+    problems: list[str] = []
+    for label, module in modules.items():
+        try:
+            planned[label] = plan(module, methods, dtype)
+        except ValueError as error:
+            planned[label] = Adapter(list(methods))
+            problems.append(f"{label}: {error}" if label else str(error))
+    if not any(adapter.places for adapter in planned.values()):
+        searched = ", ".join(plain_class(module).__name__ for module in modules.values())
+        problems = problems or [f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"]
+        raise ValueError("\n".join(problems))
+    return planned
 
 
 def modules_of(model: nn.Module | Modules) -> dict[str, nn.Module]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.injection.edits import Unfreeze
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,9 +25,8 @@ def anatomy_table(anatomy: Anatomy) -> str:
     """Return the map of a model as text: one row per kind of site, the like blocks together."""
     from rich.table import Table
 
-    table = Table(
-        title=f"{anatomy.describe()}, {_count(anatomy.model.parameters()):,} parameters", title_justify="left"
-    )
+    base = (p for path, p in anatomy.model.named_parameters() if "mmpeft" not in path.split("."))
+    table = Table(title=f"{anatomy.describe()}, {_count(base):,} parameters", title_justify="left")
     for column in ("tower", "blocks", "site", "kind", "shape", "module"):
         table.add_column(column, overflow="fold")
     for tower in anatomy.towers:
@@ -59,9 +60,10 @@ def _starred(path: list[str], site: Site) -> str:
 class Report:
     """What the active adapters train and what they cost.
 
-    ``rows`` counts trainable parameters by (tower, site, method). ``adapter_bytes`` is the file's size on disk without
-    its header; ``state_bytes`` is weights, gradients and AdamW's two moments while training; ``saved_bytes`` what one
-    forward pass keeps for the backward pass, measured when a batch was given.
+    ``rows`` counts trainable parameters by (tower, site, method); ``total`` all that compute, a frozen parameter and
+    its trainable copy as one. ``adapter_bytes`` is the file's size on disk without its header; ``state_bytes`` is
+    weights, gradients and AdamW's two moments while training; ``saved_bytes`` what one forward pass keeps for the
+    backward pass, measured when a batch was given.
     """
 
     rows: Mapping[tuple[str, str, str], int]
@@ -77,6 +79,11 @@ class Report:
         """Trainable parameters in percent of all, base and adapter together."""
         return 100 * self.trainable / self.total
 
+    @property
+    def step_bytes(self) -> int:
+        """What a training step needs at least: weights, gradients, AdamW's moments, and activations if measured."""
+        return self.base_bytes + self.state_bytes + (self.saved_bytes or 0)
+
     def __str__(self) -> str:
         from rich.table import Table
 
@@ -88,33 +95,36 @@ class Report:
             table.add_row(tower, site, method, f"{count:,}")
         lines = [
             f"trainable {self.trainable:,} of {self.total:,} parameters ({self.percent:.3f} %)",
-            f"adapter on disk {size(self.adapter_bytes)}; in training: frozen base {size(self.base_bytes)}, "
-            f"adapter with gradients and AdamW states {size(self.state_bytes)}",
+            f"adapter on disk {size(self.adapter_bytes)}",
+            f"a training step needs {size(self.step_bytes)} or more: frozen base {size(self.base_bytes)}, adapter with "
+            f"gradients and AdamW's moments {size(self.state_bytes)}, activations "
+            + ("not measured (give a batch)" if self.saved_bytes is None else size(self.saved_bytes)),
         ]
-        if self.saved_bytes is not None:
-            lines.append(f"activations kept for the backward pass {size(self.saved_bytes)} for this batch")
         return _render(table) + "\n".join(lines)
 
 
 def make_report(adapters: Adapters, batch: object) -> Report:
     """Count the active adapters' parameters and bytes."""
     rows: Counter[tuple[str, str, str]] = Counter()
-    stored = state = trainable = 0
+    stored = state = trainable = added = 0
     for name in adapters.active:
         for part in adapters.parts(name).values():
             for site, edit, key in part.places:
                 counts = [parameter.numel() for parameter in edit.parameters() if parameter.requires_grad]
                 trainable += sum(counts)
-                rows[site.tower or "-", site.name or "root", key.rpartition(".")[2]] += sum(counts)
+                added += 0 if isinstance(edit, Unfreeze) else _count(edit.parameters())
+                rows[site.tower or "-", _alike_name(site), key.rpartition(".")[2]] += sum(counts)
             stored += sum(tensor.nbytes for tensor in part.state_dict().values())
             state += sum(p.nbytes * 2 + 8 * p.numel() for p in part.parameters() if p.requires_grad)
     own = {id(parameter) for tree in adapters.trees.values() for parameter in tree.parameters()}
     base = [p for module in adapters.modules.values() for p in module.parameters() if id(p) not in own]
-    total = _count(base) + sum(
-        _count(part.parameters()) for name in adapters.active for part in adapters.parts(name).values()
-    )
     saved = None if batch is None else saved_bytes(next(iter(adapters.modules.values())), batch)
-    return Report(rows, trainable, total, stored, sum(p.nbytes for p in base), state, saved)
+    return Report(rows, trainable, _count(base) + added, stored, sum(p.nbytes for p in base), state, saved)
+
+
+def _alike_name(site: Site) -> str:
+    """The site's name; of one named by its path, the same for all blocks."""
+    return ".".join("*" if part.isdigit() else part for part in site.name.split(".")) or "root"
 
 
 def saved_bytes(model: nn.Module, batch: object) -> int:

@@ -76,6 +76,10 @@ class Tree(nn.Module):
         """Return x."""
         return x
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not torch's own, which refuses a value where an adapter is called "active" or "training".
+        object.__setattr__(self, name, value)
+
     @property
     def adapters(self) -> dict[str, Adapter]:
         """The adapters by name, in order of their making."""

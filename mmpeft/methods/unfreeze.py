@@ -44,7 +44,7 @@ class BitFit(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every module with a bias, outside the head."""
-        sites = anatomy.owners(self.layers, self.towers, keep=lambda name: "bias" in name, head=False)
+        sites = anatomy.owners(self.layers, self.towers, keep=lambda name: name.endswith("bias"), head=False)
         if not sites:
             raise ValueError(f"method: 'bitfit' trains biases, and {anatomy.describe()} has none")
         yield from _copies(sites)

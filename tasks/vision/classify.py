@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from accelerate import PartialState
 import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn

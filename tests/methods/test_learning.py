@@ -1,4 +1,4 @@
-"""Point 8 of the matrix: every method learns real digits on the embedded backbone, with a task head that stays random."""
+"""Point 8 of the matrix: every method learns real digits on the embedded backbone; its task head stays random."""
 
 from __future__ import annotations
 

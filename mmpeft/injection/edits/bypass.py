@@ -71,6 +71,7 @@ class BypassLayer(Edit):
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Go one layer up; only the last layer's result enters the model."""
         below = x.detach() if self.previous is None else self.previous.passed.value
+        assert below is not None
         lateral, vertical = self.lateral(y.detach()), self.vertical(below)
         if self.gate is None:
             state = lateral + vertical

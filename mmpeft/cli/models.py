@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import mmpeft
 from mmpeft.cli.shipped import new_path
-from mmpeft.training.files import replaced_file
+from mmpeft.files import replaced_file
 
 
 def inspect(options: Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from mmpeft.files import synchronise
 from mmpeft.settings import ConfigError, Settings
 
 MANIFEST, CONFIG, WEIGHTS = "mmpeft.json", "adapter_config.json", "adapter_model.safetensors"
@@ -39,11 +39,11 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     try:
         yield partial
         for written in (*partial.iterdir(), partial):
-            _synchronise(written)
+            synchronise(written)
         if path.exists():
             path.rename(_sibling(path, "previous"))
         partial.rename(path)
-        _synchronise(path.parent)
+        synchronise(path.parent)
     finally:
         settle(path)
         shutil.rmtree(partial, ignore_errors=True)
@@ -123,11 +123,3 @@ def _pickle_advice(files: list[Path]) -> str:
 
 def _sibling(path: Path, word: str) -> Path:
     return path.with_name(f".{path.name}.{word}")
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

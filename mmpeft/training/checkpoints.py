@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmpeft.training.files import new_directory
+from mmpeft.files import new_directory
 
 Groups = dict[str, dict[str, Tensor]]
 """Tensors by name, in groups: ``weights``, ``average``, ``best``, ``optimizer``."""

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmpeft.training.files import replaced_file
+from mmpeft.files import replaced_file
 
 PLACE = {"step", "epoch", "split"}
 

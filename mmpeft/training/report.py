@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from mmpeft.configuration import as_yaml
+from mmpeft.files import write_text
 from mmpeft.training import memory
 from mmpeft.training.config import RunConfig
 from mmpeft.training.curves import draw_curves
-from mmpeft.training.files import write_text
 from mmpeft.training.model_card import model_card
 from mmpeft.training.trainer import Result, Trainer
 

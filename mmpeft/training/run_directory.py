@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from mmpeft.training.files import write_text
+from mmpeft.files import write_text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 OWNERS = ("vit", "deit_distilled", "dinov2", "qk_norm", "eva", "eva02", "dinov3", "beit", "swin", "swin_v2", "convnext")
 UNROUTABLE = {
     *(("full_fine_tuning", model) for model in OWNERS),
-    *(("bitfit", model) for model in ("eva", "beit", "swin", "swin_v2")),
+    *(("bitfit", model) for model in ("eva", "beit", "swin_v2")),
     *(("full_fine_tuning", "bert"), ("ssf", "swin_v2")),
 }
 """These change parameters of modules that hold other modules, or what is computed once for all samples (positions)."""

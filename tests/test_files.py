@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpeft.training.files import new_directory, replaced_file, write_text
+from mmpeft.files import new_directory, replaced_file, write_text
 
 
 def test_a_failure_in_the_middle_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
+import transformers
 from torch import nn
 
 import mmpeft
@@ -29,14 +30,22 @@ MODELS = {
     "Swin v2": "swinv2_tiny_window8_256",
     "ConvNeXt": "convnext_tiny",
 }
+CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transformers)": "Siglip"}
 
 
 def models() -> dict[str, nn.Module]:
     """Return one model per column, on the meta device; the last is a torch module that no reader knows."""
     with torch.device("meta"):
         found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
+        found |= {title: _clip(title, name) for title, name in CLIP.items()}
         block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
         return found | {"any `nn.Module`": nn.Sequential(block, nn.Sequential(*block))}
+
+
+def _clip(title: str, name: str) -> nn.Module:
+    if title == "open_clip":
+        return mmpeft.load_model(f"open_clip/{name}", device="meta")
+    return getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")())
 
 
 def works(method: mmpeft.Method, model: nn.Module) -> bool:

@@ -47,7 +47,7 @@ def _tower(model: nn.Module, name: str, path: str) -> Tower:
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
     place: dict[str, Any] = {"tower": tower, "layer": layer}
-    prefix = 1 if tower == "vision" else 0
+    prefix = 1 if tower == "vision" else None
     width = int(block.ln_1.normalized_shape[0])
     for number, name in enumerate(("attn", "mlp"), 1):
         host, at = getattr(block, name), f"{path}.{name}"

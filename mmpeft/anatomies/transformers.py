@@ -33,7 +33,8 @@ def _tower(model: nn.Module, modules: dict[str, Any], stack: str) -> Tower:
     kind = path + type(model).__name__
     name = "vision" if "ision" in kind.rpartition(".")[2] or "vision_model" in path else "text"
     paths = [f"{stack}.{child}" for child in modules[stack]._modules]
-    prefix = 1 if hasattr(getattr(modules[path], "embeddings", None), "class_embedding") else 0
+    embeddings = getattr(modules[path], "embeddings", None)
+    prefix = None if name == "text" else 1 if hasattr(embeddings, "class_embedding") else 0
     blocks = tuple(Block(i, at, tuple(_block_sites(modules[at], at, name, i, prefix))) for i, at in enumerate(paths))
     outer = tuple(_outer_sites(modules, path, name, paths))
     tokens = tuple(_tokens(modules[path], name, path, stack, [modules[at] for at in paths], prefix))
@@ -44,7 +45,7 @@ def _tower(model: nn.Module, modules: dict[str, Any], stack: str) -> Tower:
     return Tower(name, width, blocks, (*outer, *tokens), missing, path)
 
 
-def _block_sites(block: Any, path: str, tower: str, layer: int, prefix: int) -> Iterator[Site]:
+def _block_sites(block: Any, path: str, tower: str, layer: int, prefix: int | None) -> Iterator[Site]:
     place: dict[str, Any] = {"tower": tower, "layer": layer}
     width = int(block.layer_norm1.normalized_shape[0])
     for name, inner, norm in (("attn", "self_attn", "layer_norm1"), ("mlp", "mlp", "layer_norm2")):
@@ -75,11 +76,11 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
 
 
 def _tokens(
-    root: Any, tower: str, path: str, stack: str, blocks: list[nn.Module], prefix: int
+    root: Any, tower: str, path: str, stack: str, blocks: list[nn.Module], prefix: int | None
 ) -> Iterator[SequenceSite]:
     embeddings: Any = getattr(root, "embeddings", None)
     patch = getattr(embeddings, "patch_size", None)
-    if patch is None:
+    if patch is None or prefix is None:
         return
     yield SequenceSite(
         name="tokens",

@@ -45,8 +45,8 @@ class Site:
 class LinearSite(Site):
     """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
 
-    ``weight`` and ``bias`` are the host's names for W and b; where they are not the usual ones (``in_proj_weight``), the
-    host computes more than this projection.
+    ``weight`` and ``bias`` are the host's names for W and b; where they are not the usual ones (``in_proj_weight``),
+    the host computes more than this projection.
     """
 
     in_features: int
@@ -90,13 +90,13 @@ class BranchSite(Site):
     """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
 
     ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number
-    of tokens in front of the patches.
+    of tokens in front of the patches, None where the tokens are no patches.
     """
 
     width: int
     entry: nn.Module | None = None
     exit: nn.Module | None = None
-    prefix: int = 0
+    prefix: int | None = None
 
     @property
     def shape(self) -> str:

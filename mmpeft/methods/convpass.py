@@ -40,5 +40,9 @@ class Convpass(Method):
         from mmpeft.injection.sites import BranchSite
 
         options = self.model_dump(exclude={"layers", "towers", "targets"})
-        for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            yield site, ConvolutionalBottleneck(site, **options)  # type: ignore[arg-type]
+        found = anatomy.select(self.targets, BranchSite, self.layers, self.towers)
+        sites = [site for site in found if isinstance(site, BranchSite) and site.prefix is not None]
+        if not sites:
+            raise ValueError(f"method: 'convpass' convolves patches, and {anatomy.describe()} has no site with patches")
+        for site in sites:
+            yield site, ConvolutionalBottleneck(site, **options)

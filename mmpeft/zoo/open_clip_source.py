@@ -18,7 +18,7 @@ def load(request: Request) -> Any:
         ValueError: If open_clip has no such architecture or weights, or they can't be fetched.
         ImportError: If open_clip is not installed.
     """
-    open_clip = require("open_clip", "open_clip_torch")
+    open_clip = require("open_clip", "mmpeft[clip]")
     request.refuse("num_classes", "revision")
     architecture, _, tag = request.name.partition("/")
     if architecture not in open_clip.list_models():

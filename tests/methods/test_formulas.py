@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,13 +29,15 @@ class Plain:
         x = self.embedded(x.flatten(2).transpose(1, 2))
         x = torch.cat([self.p["cls_token"].expand(len(x), -1, -1), x], 1) + self.p["pos_embed"]
         for i in range(DEPTH):
-            x = self.before_block(i, x)
+            x = entering = self.before_block(i, x)
             h = self.norm(f"blocks.{i}.norm1", x)
             x = x + self.attention_branch(i, x, h, self.attention(i, h))
             h = self.norm(f"blocks.{i}.norm2", x)
             up = F.gelu(self.linear(f"blocks.{i}.mlp.fc1", h))
             x = x + self.mlp_branch(i, x, h, self.linear(f"blocks.{i}.mlp.fc2", up))
-        return F.linear(self.norm("norm", x)[:, 0], self.p["head.weight"], self.p["head.bias"])
+            x = self.after_block(i, entering, x)
+        x = self.features(image, self.norm("norm", x)[:, 0])
+        return F.linear(x, self.p["head.weight"], self.p["head.bias"])
 
     def attention(self, i: int, h: Tensor) -> Tensor:
         q, k, v = self.qkv(i, h).chunk(3, -1)
@@ -64,6 +67,12 @@ class Plain:
 
     def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
         return y
+
+    def after_block(self, i: int, entering: Tensor, x: Tensor) -> Tensor:
+        return x
+
+    def features(self, image: Tensor, f: Tensor) -> Tensor:
+        return f
 
 
 class LoRA(Plain):
@@ -152,6 +161,121 @@ class AdaptFormer(Adapter):
     source = staticmethod(lambda stream, normed, y: stream)
 
 
+class ResTuning(Adapter):
+    """The operation on the normed input, plus U gelu(D z) of the same input."""
+
+    name, phi, branches = "res_tuning", staticmethod(F.gelu), ("attn", "mlp")
+    source = staticmethod(lambda stream, normed, y: normed)
+
+
+class Bypass(Plain):
+    """b_l = g R(x_l) + (1 - g) R'(b_{l-1}), with b_0 the first block's input; the last replaces what the norm reads."""
+
+    below: Tensor
+
+    def after_block(self, i: int, entering: Tensor, x: Tensor) -> Tensor:
+        below = entering if i == 0 else self.below
+        path = f"blocks.{i}.res_tuning_bypass"
+        lateral, vertical = self.gates(path)
+        self.below = lateral * self.residual(f"{path}.lateral", x) + vertical * self.residual(f"{path}.vertical", below)
+        return self.below if i == DEPTH - 1 else x
+
+    def gates(self, path: str) -> tuple[Tensor | float, Tensor | float]:
+        g = 1 / (1 + (-self.a[f"{path}.gate"]).exp())
+        return g, 1 - g
+
+    def residual(self, path: str, z: Tensor) -> Tensor:
+        hidden = F.gelu(z @ self.a[f"{path}.down.weight"].T + self.a[f"{path}.down.bias"])
+        return z + hidden @ self.a[f"{path}.up.weight"].T + self.a[f"{path}.up.bias"]
+
+
+class Added(Bypass):
+    """Both paths as they are, as in the released code."""
+
+    def gates(self, path: str) -> tuple[Tensor | float, Tensor | float]:
+        return 1.0, 1.0
+
+
+class Convpass(Plain):
+    """s U q(conv(q(D z))) of the normed input z; the class token is a picture of its own, so it meets the centre."""
+
+    branches: tuple[str, ...] = ("attn", "mlp")
+
+    def bypass(self, path: str, z: Tensor) -> Tensor:
+        a = {key.removeprefix(f"{path}.convpass."): value for key, value in self.a.items() if f"{path}." in key}
+        hidden = self.quick(z @ a["down.weight"].T + a["down.bias"])
+        grid = F.pad(hidden[:, 1:].unflatten(1, (4, 4)), (0, 0, 1, 1, 1, 1))
+        taps = [(grid[:, r : r + 4, c : c + 4], a["conv.weight"][..., r, c]) for r in range(3) for c in range(3)]
+        patches = torch.stack([part @ tap.T for part, tap in taps]).sum(0).flatten(1, 2)
+        convolved = torch.cat([hidden[:, :1] @ a["conv.weight"][..., 1, 1].T, patches], 1) + a["conv.bias"]
+        return 0.5 * (self.quick(convolved) @ a["up.weight"].T + a["up.bias"])
+
+    def quick(self, z: Tensor) -> Tensor:
+        return z / (1 + (-1.702 * z).exp())
+
+    def attention_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y + self.bypass(f"blocks.{i}.attn", normed) if "attn" in self.branches else y
+
+    def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y + self.bypass(f"blocks.{i}.mlp", normed) if "mlp" in self.branches else y
+
+
+class ConvpassAttention(Convpass):
+    branches = ("attn",)
+
+
+class FacT(Plain):
+    """W + s V S U in each of a block's 12 slices d x d: q, k, v, out, four of rows (fc1) and four of columns (fc2)."""
+
+    slices = MappingProxyType({"qkv": (0, 1, 2), "proj": (3,), "fc1": (4, 5, 6, 7), "fc2": (8, 9, 10, 11)})
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        _, i, _, name = path.split(".")
+        deltas = [self.a["fact.v"] @ self.core(int(i), j) @ self.a["fact.u"] for j in self.slices[name]]
+        return super().linear(path, x) + 0.5 * x @ torch.cat(deltas, 1 if name == "fc2" else 0).T
+
+    def core(self, i: int, j: int) -> Tensor:
+        places = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
+        return torch.cat([self.a[f"blocks.{i}.{place}.fact.core"].flatten(0, 1) for place in places])[j]
+
+
+class Tucker(FacT):
+    """S_j = sum_k C[:, :, k] P[k, j], with j counting the slices through all blocks."""
+
+    def core(self, i: int, j: int) -> Tensor:
+        return (self.a["fact.c"] * self.a["fact.p"][:, 12 * i + j]).sum(-1)
+
+
+class RepAdapter(Plain):
+    """W (z + s (B (A z + a) + b)) for qkv and fc1, where each half of B reads its half of the bottleneck."""
+
+    def linear(self, path: str, x: Tensor) -> Tensor:
+        a = {key.removeprefix(f"{path}.repadapter."): value for key, value in self.a.items() if f"{path}." in key}
+        if a:
+            halves = (x @ a["down.weight"].T + a["down.bias"]).chunk(2, -1)
+            x = x + 0.5 * (torch.cat([half @ up.T for half, up in zip(halves, a["up"], strict=True)], -1) + a["bias"])
+        return super().linear(path, x)
+
+
+class SideTuning(Plain):
+    """g f + (1 - g) side(image), g the sigmoid of a scalar: g weighs the frozen features."""
+
+    def features(self, image: Tensor, f: Tensor) -> Tensor:
+        a = {key.removeprefix("features.side_tuning."): value for key, value in self.a.items()}
+        for index in (0, 3, 6):
+            image = F.conv2d(image, a[f"convolutions.{index}.weight"], stride=2, padding=1)
+            image = self.group_norm(image, *(a[f"convolutions.{index + 1}.{name}"] for name in ("weight", "bias")))
+            image = image.clamp(min=0)
+        g = 1 / (1 + (-a["alpha"]).exp())
+        return g * f + (1 - g) * (image.mean((2, 3)) @ a["project.weight"].T + a["project.bias"])
+
+    def group_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        groups = x.unflatten(1, (min(8, x.shape[1]), -1))
+        centred = groups - groups.mean((2, 3, 4), keepdim=True)
+        scaled = centred / (centred.square().mean((2, 3, 4), keepdim=True) + 1e-5).sqrt()
+        return scaled.flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
+
+
 class SSF(Plain):
     """gamma * y + beta after the embedding, each linear layer and each norm."""
 
@@ -216,6 +340,15 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("houlsby", bottleneck=4), Houlsby),
     (spec("parallel_adapter", bottleneck=4), Parallel),
     (spec("adaptformer", bottleneck=4, dropout=0.0), AdaptFormer),
+    (spec("res_tuning", bottleneck=4), ResTuning),
+    (spec("res_tuning_bypass", bottleneck=4), Bypass),
+    (spec("res_tuning_bypass", bottleneck=4, gated=False), Added),
+    (spec("convpass", bottleneck=4, scale=0.5, dropout=0.0), Convpass),
+    (spec("convpass", bottleneck=4, scale=0.5, dropout=0.0, kernel="xavier", targets=["attn"]), ConvpassAttention),
+    (spec("fact", rank=3, scale=0.5, dropout=0.0), FacT),
+    (spec("fact", rank=3, form="tk", scale=0.5, dropout=0.0), Tucker),
+    (spec("repadapter", bottleneck=4, scale=0.5, dropout=0.0), RepAdapter),
+    (spec("side_tuning", channels=4, depth=3), SideTuning),
     (spec("ssf"), SSF),
     (spec("vpt", tokens=3, dropout=0.0), VPT),
     (spec("vpt", tokens=3, deep=False), Shallow),

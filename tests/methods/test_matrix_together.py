@@ -14,6 +14,8 @@ UNROUTABLE = {
     *(("full_fine_tuning", model) for model in OWNERS),
     *(("bitfit", model) for model in ("eva", "beit", "swin_v2")),
     *(("full_fine_tuning", "bert"), ("ssf", "swin_v2")),
+    *(("full_fine_tuning", model) for model in ("open_clip", "open_clip_attention", "hf_clip", "siglip")),
+    *(("bitfit", model) for model in ("open_clip", "open_clip_attention", "siglip")),
 }
 """These change parameters of modules that hold other modules, or what is computed once for all samples (positions)."""
 
@@ -30,9 +32,9 @@ def test_two_adapters_switch_mix_and_leave_each_other_alone(case: Any) -> None:
     case.adapt(model, "b", seed=2)
     b = case.run(model)
     adapters.activate("a")
-    assert torch.equal(case.run(model), a)
+    assert case.same(case.run(model), a)
     adapters.activate("b")
-    assert torch.equal(case.run(model), b)
+    assert case.same(case.run(model), b)
     adapters.activate("a", "b")
     both = case.run(model)
     assert not torch.equal(both, a) and not torch.equal(both, b)
@@ -44,7 +46,7 @@ def test_two_adapters_switch_mix_and_leave_each_other_alone(case: Any) -> None:
         torch.testing.assert_close(case.run(model), a, rtol=1e-4, atol=1e-5)
     adapters.remove("b")
     adapters.activate("a")
-    assert torch.equal(case.run(model), a)
+    assert case.same(case.run(model), a)
 
 
 @torch.no_grad()
@@ -58,14 +60,14 @@ def test_a_routed_batch_equals_its_samples_one_by_one(case: Any) -> None:
     if (case.method, case.model) in UNROUTABLE:
         with pytest.raises(ValueError, match="route: "), adapters.route(["a", "b", None, "a"]):
             case.run(model, batch)
-        assert torch.equal(case.run(model, batch), b)
+        assert case.same(case.run(model, batch), b)
         return
     names = ["a", "b", "b", "a"] if case.method == "vpt" else ["a", "b", None, "a"]
     with adapters.route(names):
         routed = case.run(model, batch)
     expected = torch.stack([{"a": a, "b": b, None: frozen}[name][i] for i, name in enumerate(names)])
     torch.testing.assert_close(routed, expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(case.run(model, batch), b)
+    assert case.same(case.run(model, batch), b)
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def test_copies_and_pickles_are_independent(case: Any) -> None:
     buffer.seek(0)
     twins = copy.deepcopy(model), torch.load(buffer, weights_only=False)
     for twin in twins:
-        assert torch.equal(case.run(twin), before)
+        assert case.same(case.run(twin), before)
         assert type(twin) is type(model)
     for parameter in adapters.parameters():
         parameter.add_(1.0)
@@ -86,7 +88,7 @@ def test_copies_and_pickles_are_independent(case: Any) -> None:
     assert not torch.equal(moved, before)
     adapters.remove()
     for twin in twins:
-        assert torch.equal(case.run(twin), before)
+        assert case.same(case.run(twin), before)
 
 
 def test_bf16_autocast_trains_close_to_fp32(case: Any) -> None:
@@ -107,8 +109,8 @@ def test_gradient_checkpointing_changes_no_gradient(case: Any) -> None:
     expected = gradients(adapters, case.run(model).square().sum())
     if case.model in ("bert", "hf_clip", "siglip"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    elif case.model == "mlp":
-        return
+    elif case.model in ("mlp", "open_clip_attention"):
+        return  # a plain module has no checkpointing, and open_clip's fails for its custom blocks without us too
     else:
         model.set_grad_checkpointing()
     found = gradients(adapters, case.run(model).square().sum())

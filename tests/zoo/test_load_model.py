@@ -124,7 +124,7 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
         raise ModuleNotFoundError(name, name=name)
 
     monkeypatch.setattr(mmpeft.optional, "import_module", import_module)
-    with pytest.raises(ImportError, match="open_clip is not installed: pip install 'open_clip_torch'"):
+    with pytest.raises(ImportError, match=r"open_clip is not installed: pip install 'mmpeft\[clip\]'"):
         load_model("open_clip/ViT-B-32/openai")
     with pytest.raises(ImportError, match="diffusers is not installed: pip install 'diffusers'"):
         load_model("diffusers/someone/something")

@@ -70,7 +70,8 @@ class BypassLayer(Edit):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Go one layer up; only the last layer's result enters the model."""
-        below = x.detach() if self.previous is None else self.previous.passed.value
+        previous: BypassLayer | None = self.previous  # type: ignore[assignment]
+        below = x.detach() if previous is None else previous.passed.value
         assert below is not None
         lateral, vertical = self.lateral(y.detach()), self.vertical(below)
         if self.gate is None:

@@ -119,7 +119,7 @@ def main(output: str, *overrides: str) -> None:
 
 
 def leave(trainer: Trainer) -> None:
-    """End together, without tearing down: gloo's threads now and then abort a process that is done (exit code -6)."""
+    """End together, without tearing down: once in many runs a process aborted there (exit code -6, a thread of gloo's?)."""
     trainer.accelerator.wait_for_everyone()
     sys.stdout.flush()
     os._exit(0)

@@ -119,7 +119,7 @@ def main(output: str, *overrides: str) -> None:
 
 
 def leave(trainer: Trainer) -> None:
-    """End together, without tearing down: once in many runs a process aborted there (exit code -6, a thread of gloo's?)."""
+    """End together, without tearing down: once in many runs a process aborted there (exit code -6)."""
     trainer.accelerator.wait_for_everyone()
     sys.stdout.flush()
     os._exit(0)

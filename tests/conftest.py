@@ -75,34 +75,22 @@ def _beit() -> Any:
     )  # fmt: skip
 
 
+WINDOWS: dict[str, Any] = {
+    **{"img_size": 32, "patch_size": 4, "window_size": 4},
+    **{"embed_dim": 16, "depths": (2, 1), "num_heads": (2, 2)},
+}
+
+
 def _swin() -> Any:
     from timm.models.swin_transformer import SwinTransformer
 
-    return SwinTransformer(
-        img_size=32,
-        patch_size=4,
-        window_size=4,
-        embed_dim=16,
-        depths=(2, 1),
-        num_heads=(2, 2),
-        num_classes=5,
-        drop_path_rate=0.0,
-    )
+    return SwinTransformer(**WINDOWS, num_classes=5, drop_path_rate=0.0)
 
 
 def _swin_v2() -> Any:
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
-    return SwinTransformerV2(
-        img_size=32,
-        patch_size=4,
-        window_size=4,
-        embed_dim=16,
-        depths=(2, 1),
-        num_heads=(2, 2),
-        num_classes=5,
-        drop_path_rate=0.0,
-    )
+    return SwinTransformerV2(**WINDOWS, num_classes=5, drop_path_rate=0.0)
 
 
 def _convnext() -> Any:

@@ -131,6 +131,7 @@ class Anatomy:
         """Return one site per module that owns parameters whose names are to ``keep``: what may be unfrozen."""
         chosen = self.chosen_towers(towers)
         inside = [tower.path for tower in chosen]
+        outside = [tower.path for tower in self.towers if tower.path and tower not in chosen]
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
@@ -139,7 +140,7 @@ class Anatomy:
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
         for path, module in own_modules(self.model):
-            if not _under(path, inside) or _under(path, heads):
+            if not _under(path, inside) or _under(path, [*outside, *heads]):
                 continue
             for name in filter(keep, own_parameters(module)):
                 home, own = first.setdefault(id(module._parameters[name]), (path, name))

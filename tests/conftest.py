@@ -76,8 +76,12 @@ def _beit() -> Any:
 
 
 WINDOWS: dict[str, Any] = {
-    **{"img_size": 32, "patch_size": 4, "window_size": 4},
-    **{"embed_dim": 16, "depths": (2, 1), "num_heads": (2, 2)},
+    "img_size": 32,
+    "patch_size": 4,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (2, 1),
+    "num_heads": (2, 2),
 }
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TypeVar
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.samples import Sample, listed
 
-Labelled = TypeVar("Labelled", bound=tuple[Sample, int])
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
 ALIASES |= {"val": "validation", "dev": "validation", "test": "test", "testing": "test"}

@@ -23,6 +23,10 @@ class Sample:
     """Reads the image; picklable, so that workers can."""
     split: str | None = None
     """``train``, ``validation`` or ``test`` if the data says so."""
+    caption: str | None = None
+    """What the picture shows, in words."""
+    mask: Callable[[], Image.Image] | None = None
+    """Reads the class of each pixel: mode ``L``, as large as the image."""
 
 
 class ImageSplit(Dataset[dict[str, Any]]):

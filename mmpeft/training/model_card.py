@@ -21,8 +21,7 @@ Adapter of `{model}` for `{task}`, trained on `{data}` with mmpeft.
 
 | split | {names} |
 |---|{rules}
-| validation | {validation} |
-| test | {test} |
+{scores}
 
 Weights were chosen at {selected}; the test split was looked at once, at the end.{embedded}
 
@@ -59,8 +58,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
         data=config.data.path or config.data.name,
         names=" | ".join(names),
         rules="---|" * len(names),
-        validation=" | ".join(f"{metrics['validation'][name]:.4f}" for name in names),
-        test=" | ".join(f"{metrics['test'][name]:.4f}" for name in names),
+        scores="\n".join(_row(split, metrics[split], names) for split in ("validation", "test") if split in metrics),
         selected=metrics["selected"],
         embedded=EMBEDDED if config.model.name.startswith("tiny/") else "",
         trainable=metrics["trainable_parameters"],
@@ -74,3 +72,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
         loads="\n".join(loads),
         yaml=as_yaml(config),
     )
+
+
+def _row(split: str, scores: dict[str, float], names: list[str]) -> str:
+    return f"| {split} | {' | '.join(f'{scores[name]:.4f}' for name in names)} |"

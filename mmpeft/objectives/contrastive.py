@@ -24,7 +24,8 @@ class Contrastive(Objective):
 
     - ``clip`` (Radford et al. 2021, arXiv:2103.00020):
       ``L = -1/2 sum_i [log softmax_j(z_ij) + log softmax_j(z_ji)]`` at j = i;
-    - ``siglip`` (Zhai et al. 2023, arXiv:2303.15343): ``L = -sum_ij log sigmoid(s_ij z_ij)``, s = 1 where i = j, else -1.
+    - ``siglip`` (Zhai et al. 2023, arXiv:2303.15343): ``L = -sum_ij log sigmoid(s_ij z_ij)``, with s = 1 where
+      i = j and -1 elsewhere.
 
     Captions of the same tokens are no negatives of each other: ``clip`` spreads its target evenly over them, ``siglip``
     has s = 1. Without such captions the losses are the published ones, to the letter.

@@ -13,11 +13,11 @@ CHUNK = 1024
 def recall_scores(image: Tensor, text: Tensor, owner: Tensor, tokens: Tensor) -> dict[str, float]:
     """Return ``mean_recall`` and recall@1, @5 and @10 of each direction, fractions of the queries.
 
-    ``image`` is (images, width), ``text`` (captions, width), both of unit length; caption i, of these ``tokens``, belongs
-    to image ``owner[i]``. A picture is found right if any caption of its own is among the first k captions, a caption if
-    any picture that has it is among the first k pictures. Captions of the same tokens are one candidate, right for all
-    their pictures; without such captions this is the protocol of Karpathy and Fei-Fei (2015, arXiv:1412.2306). Where a
-    wrong candidate is exactly as similar as the right one, it counts as the nearer.
+    ``image`` is (images, width), ``text`` (captions, width), both of unit length; caption i, of these ``tokens``,
+    belongs to image ``owner[i]``. A picture is found right if any caption of its own is among the first k captions, a
+    caption if any picture that has it is among the first k pictures. Captions of the same tokens are one candidate,
+    right for all their pictures; without such captions this is the protocol of Karpathy and Fei-Fei (2015,
+    arXiv:1412.2306). Where a wrong candidate is exactly as similar as the right one, it counts as the nearer.
     """
     distinct, which = tokens.unique(dim=0, return_inverse=True)
     candidates = torch.zeros(len(distinct), text.shape[1], dtype=text.dtype).index_copy(0, which, text)

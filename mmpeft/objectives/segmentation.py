@@ -7,14 +7,12 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmpeft.data.samples import IGNORED
 from mmpeft.objectives.base import Batch, Objective
-
-IGNORED = 255
-"""The value of pixels in a mask that belong to no class: neither learned from nor scored."""
 
 
 class Segmentation(Objective):
-    """Cross entropy between ``model(batch["image"])``, logits (batch, classes, H, W), and ``batch["mask"]``, (batch, H, W).
+    """Cross entropy between ``model(batch["image"])``, (batch, classes, H, W), and ``batch["mask"]``, (batch, H, W).
 
     A sum over the pixels that aren't ``IGNORED``; their number is its weight, so every labelled pixel counts the same,
     whatever picture it is in. Scores: ``miou`` (intersection over union, from one confusion matrix over the split, mean

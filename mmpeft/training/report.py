@@ -20,8 +20,12 @@ from mmpeft.training.trainer import Result, Trainer
 PACKAGES = ("mmpeft", "torch", "torchvision", "timm", "transformers", "accelerate", "safetensors", "numpy")
 
 
-def train_and_report(trainer: Trainer, config: RunConfig, classes: int) -> dict[str, Any]:
-    """Train, evaluate the best adapter on validation and test, write the run directory, and return its metrics."""
+def train_and_report(trainer: Trainer, config: RunConfig, loading: str, *, frozen: bool = False) -> dict[str, Any]:
+    """Train, evaluate the best adapter on validation and test, write the run directory, and return its metrics.
+
+    ``loading`` is the Python that makes ``model``, for the model card. With ``frozen`` the model without its adapters
+    is tested too: where it can do the task by itself, that is what they are to improve.
+    """
     directory, main = trainer.directory, trainer.accelerator.is_main_process
     settled = config.model_copy(update={"train": config.train.model_copy(update={"resume": None})})
     directory.claim(config.train.resume)
@@ -33,11 +37,14 @@ def train_and_report(trainer: Trainer, config: RunConfig, classes: int) -> dict[
     result = trainer.fit()
     validation = {"validation": trainer.evaluate("val")} if len(trainer.data.val) else {}
     scores = {**validation, "test": trainer.evaluate("test")}
+    if frozen:
+        with trainer.adapters.off():
+            scores["frozen"] = trainer.evaluate("test")
     metrics = {**summary(config, result), **_counts(trainer), **scores}
     if main:
         directory.write_json("metrics.json", metrics)
         draw_curves(directory.records(), directory.path / "curves.png")
-        write_text(directory.path / "README.md", model_card(settled, metrics, classes))
+        write_text(directory.path / "README.md", model_card(settled, metrics, loading))
     trainer.accelerator.wait_for_everyone()
     return metrics
 

@@ -52,6 +52,11 @@ def repeat(
     return metrics
 
 
+def harmonic_mean(first: float, second: float) -> float:
+    """Return ``2 a b / (a + b)``, and 0 for two zeros."""
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"runs": len(runs)}
     for split in ("test", "frozen"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,12 @@ from torch.utils.data import default_collate
 from mmpeft.heads.zero_shot import ZeroShotClassifier
 from mmpeft.injection.adapters import adapters
 from mmpeft.injection.edits import FeatureCache
+from mmpeft.training.loading import Split
 from mmpeft.training.random_state import seeded
 
 BETAS, ALPHAS, LARGEST = 200, 20, 10.0
 """The grid of the search: how many values, evenly spaced up to ``LARGEST``."""
 BATCH = 64
-
-
-class Labelled(Protocol):
-    """A split whose samples have labels."""
-
-    ids: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
 def caches(model: ZeroShotClassifier) -> list[FeatureCache]:
@@ -36,7 +27,7 @@ def caches(model: ZeroShotClassifier) -> list[FeatureCache]:
     return [edit for name in handle.active for edit in handle._edits(name) if isinstance(edit, FeatureCache)]
 
 
-def fill(model: ZeroShotClassifier, split: Labelled, *, views: int = 1, seed: int = 0) -> None:
+def fill(model: ZeroShotClassifier, split: Split, *, views: int = 1, seed: int = 0) -> None:
     """Take the split's samples into every active cache: the mean features of ``views`` passes, differently augmented.
 
     The random numbers of an augmentation depend on (seed, view, sample id) alone.
@@ -50,7 +41,7 @@ def fill(model: ZeroShotClassifier, split: Labelled, *, views: int = 1, seed: in
 
 
 @torch.no_grad()
-def search(model: ZeroShotClassifier, split: Labelled) -> None:
+def search(model: ZeroShotClassifier, split: Split) -> None:
     """Give each active cache the alpha and beta that are best on a split; of equals the smallest alpha, then beta."""
     for cache in caches(model):
         features, labels = _features(model, split, 0, 0)
@@ -75,7 +66,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _features(model: ZeroShotClassifier, split: Labelled, view: int, seed: int) -> tuple[Tensor, Tensor]:
+def _features(model: ZeroShotClassifier, split: Split, view: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the image features (samples, width), not normalised, and the labels of a split."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
@@ -87,7 +78,7 @@ def _features(model: ZeroShotClassifier, split: Labelled, view: int, seed: int) 
     return torch.cat([features for features, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
-def _batches(split: Labelled, view: int, seed: int) -> Iterator[dict[str, Any]]:
+def _batches(split: Split, view: int, seed: int) -> Iterator[dict[str, Any]]:
     for start in range(0, len(split), BATCH):
         items = []
         for index in range(start, min(start + BATCH, len(split))):

@@ -13,21 +13,27 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 DIGITS_PROTOCOL: dict[str, Any] = {"per_class": 20, "validation": 20, "test": "rest"}
 """What `name: digits` means unless the configuration says otherwise: few images, because all would be too easy."""
+SCENES_PROTOCOL: dict[str, Any] = {"per_class": 16, "validation": 16, "test": "rest", "style": "sketch"}
+"""What `name: scenes` means: a style that `tiny/clip` never saw, and as few images of it."""
+PROTOCOLS = {"digits": DIGITS_PROTOCOL, "scenes": SCENES_PROTOCOL}
 
 
 class DataConfig(Settings):
     """One data set and its splits, which depend on nothing but the samples' ids and these values."""
 
-    name: Literal["digits", "folder", "table", "datasets", "masks", "captions"]
-    """``digits``: scikit-learn's 1,797 handwritten digits; ``folder``: images in one folder per class; ``table``: a CSV
-    or parquet file with a column of paths; ``datasets``: a Hugging Face data set, by name or in a local folder;
-    ``masks``: a folder of images and one of masks; ``captions``: a folder of images and a file of captions."""
+    name: Literal["digits", "scenes", "folder", "table", "datasets", "masks", "captions"]
+    """``digits``: scikit-learn's 1,797 handwritten digits; ``scenes``: 1,920 drawn pictures of 12 shapes; ``folder``:
+    images in one folder per class; ``table``: a CSV or parquet file with a column of paths; ``datasets``: a Hugging
+    Face data set, by name or in a local folder; ``masks``: a folder of images and one of masks; ``captions``: a folder
+    of images and a file of captions."""
     path: str | None = None
     """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``)."""
     mask_path: str | None = None
     """The folder of masks: a PNG named like each image, its values indices of ``classes``, 255 where there is none."""
     caption_path: str | None = None
     """The file of captions; null looks for captions.json, captions.csv or metadata.csv in ``path``."""
+    style: Literal["plain", "shaded", "sketch", "hatched", "neon", "stippled"] | None = None
+    """How scenes are drawn; ``tiny/clip`` was pretrained on ``plain`` and ``shaded`` (scenes: sketch)."""
     image_column: str = "image"
     """Column of a table (paths, relative to the table) or of a data set (images)."""
     label_column: str = "label"
@@ -41,13 +47,13 @@ class DataConfig(Settings):
     per line). Any other label is an error."""
     per_class: PositiveInt | None = None
     """At most this many training images of each class, or in all where images have no class (masks, captions); null
-    takes all (digits: 20)."""
+    takes all (digits: 20, scenes: 16)."""
     validation: Count | Share = 0.1
     """Images per class, or share of each class, for choosing the model; unused if the data has such a split (digits:
-    20)."""
+    20, scenes: 16)."""
     test: Count | Share | Literal["rest"] = 0.2
     """Images per class, or share of each class, for the report; ``rest``: all that ``per_class`` and ``validation``
-    left over; unused if the data has such a split (digits: rest)."""
+    left over; unused if the data has such a split (digits, scenes: rest)."""
     split_seed: NonNegativeInt = 0
     """Which images ``per_class`` picks (and so which are the ``rest``); the validation images never change with it."""
     augment: tuple[Literal["flip", "crop", "rotate", "colour"], ...] = ()
@@ -57,16 +63,18 @@ class DataConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _digits_protocol(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name") == "digits":
-            return {**DIGITS_PROTOCOL, **values}
+    def _protocol(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") in PROTOCOLS:
+            return {**PROTOCOLS[values["name"]], **values}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        if self.name == "digits" and self.path is not None:
-            raise ValueError(f"path: {self.path!r} has no meaning for name: digits, which come with scikit-learn")
-        if self.name != "digits" and self.path is None:
+        if self.name in PROTOCOLS and self.path is not None:
+            raise ValueError(f"path: {self.path!r} has no meaning for name: {self.name}, which need no files of yours")
+        if (self.style is None) == (self.name == "scenes"):
+            raise ValueError(f"style: {self.style!r} can't go with name: {self.name}; scenes, and only they, have one")
+        if self.name not in PROTOCOLS and self.path is None:
             raise ValueError(f"path: missing; name: {self.name} needs the folder, table or data set")
         if self.test == "rest" and self.per_class is None:
             raise ValueError("test: rest needs per_class: without it training takes all images and nothing is left")

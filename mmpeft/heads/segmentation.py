@@ -18,11 +18,11 @@ DecoderName = Literal["linear", "conv"]
 class Segmenter(Headed):
     """Images (batch, 3, height, width) to logits (batch, classes, height, width).
 
-    The feature maps of some ``blocks`` of a timm model (of its stages, where it has several), after the final norm where
-    it fits and without class or register tokens, are laid over each other at the size of the first, decoded, and
+    The feature maps of some ``blocks`` of a timm model (of its stages, where it has several), after the final norm
+    where it fits and without class or register tokens, are laid over each other at the size of the first, decoded, and
     enlarged to the image bilinearly. ``linear`` is one 1 x 1 convolution: how much of the classes lies in the features
-    (the protocol of DINOv2, Oquab et al. 2023, arXiv:2304.07193, without its batch norm). ``conv`` goes through ``width``
-    channels at twice the resolution.
+    (the protocol of DINOv2, Oquab et al. 2023, arXiv:2304.07193, without its batch norm). ``conv`` goes through
+    ``width`` channels at twice the resolution.
 
     Raises:
         ValueError: If the model is not timm's, or has no such block.

@@ -21,8 +21,7 @@ Adapter of `{model}` for `{task}`, trained on `{data}` with mmpeft.
 
 | split | {names} |
 |---|{rules}
-| validation | {validation} |
-| test | {test} |{frozen}
+{scores}
 
 Weights were chosen at {selected}; the test split was looked at once, at the end.{embedded}
 
@@ -43,14 +42,13 @@ import mmpeft
 ```yaml
 {yaml}```
 """
-SPLITS = ("validation", "test", "frozen")
+ROWS = {"validation": "validation", "test": "test", "frozen": "test, without the adapter"}
 EMBEDDED = " The backbone is one of the tiny ones that mmpeft ships: the numbers say nothing about full-size models."
 
 
 def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
     """Return the card of a finished run; ``loading`` is the Python that makes ``model``."""
     names = list(metrics["test"])
-    rows = {split: " | ".join(f"{metrics[split][name]:.4f}" for name in names) for split in SPLITS if split in metrics}
     methods = {name: "+".join(method.name for method in methods) for name, methods in config.adapters.items()}
     paths = RunDirectory(Path()).adapters(list(methods))
     loads = [f'mmpeft.load(model, "{path}", name="{name}")' for name, path in paths.items()]
@@ -61,9 +59,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
         data=config.data.path or config.data.name,
         names=" | ".join(names),
         rules="---|" * len(names),
-        validation=rows["validation"],
-        test=rows["test"],
-        frozen=f"\n| test, without the adapter | {rows['frozen']} |" if "frozen" in rows else "",
+        scores="\n".join(_row(row, metrics[key], names) for key, row in ROWS.items() if key in metrics),
         selected=metrics["selected"],
         embedded=EMBEDDED if config.model.name.startswith("tiny/") else "",
         trainable=metrics["trainable_parameters"],
@@ -77,3 +73,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
         loads="\n".join(loads),
         yaml=as_yaml(config),
     )
+
+
+def _row(name: str, scores: dict[str, float], names: list[str]) -> str:
+    return f"| {name} | {' | '.join(f'{scores[score]:.4f}' for score in names)} |"

@@ -12,7 +12,7 @@ import torch
 from mmpeft.configuration import as_yaml
 from mmpeft.files import write_text
 from mmpeft.training import memory
-from mmpeft.training.config import RunConfig
+from mmpeft.training.config import Monitor, RunConfig
 from mmpeft.training.curves import draw_curves
 from mmpeft.training.model_card import model_card
 from mmpeft.training.trainer import Result, Trainer
@@ -35,7 +35,8 @@ def train_and_report(trainer: Trainer, config: RunConfig, loading: str, *, froze
         write_text(directory.path / "config.yaml", as_yaml(settled))
         directory.write_json("environment.json", environment(trainer))
     result = trainer.fit()
-    scores = {"validation": trainer.evaluate("val"), "test": trainer.evaluate("test")}
+    validation = {"validation": trainer.evaluate("val")} if len(trainer.data.val) else {}
+    scores = {**validation, "test": trainer.evaluate("test")}
     if frozen:
         with trainer.adapters.off():
             scores["frozen"] = trainer.evaluate("test")
@@ -50,7 +51,6 @@ def train_and_report(trainer: Trainer, config: RunConfig, loading: str, *, froze
 
 def summary(config: RunConfig, result: Result) -> dict[str, Any]:
     """Return the cost of a run, and how its weights were chosen."""
-    monitor = config.train.monitor
     return {
         "task": config.task,
         "model": config.model.name,
@@ -59,8 +59,14 @@ def summary(config: RunConfig, result: Result) -> dict[str, Any]:
         "peak_memory": memory.kind(),
         "steps": result.steps,
         "epochs": result.epochs,
-        "selected": f"step {result.best_step}, for its {monitor.metric} on the validation split ({monitor.mode})",
+        "selected": f"step {result.best_step}, {_reason(config.train.monitor)}",
     }
+
+
+def _reason(monitor: Monitor | None) -> str:
+    if monitor is None:
+        return "the last one, whatever its scores"
+    return f"for its {monitor.metric} on the validation split ({monitor.mode})"
 
 
 def _counts(trainer: Trainer) -> dict[str, int]:

@@ -34,8 +34,8 @@ from mmpeft.training.trainer import Trainer
 class SegmentationTraining(TrainConfig):
     """How the adapters and the decoder are trained."""
 
-    monitor: Monitor = Monitor(metric="miou")
-    """The validation score that selects the best weights."""
+    monitor: Monitor | None = Monitor(metric="miou")
+    """The validation score that selects the best weights; null keeps the last ones."""
 
 
 class Config(RunConfig):

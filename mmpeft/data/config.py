@@ -28,12 +28,12 @@ class DataConfig(Settings):
     of images and a file of captions."""
     path: str | None = None
     """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``)."""
+    style: Literal["plain", "shaded", "sketch", "hatched", "neon", "stippled"] | None = None
+    """How scenes are drawn; ``tiny/clip`` was pretrained on ``plain`` and ``shaded`` (scenes: sketch)."""
     mask_path: str | None = None
     """The folder of masks: a PNG named like each image, its values indices of ``classes``, 255 where there is none."""
     caption_path: str | None = None
     """The file of captions; null looks for captions.json, captions.csv or metadata.csv in ``path``."""
-    style: Literal["plain", "shaded", "sketch", "hatched", "neon", "stippled"] | None = None
-    """How scenes are drawn; ``tiny/clip`` was pretrained on ``plain`` and ``shaded`` (scenes: sketch)."""
     image_column: str = "image"
     """Column of a table (paths, relative to the table) or of a data set (images)."""
     label_column: str = "label"

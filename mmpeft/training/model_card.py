@@ -42,7 +42,7 @@ import mmpeft
 ```yaml
 {yaml}```
 """
-ROWS = {"validation": "validation", "test": "test", "frozen": "test, without the adapter"}
+SPLITS = {"validation": "validation", "test": "test", "frozen": "test, without the adapter"}
 EMBEDDED = " The backbone is one of the tiny ones that mmpeft ships: the numbers say nothing about full-size models."
 
 
@@ -59,7 +59,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
         data=config.data.path or config.data.name,
         names=" | ".join(names),
         rules="---|" * len(names),
-        scores="\n".join(_row(row, metrics[key], names) for key, row in ROWS.items() if key in metrics),
+        scores="\n".join(_row(SPLITS[split], metrics[split], names) for split in SPLITS if split in metrics),
         selected=metrics["selected"],
         embedded=EMBEDDED if config.model.name.startswith("tiny/") else "",
         trainable=metrics["trainable_parameters"],

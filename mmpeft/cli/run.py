@@ -53,7 +53,8 @@ def predict(options: Namespace) -> None:
     print_picture(sample.open())
     likely = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
     named = ", ".join(f"{name} ({probabilities[name]:.1%})" for name in likely)
-    print(f"{sample.id} is {sample.label}; the adapter of {config.output} says {named}")
+    truth = f" is {sample.label}" if sample.label is not None else ""
+    print(f"{sample.id}{truth}; the adapter of {config.output} says {named}")
 
 
 def _finished(options: Namespace) -> tuple[ModuleType, RunConfig]:

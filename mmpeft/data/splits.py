@@ -120,6 +120,12 @@ def _cut_class(
     return parts
 
 
+def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sample]]:
+    """Return the samples of each split as `cut_splits` does, taking all of them for one class."""
+    cut = cut_splits(samples, [0] * len(samples), ("images",), config)
+    return {name: [sample for sample, _ in part] for name, part in cut.items()}
+
+
 def _refuse_repeated(ids: list[str], config: DataConfig) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:

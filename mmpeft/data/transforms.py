@@ -26,13 +26,22 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
     if not isinstance(model_or_transform, nn.Module):
         steps = [_AUGMENTATIONS[name](None) for name in config.augment]
         return transforms.Compose([*steps, model_or_transform]), model_or_transform
-    if not getattr(model_or_transform, "pretrained_cfg", None):
-        kind = type(model_or_transform).__name__
-        raise ValueError(f"{kind} has no pretrained_cfg that says how images are prepared: give load_data a transform")
-    own: dict[str, Any] = resolve_model_data_config(model_or_transform)
+    own = preprocessing(model_or_transform)
     steps = [_AUGMENTATIONS[name](own["input_size"][1:]) for name in config.augment]
     training = own | {"crop_pct": 1.0} if "crop" in config.augment else own
     return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)
+
+
+def preprocessing(model: nn.Module) -> dict[str, Any]:
+    """Return how a model wants its images: ``input_size``, ``interpolation``, ``mean``, ``std`` and ``crop_pct``.
+
+    Raises:
+        ValueError: If the model does not say.
+    """
+    if not getattr(model, "pretrained_cfg", None):
+        kind = type(model).__name__
+        raise ValueError(f"{kind} has no pretrained_cfg that says how images are prepared: give load_data a transform")
+    return resolve_model_data_config(model)
 
 
 def _crop(size: tuple[int, int] | None) -> nn.Module:

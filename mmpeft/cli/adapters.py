@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mmpeft import formats
 from mmpeft.cli.shipped import new_path
+from mmpeft.configuration.document import Document
+from mmpeft.settings import ConfigError
 
 
 def export(options: Namespace) -> None:
@@ -16,6 +18,11 @@ def export(options: Namespace) -> None:
 
 
 def import_adapter(options: Namespace) -> None:
-    """Write another library's adapter as one of ours."""
-    formats.convert(Path(options.source), new_path(options.dest), options.format)
-    print(f"{options.source} as mmpeft: {options.dest}")
+    """Write another library's adapter, or a paper's checkpoint, as one of ours, and say what was assumed."""
+    document = Document("--options")
+    for assignment in options.options:
+        document.override(assignment)
+    if document.problems:
+        raise ConfigError(document.title, document.problems)
+    notes = formats.convert(Path(options.source), new_path(options.dest), options.format, **document.data)
+    print("\n".join([f"{options.source} as mmpeft: {options.dest}", *notes]))

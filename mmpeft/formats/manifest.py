@@ -64,6 +64,8 @@ class Manifest(Settings):
     """Specifications of the methods."""
     base: dict[str, Base]
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
+    notes: tuple[str, ...] = ()
+    """Where an import came from, and what it assumed and left out."""
 
     @classmethod
     def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:

@@ -61,7 +61,7 @@ def load_captions(config: DataConfig, model_or_transform: nn.Module | Transform,
     """
     samples = READERS[config.name](config)
     if any(sample.caption is None for sample in samples):
-        raise ValueError(f"data.name: {config.name!r} has no captions: use name: captions")
+        raise ValueError(f"data.name: {config.name!r} has no captions: use captions or scenes")
     cut = cut_pool(samples, config)
     if config.verify:
         verify_images([sample for part in cut.values() for sample in part], config)

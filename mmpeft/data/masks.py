@@ -13,8 +13,7 @@ from torchvision.transforms import v2
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.loading import verify_images
-from mmpeft.data.readers import READERS
-from mmpeft.data.readers.masks import read_mask_classes
+from mmpeft.data.readers import MASK_CLASSES, READERS
 from mmpeft.data.samples import IGNORED, DataSplits, ImageSplit, Sample, listed
 from mmpeft.data.splits import cut_pool
 from mmpeft.data.transforms import preprocessing
@@ -61,10 +60,10 @@ def load_masks(config: DataConfig, model: nn.Module) -> DataSplits:
     Raises:
         ValueError: For anything wrong with the data: files are named, and how many there are.
     """
+    if config.name not in MASK_CLASSES:
+        raise ValueError(f"data.name: {config.name!r} has no masks: use {' or '.join(sorted(MASK_CLASSES))}")
     samples = READERS[config.name](config)
-    if any(sample.mask is None for sample in samples):
-        raise ValueError(f"data.name: {config.name!r} has no masks: use name: masks")
-    classes = config.classes or read_mask_classes(config)
+    classes = MASK_CLASSES[config.name](config)
     cut = cut_pool(samples, config)
     if config.verify:
         chosen = [sample for part in cut.values() for sample in part]

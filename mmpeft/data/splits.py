@@ -121,8 +121,10 @@ def _cut_class(
 
 
 def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sample]]:
-    """Return the samples of each split as `cut_splits` does, taking all of them for one class."""
-    cut = cut_splits(samples, [0] * len(samples), ("images",), config)
+    """Return the samples of each split as `cut_splits` does; those without a class count as one class."""
+    names = [str(sample.label or "images") for sample in samples]
+    classes = tuple(sorted(set(names)))
+    cut = cut_splits(samples, [classes.index(name) for name in names], classes, config)
     return {name: [sample for sample, _ in part] for name, part in cut.items()}
 
 

@@ -48,6 +48,11 @@ class Method(Settings):
         """The first line of the docstring."""
         return (cls.__doc__ or "").partition("\n")[0]
 
+    @property
+    def binds_classes(self) -> bool:
+        """Whether the adapter learns of the very classes it is trained on, and has no use for others."""
+        return self.trains_head
+
     def label(self) -> str:
         """The method's name in tables and pictures."""
         return type(self).__name__

@@ -56,6 +56,11 @@ class TipAdapter(Method):
     trained: bool = False
     """Train the keys (Tip-Adapter-F)."""
 
+    @property
+    def binds_classes(self) -> bool:
+        """The cache holds their samples."""
+        return True
+
     def label(self) -> str:
         """Tip-Adapter-F when trained."""
         return "Tip-Adapter-F" if self.trained else "Tip-Adapter"

@@ -67,6 +67,11 @@ class CoOp(_Words):
     classes: int | None = Field(default=None, ge=1)
     """Number of classes with words of their own; the classifier says it where it is not given."""
 
+    @property
+    def binds_classes(self) -> bool:
+        """When each has words of its own."""
+        return self.class_specific
+
     def resolve(self, anatomy: Anatomy) -> Self:
         """Look up the words, and count the classes."""
         from mmpeft.injection.sites import LogitsSite

@@ -23,6 +23,9 @@ def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
             f"sample {sample['id']}: {describe(index)}, image {tuple(image.shape)}, "
             f"values {image.min():.2f} to {image.max():.2f}, mean {image.mean():.2f}"
         )
+    if not trainer.adapters.parameters():
+        print("nothing to train: the adapter has no parameters")
+        return
     memory.reset_peak()
     start = monotonic()
     values = trainer.try_step()

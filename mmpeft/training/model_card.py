@@ -75,5 +75,5 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
     )
 
 
-def _row(split: str, scores: dict[str, float], names: list[str]) -> str:
-    return f"| {split} | {' | '.join(f'{scores[name]:.4f}' for name in names)} |"
+def _row(name: str, scores: dict[str, float], names: list[str]) -> str:
+    return f"| {name} | {' | '.join(f'{scores[score]:.4f}' for score in names)} |"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
 from torch import nn
 
 import mmpeft
+from mmpeft.data import DataSplits
 from mmpeft.injection.adapters import Adapters
 from mmpeft.methods import LinearProbe
 from mmpeft.training.config import RunConfig, read_run
@@ -33,6 +35,13 @@ def load_adapters(model: nn.Module, config: RunConfig) -> None:
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)
+
+
+def probabilities(model: nn.Module, data: DataSplits, index: int) -> dict[str, float]:
+    """Return the probability of each class for a test sample."""
+    with torch.no_grad():
+        shares = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
+    return dict(zip(data.classes, shares.tolist(), strict=True))
 
 
 def main(run: Callable[[Config], Any], kind: type[Config], arguments: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-import torch
 from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn
@@ -60,11 +59,7 @@ def evaluate(config: Config) -> dict[str, float]:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test sample, and the probability of each class by the adapter of a finished run."""
     model, data = load_adapted(config)
-    if not 0 <= index < len(data.test):
-        raise ValueError(f"index: {index} is not among the {len(data.test)} test samples")
-    with torch.no_grad():
-        probabilities = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
-    return data.test.samples[index], dict(zip(data.classes, probabilities.tolist(), strict=True))
+    return data.test.samples[data.test.checked(index)], task.probabilities(model, data, index)
 
 
 def build(config: Config) -> tuple[Trainer, DataSplits]:

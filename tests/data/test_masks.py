@@ -133,7 +133,7 @@ def test_missing_parts_are_named(folder, tmp_path, model):
         load_masks(make_config(folder), model)
     with pytest.raises(ValueError, match=r"data.path: '.*nowhere.images' is not a folder"):
         load_masks(make_config(tmp_path / "nowhere"), model)
-    with pytest.raises(ValueError, match=r"data.name: 'digits' has no masks"):
+    with pytest.raises(ValueError, match=r"data.name: 'digits' has no masks: use masks or scenes"):
         load_masks(DataConfig(name="digits"), model)
     with pytest.raises(ValueError, match="mask_path: missing; name: masks needs"):
         DataConfig(name="masks", path="images")

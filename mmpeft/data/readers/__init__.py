@@ -9,8 +9,8 @@ from mmpeft.data.readers.captions import read_captions
 from mmpeft.data.readers.digits import read_digits
 from mmpeft.data.readers.folder import read_folder
 from mmpeft.data.readers.hugging_face import read_datasets
-from mmpeft.data.readers.masks import read_masks
-from mmpeft.data.readers.scenes import read_scenes
+from mmpeft.data.readers.masks import read_mask_classes, read_masks
+from mmpeft.data.readers.scenes import mask_classes_of_scenes, read_scenes
 from mmpeft.data.readers.table import read_table
 from mmpeft.data.samples import Sample
 
@@ -24,3 +24,8 @@ READERS: dict[str, Callable[[DataConfig], list[Sample]]] = {
     "captions": read_captions,
 }
 """Readers by the name in the configuration."""
+MASK_CLASSES: dict[str, Callable[[DataConfig], tuple[str, ...]]] = {
+    "masks": read_mask_classes,
+    "scenes": mask_classes_of_scenes,
+}
+"""The classes of the pixels, where a reader's samples have masks."""

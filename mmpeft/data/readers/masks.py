@@ -70,11 +70,13 @@ def open_mask(path: Path) -> Image.Image:
 
 
 def read_mask_classes(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes from the file beside the masks.
+    """Return the names of the classes: the configuration's, or those of the file beside the masks.
 
     Raises:
-        ValueError: If there is no such file.
+        ValueError: If there are neither.
     """
+    if config.classes is not None:
+        return config.classes
     path = Path(str(config.mask_path)).expanduser() / NAMES
     if not path.is_file():
         raise ValueError(f"data.classes: missing, and there is no {path} with one name per line")

@@ -44,7 +44,7 @@ class Prompt(Edit):
             raise ValueError(f"position: {position!r} needs texts with a marked end; those of {site.path} have none")
         self.tokens, self.template, self.position, self.width = tokens, template, position, site.width
         self.layers, self.start = tuple(sorted(layers)), site.start
-        words = None if ids is None else site.host.weight[list(ids)].detach().float()  # type: ignore[index]
+        words = None if ids is None else site.host.weight[list(ids)].detach()  # type: ignore[index]
         shape = (tokens, site.width) if classes is None else (classes, tokens, site.width)
         self.context = nn.Parameter(torch.randn(shape) * 0.02 if words is None else words.expand(shape).clone())
         if len(self.layers) > 1:

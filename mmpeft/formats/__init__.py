@@ -26,7 +26,10 @@ READ = {
     "vpt": "VPT's prompt_ep{epoch}.pth",
 }
 """What ``mmpeft import`` reads."""
-WRITTEN = {"peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3"}
+WRITTEN = {
+    "peft": READ["peft"],
+    "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
+}
 """What ``mmpeft export`` writes."""
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from mmpeft.optional import require
 
 
-def preprocessing_of(model: nn.Module) -> dict[str, Any]:
+def preprocessing(model: nn.Module) -> dict[str, Any]:
     """Return ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_mode`` and ``crop_pct``.
 
     timm models say it in ``pretrained_cfg``, open_clip's in ``visual.preprocess_cfg``, those of transformers in the

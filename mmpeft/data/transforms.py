@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from mmpeft.data.config import DataConfig
-from mmpeft.data.preprocessing import preprocessing_of
+from mmpeft.data.preprocessing import preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -27,7 +27,7 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
     if not isinstance(model_or_transform, nn.Module):
         steps = [_AUGMENTATIONS[name](None) for name in config.augment]
         return transforms.Compose([*steps, model_or_transform]), model_or_transform
-    own = preprocessing_of(model_or_transform)
+    own = preprocessing(model_or_transform)
     steps = [_AUGMENTATIONS[name](own["input_size"][1:]) for name in config.augment]
     training = own | {"crop_pct": 1.0} if "crop" in config.augment else own
     return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)

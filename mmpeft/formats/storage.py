@@ -92,8 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def validated(path: Path, content: dict[str, Any], model: type[AnySettings]) -> AnySettings:
-    """Return content as settings; all its problems are one ConfigError that names the file."""
+def validated(path: Path | str, content: dict[str, Any], model: type[AnySettings]) -> AnySettings:
+    """Return content as settings; all its problems are one ConfigError that names the file, or whatever it is of."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

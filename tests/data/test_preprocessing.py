@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mmpeft.data import DataConfig
-from mmpeft.data.preprocessing import preprocessing_of
+from mmpeft.data.preprocessing import preprocessing
 from mmpeft.data.transforms import make_transforms
 
 
@@ -52,7 +52,7 @@ def test_augmentation_works_with_it(image):
 
 def test_a_resize_mode_that_timm_has_not_is_refused():
     with pytest.raises(ValueError, match="resize_mode 'longest' is not supported"):
-        preprocessing_of(clip_with(resize_mode="longest", interpolation="bicubic"))
+        preprocessing(clip_with(resize_mode="longest", interpolation="bicubic"))
 
 
 def _saved(name, path, processor):
@@ -80,22 +80,22 @@ def test_transformers_images_are_prepared_as_their_image_processor_does(image, t
 def test_transformers_without_an_image_processor_ask_for_a_transform(tmp_path):
     model = _saved("CLIP", tmp_path, None)
     with pytest.raises(ValueError, match=r"CLIPModel of .* no image processor could be read"):
-        preprocessing_of(model)
+        preprocessing(model)
 
 
 def test_a_module_that_holds_a_model_is_asked_there():
     holder = nn.Module()
     holder.backbone = clip_with(resize_mode="squash", interpolation="bicubic")
-    assert preprocessing_of(holder) == preprocessing_of(holder.backbone)
+    assert preprocessing(holder) == preprocessing(holder.backbone)
     vit = timm.create_model("vit_tiny_patch16_224")
     holder.backbone = vit
-    assert preprocessing_of(holder) == preprocessing_of(vit)
+    assert preprocessing(holder) == preprocessing(vit)
 
 
 def test_what_says_nothing_is_refused():
     with pytest.raises(ValueError, match="Linear has neither a pretrained_cfg nor visual"):
-        preprocessing_of(nn.Linear(2, 2))
+        preprocessing(nn.Linear(2, 2))
     holder = nn.Module()
     holder.backbone = SimpleNamespace()
     with pytest.raises(ValueError, match="Module has neither"):
-        preprocessing_of(holder)
+        preprocessing(holder)

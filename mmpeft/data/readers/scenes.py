@@ -19,6 +19,11 @@ def read_scenes(config: DataConfig) -> list[Sample]:
     return [_sample(scene, number) for number, scene in enumerate(scenes_of(config.style))]
 
 
+def mask_classes_of_scenes(config: DataConfig) -> tuple[str, ...]:
+    """Return the classes of the pixels: the ground, and each shape."""
+    return ("ground", *SHAPES)
+
+
 def scenes_of(style: str) -> list[Scene]:
     """Return the scenes behind the pictures of a style, shape by shape."""
     return [

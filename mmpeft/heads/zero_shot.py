@@ -16,6 +16,7 @@ from mmpeft.heads.base import Headed
 from mmpeft.injection.adapters import Adapters
 from mmpeft.injection.anatomy import Anatomy, anatomy
 from mmpeft.injection.edits import ConditionalPrompt, Prompt
+from mmpeft.injection.graft import parameter
 from mmpeft.injection.sites import LogitsSite, PromptSite, Site
 from mmpeft.injection.tree import Tree
 
@@ -112,7 +113,7 @@ class ZeroShotClassifier(Headed):
         """Return the normalised class embeddings (classes, width), with the active adapters on the text tower."""
         tree = self._modules.get("mmpeft")
         if not isinstance(tree, Tree) or not tree.touched - {"vision", "task"}:
-            return F.normalize(self.head.weight, dim=-1)
+            return F.normalize(parameter(self.head, "weight"), dim=-1)
         if _moves(tree):
             raise ValueError("class_embeddings: the active adapter's class embeddings are other ones for each image")
         return self._embed(None)

@@ -190,7 +190,7 @@ class ZeroShotClassifier(Headed):
             raise ValueError(f"the active adapters replace words of different texts: {list(own)}")
         return self._tokens(own or self.templates).to(next(self.backbone.parameters()).device)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    @torch.compiler.assume_constant_result
     def _tokens(self, templates: tuple[str, ...]) -> Tensor:
         if templates not in self._ids:
             texts = [template.format(name) for template in templates for name in self.classes]

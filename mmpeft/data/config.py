@@ -6,23 +6,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, Strict, model_validator
 
-from mmpeft.settings import Settings
+from mmpeft.data.protocols import DATASETS
+from mmpeft.settings import Settings, nearest
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
 
 DIGITS_PROTOCOL: dict[str, Any] = {"per_class": 20, "validation": 20, "test": "rest"}
 """What `name: digits` means unless the configuration says otherwise: few images, because all would be too easy."""
+PROTOCOLS: dict[str, dict[str, Any]] = {"digits": DIGITS_PROTOCOL, "vtab": {"fit": "whole"}}
+"""What a name means unless the configuration says otherwise."""
+ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "dataset": tuple(DATASETS),
+    "image_column": ("table", "datasets"),
+    "label_column": ("table", "datasets"),
+    "split_column": ("table",),
+    "subset": ("datasets",),
+}
+"""Keys that only some names know."""
 
 
 class DataConfig(Settings):
     """One data set and its splits, which depend on nothing but the samples' ids and these values."""
 
-    name: Literal["digits", "folder", "table", "datasets"]
+    name: Literal["digits", "folder", "table", "datasets", "vtab", "fgvc", "few_shot"]
     """``digits``: scikit-learn's 1,797 handwritten digits; ``folder``: images in one folder per class; ``table``: a CSV
-    or parquet file with a column of paths; ``datasets``: a Hugging Face data set, by name or in a local folder."""
+    or parquet file with a column of paths; ``datasets``: a Hugging Face data set, by name or in a local folder;
+    ``vtab``, ``fgvc``, ``few_shot``: a data set of VTAB-1k, of FGVC, or of the 11 on which CLIP is adapted."""
     path: str | None = None
-    """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``)."""
+    """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``); of ``vtab``, ``fgvc``
+    and ``few_shot`` the folder that holds a folder for each data set."""
+    dataset: str | None = None
+    """Which data set of ``vtab``, ``fgvc`` or ``few_shot``: ``cifar``, ``cub``, ``oxford_pets`` ..."""
     image_column: str = "image"
     """Column of a table (paths, relative to the table) or of a data set (images)."""
     label_column: str = "label"
@@ -33,36 +49,75 @@ class DataConfig(Settings):
     """Configuration of a Hugging Face data set that has several."""
     classes: tuple[str, ...] | None = None
     """The class names in order; null takes them from the data, sorted. Any other label is an error."""
+    half: Literal["base", "new"] | None = None
+    """Only the first half of the classes in their order (``base``, the larger one of an odd number) or only the others
+    (``new``): images and labels of the rest are gone."""
+    shots: PositiveInt | None = None
+    """K training images of each class, and min(K, 4) for validation, drawn from the data's own splits if it has them:
+    short for ``per_class: K, validation: min(K, 4)``."""
     per_class: PositiveInt | None = None
     """At most this many training images of each class; null takes all (digits: 20)."""
-    validation: Count | Share = 0.1
+    validation: Count | Share | None = 0.1
     """Images per class, or share of each class, for choosing the model; unused if the data has such a split (digits:
-    20)."""
+    20). null trains on these images too; ``train.monitor`` must then be null."""
     test: Count | Share | Literal["rest"] = 0.2
     """Images per class, or share of each class, for the report; ``rest``: all that ``per_class`` and ``validation``
     left over; unused if the data has such a split (digits: rest)."""
     split_seed: NonNegativeInt = 0
     """Which images ``per_class`` picks (and so which are the ``rest``); the validation images never change with it."""
-    augment: tuple[Literal["flip", "crop", "rotate", "colour"], ...] = ()
-    """Random changes of training images: mirror, crop and resize, turn up to 10 degrees, change colours."""
+    fit: Literal["crop", "whole"] = "crop"
+    """How an image becomes the model's input size: by its shorter side, cut at the centre as the model's own
+    configuration says, or squashed, whole (vtab)."""
+    augment: tuple[Literal["flip", "crop", "shift", "rotate", "colour"], ...] = ()
+    """Random changes of training images: mirror, crop and resize, cut at a random place of an image 8/7 as large, turn
+    up to 10 degrees, change colours."""
+    crop_scale: tuple[Part, Part] = (0.7, 1.0)
+    """Smallest and largest share of an image's area that ``augment: [crop]`` keeps."""
     verify: bool = True
     """Open every image once before training, so that all broken ones are named at once."""
 
     @model_validator(mode="before")
     @classmethod
-    def _digits_protocol(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name") == "digits":
-            return {**DIGITS_PROTOCOL, **values}
-        return values
+    def _filled_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        name, shots = values.get("name"), values.get("shots")
+        few = {"per_class": shots, "validation": min(shots, 4)} if type(shots) is int and shots > 0 else {}
+        return {**(PROTOCOLS.get(name, {}) if isinstance(name, str) else {}), **few, **values}
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        if self.name == "digits" and self.path is not None:
-            raise ValueError(f"path: {self.path!r} has no meaning for name: digits, which come with scikit-learn")
-        if self.name != "digits" and self.path is None:
-            raise ValueError(f"path: missing; name: {self.name} needs the folder, table or data set")
-        if self.test == "rest" and self.per_class is None:
-            raise ValueError("test: rest needs per_class: without it training takes all images and nothing is left")
-        if self.split_column is not None and self.name != "table":
-            raise ValueError(f"split_column: {self.split_column!r} is for name: table, not for name: {self.name}")
+        problems = [*self._foreign_keys(), *self._dataset_problems(), *self._split_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    def _foreign_keys(self) -> list[str]:
+        if self.name == "digits" and self.path is not None:
+            return [f"path: {self.path!r} has no meaning for name: digits, which come with scikit-learn"]
+        if self.name != "digits" and self.path is None:
+            return [f"path: missing; name: {self.name} needs the folder, table or data set"]
+        values = {key: getattr(self, key) for key, names in ONLY_FOR.items() if self.name not in names}
+        return [
+            f"{key}: {value!r} is for name: {' or '.join(ONLY_FOR[key])}, not for name: {self.name}"
+            for key, value in values.items()
+            if value != type(self).model_fields[key].default
+        ]
+
+    def _dataset_problems(self) -> list[str]:
+        known = DATASETS.get(self.name, {})
+        if not known or self.dataset in known:
+            return []
+        return [f"dataset: {self.dataset!r} is not in {self.name}{nearest(str(self.dataset), known)}"]
+
+    def _split_problems(self) -> list[str]:
+        problems = []
+        if self.test == "rest" and self.per_class is None:
+            problems.append("test: rest needs per_class: without it training takes all images and nothing is left")
+        if self.shots is not None and self.per_class != self.shots:
+            problems.append(f"shots: {self.shots} and per_class: {self.per_class} contradict each other: keep one")
+        if self.shots is not None and self.validation is None:
+            problems.append(f"shots: {self.shots} and validation: null: train.monitor=null keeps the last weights")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            problems.append(f"crop_scale: {list(self.crop_scale)} begins above its end")
+        return problems

@@ -55,7 +55,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
         title=", ".join(f"{name} ({own})" for name, own in methods.items()),
         model=config.model.name,
         task=config.task,
-        data=config.data.path or config.data.name,
+        data=config.data.dataset or config.data.path or config.data.name,
         names=" | ".join(names),
         rules="---|" * len(names),
         scores="\n".join(_row(split, metrics[split], names) for split in ("validation", "test") if split in metrics),

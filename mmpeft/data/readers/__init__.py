@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.readers.digits import read_digits
+from mmpeft.data.readers.few_shot import name_few_shot, read_few_shot
+from mmpeft.data.readers.fgvc import read_fgvc
 from mmpeft.data.readers.folder import read_folder
 from mmpeft.data.readers.hugging_face import read_datasets
 from mmpeft.data.readers.table import read_table
+from mmpeft.data.readers.vtab import name_vtab, read_vtab
 from mmpeft.data.samples import Sample
 
 READERS: dict[str, Callable[[DataConfig], list[Sample]]] = {
@@ -16,5 +19,10 @@ READERS: dict[str, Callable[[DataConfig], list[Sample]]] = {
     "folder": read_folder,
     "table": read_table,
     "datasets": read_datasets,
+    "vtab": read_vtab,
+    "fgvc": read_fgvc,
+    "few_shot": read_few_shot,
 }
 """Readers by the name in the configuration."""
+CLASS_NAMES: dict[str, Callable[[DataConfig], tuple[str, ...]]] = {"vtab": name_vtab, "few_shot": name_few_shot}
+"""Class names in their order, of data where labels are numbers and this order is not the alphabet's."""

@@ -21,6 +21,7 @@ _HOME = {
     **dict.fromkeys(
         (
             "AdaptFormer",
+            "AdapterPlus",
             "BitFit",
             "Convpass",
             "DoRA",

@@ -11,6 +11,7 @@ import pytest
 import mmpeft
 
 SMALL: dict[str, dict[str, Any]] = {
+    "adapter_plus": {"bottleneck": 4, "drop_path": 0.0},
     "adaptformer": {"bottleneck": 4, "dropout": 0.0},
     "convpass": {"bottleneck": 4, "dropout": 0.0},
     "dora": {"rank": 2, "alpha": 3},
@@ -186,6 +187,7 @@ LACKING = {
     "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
     "side_tuning": {"deit_distilled"} | OPEN_CLIP | HUGGING_FACE | GENERIC,
     "houlsby": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext"} | GENERIC,
     "adaptformer": {"convnext"} | GENERIC,
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,

@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 from mmpeft.methods.base import Method, parse, registry
-from mmpeft.methods.bottleneck import AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
+from mmpeft.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
 from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
@@ -26,6 +26,7 @@ __all__ = [
     "SSF",
     "VPT",
     "AdaptFormer",
+    "AdapterPlus",
     "BitFit",
     "Convpass",
     "DoRA",

@@ -13,6 +13,7 @@ import mmpeft
 EVERY = ("attn.*", "mlp.*")
 VIT = "vit_base_patch16_224"
 EXPECTED: list[tuple[str, dict[str, Any], int]] = [
+    (VIT, {"method": "adapter_plus"}, 165_984),
     (VIT, {"method": "adaptformer", "bottleneck": 1}, 27_660),
     (VIT, {"method": "adaptformer", "bottleneck": 8}, 156_768),
     (VIT, {"method": "adaptformer"}, 1_189_632),

@@ -13,6 +13,7 @@ import mmpeft
 NOT_IDENTITY = {
     "ssf": "scales start around one",
     "vpt": "tokens are attended to",
+    "adapter_plus": "both matrices are random",
     "res_tuning_bypass": "the paths add up",
     "side_tuning": "the side network has one half",
 }

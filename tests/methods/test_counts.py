@@ -49,6 +49,7 @@ EXPECTED: list[tuple[str, dict[str, Any], int]] = [
 ]
 WITH_HEAD: list[tuple[int, dict[str, Any], int]] = [
     (100, {"method": "linear_probe"}, 769 * 100),
+    (100, {"method": "linear_probe", "norm": True}, 769 * 100),
     (100, {"method": "adaptformer"}, 1_266_532),
     (100, {"method": "ssf"}, 282_724),
     (6, {"method": "vpt", "tokens": 100}, 926_214),

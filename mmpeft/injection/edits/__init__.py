@@ -10,7 +10,7 @@ from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
 from mmpeft.injection.edits.tokens import Tokens
-from mmpeft.injection.edits.unfreeze import Unfreeze
+from mmpeft.injection.edits.unfreeze import NormalisedHead, Unfreeze
 
 __all__ = [
     "AdaptedInput",
@@ -23,6 +23,7 @@ __all__ = [
     "Edit",
     "FactorDelta",
     "LowRank",
+    "NormalisedHead",
     "Scale",
     "SharedFactors",
     "SideNetwork",

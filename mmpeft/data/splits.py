@@ -149,6 +149,16 @@ def _first_of_each(pairs: list[tuple[Sample, int]], number: int | float) -> list
     return [pair for pool in pools.values() for pair in pool[: _number(number, len(pool))]]
 
 
+def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sample]]:
+    """Return the samples of each split as `cut_splits` does; those without a class count as one class."""
+    if config.half is not None:
+        raise ValueError(f"data.half: {config.half!r} is for images with a class, not for masks or captions")
+    names = [str(sample.label or "images") for sample in samples]
+    classes = tuple(sorted(set(names)))
+    cut = cut_splits(samples, [classes.index(name) for name in names], classes, config)
+    return {name: [sample for sample, _ in part] for name, part in cut.items()}
+
+
 def _refuse_repeated(ids: list[str], config: DataConfig) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:

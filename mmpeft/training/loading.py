@@ -108,4 +108,5 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:
-    return default_collate([sample for sample, _ in samples]), samples[0][1]
+    batch, counted = default_collate([sample for sample, _ in samples]), samples[0][1]
+    return {**batch, "counted": counted}, counted

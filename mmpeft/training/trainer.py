@@ -90,7 +90,10 @@ class Trainer:
         self._interruption = Interruption()
 
     def fit(self) -> Result:
-        """Train to the end; leave the model with the weights that were best on the validation split."""
+        """Train to the end; leave the model with the weights that were best on the validation split.
+
+        An adapter without parameters (a cache) is only evaluated.
+        """
         self.directory.claim(self.config.resume)
         start_trackers(self.accelerator, self.config)
         memory.reset_peak()
@@ -101,7 +104,9 @@ class Trainer:
                 self._interruption,
                 ProgressDisplay(self.schedule.total, self.progress.step, shown=self._main) as self._display,
             ):
-                while not self._finished():
+                if not self.adapters.parameters():
+                    self._validate()
+                while self.adapters.parameters() and not self._finished():
                     self._train_epoch()
         finally:
             finish_trackers(self.accelerator)

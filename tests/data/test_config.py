@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 from mmpeft.data import DataConfig
+from mmpeft.data.scenes import STYLES
 
 
 def test_digits_have_a_protocol_that_can_be_changed():
@@ -16,8 +18,9 @@ def test_digits_have_a_protocol_that_can_be_changed():
 
 @pytest.mark.parametrize(("shots", "validation"), [(1, 1), (2, 2), (4, 4), (16, 4)])
 def test_shots_are_short_for_two_numbers(shots, validation):
-    config = DataConfig(name="digits", shots=shots)
-    assert (config.per_class, config.validation, config.test) == (shots, validation, "rest")
+    for name in ("digits", "scenes"):
+        config = DataConfig(name=name, shots=shots)
+        assert (config.per_class, config.validation, config.test) == (shots, validation, "rest")
     assert DataConfig.model_validate(config.model_dump()) == config
 
 
@@ -26,11 +29,21 @@ def test_vtab_images_are_squashed():
     assert DataConfig(name="fgvc", path="x", dataset="cub").fit == "crop"
 
 
+def test_scenes_have_a_protocol_and_a_style():
+    config = DataConfig(name="scenes")
+    assert (config.per_class, config.validation, config.test, config.style) == (16, 16, "rest", "sketch")
+    assert get_args(DataConfig.model_fields["style"].annotation)[0].__args__ == STYLES
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"name": "digit"}, "name"),
         ({"name": "digits", "path": "x"}, "path: 'x' has no meaning for name: digits"),
+        ({"name": "scenes", "path": "x"}, "path: 'x' has no meaning for name: scenes"),
+        ({"name": "scenes", "style": "neo"}, "style"),
+        ({"name": "scenes", "style": None}, "style: missing; name: scenes"),
+        ({"name": "digits", "style": "neon"}, "style: 'neon' is for name: scenes, not for name: digits"),
         ({"name": "folder"}, "path: missing; name: folder needs"),
         ({"name": "folder", "path": "x", "test": "rest"}, "test: rest needs per_class"),
         ({"name": "folder", "path": "x", "split_column": "part"}, "split_column: 'part' is for name: table"),

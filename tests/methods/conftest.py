@@ -1,4 +1,4 @@
-"""Makes the plain vision transformer importable."""
+"""Makes the plain models of this folder importable."""
 
 from __future__ import annotations
 

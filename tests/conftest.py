@@ -233,6 +233,11 @@ class Case:
     method: str
     model: str
 
+    @classmethod
+    def at_home(cls, method: str) -> Case:
+        """Return a method's cell on a plain ViT, or where that has no site for it, on a zero-shot classifier."""
+        return cls(method, "zero_shot" if "vit" in LACKING.get(method, ()) else "vit")
+
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"
 

@@ -29,20 +29,16 @@ class MaskedSplit(ImageSplit):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]
-        image = sample.open().convert("RGB")
-        mask = tv_tensors.Mask(read_mask(sample, image.size, len(self.classes)))
-        image, mask = self.together(image, mask)
+        picture = sample.open().convert("RGB")
+        classes = tv_tensors.Mask(read_mask(sample, picture.size, len(self.classes)))
+        image, mask = self.together(picture, classes)
         return {"image": image, "mask": mask, "id": sample.id}
 
     def describe(self, index: int) -> str:
         """Say how much of a picture each class covers."""
-        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares(index).items())
-
-    def shares(self, index: int) -> dict[str, float]:
-        """Return the share of a picture's labelled pixels that each class in it has."""
         sample = self.samples[index]
         mask = read_mask(sample, sample.open().size, len(self.classes))
-        return class_shares(mask, self.classes)
+        return ", ".join(f"{name} {share:.0%}" for name, share in class_shares(mask, self.classes).items())
 
 
 def class_shares(mask: Tensor, classes: tuple[str, ...]) -> dict[str, float]:

@@ -20,7 +20,7 @@ def test_drawn_shapes_are_named(shape):
     scenes = [scene(number, shape) for number in range(8)]
     seen = [recognise(draw(one)) for one in scenes]
     assert sum(one is not None and one.shape == shape for one in seen) >= 7
-    assert sum(one is not None and one.overlap > 0.6 for one in seen) >= 7
+    assert np.mean([0 if one is None else one.overlap for one in seen]) > 0.78
 
 
 def test_figure_and_ground_have_the_colours_that_were_chosen():

@@ -32,7 +32,7 @@ def train_and_report(trainer: Trainer, config: RunConfig, classes: int) -> dict[
         directory.write_json("environment.json", environment(trainer))
     result = trainer.fit()
     scores = {"validation": trainer.evaluate("val"), "test": trainer.evaluate("test")}
-    metrics = {**summary(config, result), **_counts(trainer), **scores}
+    metrics = {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
     if main:
         directory.write_json("metrics.json", metrics)
         draw_curves(directory.records(), directory.path / "curves.png")

@@ -48,7 +48,8 @@ class Pictures:
         generator = torch.Generator().manual_seed(self.seed * 1000 + index)
         image = torch.randn(3, 16, 16, generator=generator)
         image[index % CLASSES] += 1.0
-        image = image + self.noise * (torch.randn(()) + random.random() + np.random.random())
+        if self.noise:
+            image = image + self.noise * (torch.randn(()) + random.random() + np.random.random())
         return {"image": image.float(), "label": index % CLASSES, "id": self.ids[index]}
 
 

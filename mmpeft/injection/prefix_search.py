@@ -1,0 +1,199 @@
+"""Finds the frozen prefix of a model's passes.
+
+Where it ends is not read off a table but found and proved: a pass is traced, and the latest tensor is taken from which
+the pass can go on, with NaN in place of everything in front of it, to the same loss and the same gradients.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.outline import Outline, TensorOutline, tensors
+from mmpeft.injection.prefix import NoPrefixError, Point, Prefix
+from mmpeft.injection.trace import Call, trace
+
+Batch = Mapping[str, Any]
+Run = Callable[[Batch], Tensor]
+PROBES = (3, 2)
+"""Samples of the two traced passes: what differs between them grows with the batch."""
+TOLERANCE = 1e-3
+"""Largest relative difference of loss and gradients in the proof; the suffix computes the same from the same."""
+
+
+def find_prefix(model: nn.Module, run: Run, batch: Batch, key: str = "image") -> Prefix:
+    """Return the longest frozen prefix of ``run(batch)``, a scalar loss of passes of ``model`` over ``batch[key]``.
+
+    Raises:
+        NoPrefixError: If no whole block lies in front of the first edit, or the part in front of it is random.
+    """
+    return _Search(model, run, batch, key).longest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Landing:
+    call: Call
+    point: Point
+    time: int
+    value: Tensor
+    outline: TensorOutline
+
+
+class _Search:
+    def __init__(self, model: nn.Module, run: Run, batch: Batch, key: str) -> None:
+        self.model, self.run, self.key = model, run, key
+        if not torch.is_floating_point(batch.get(key, torch.empty(0, dtype=torch.long))):
+            raise NoPrefixError(f"the samples have no {key!r} of floating-point numbers")
+        self.batch, small = (_cut(batch, size, key) for size in PROBES)
+        with _reproducible():
+            self.calls, loss = trace(model, lambda: run(self.batch))
+            self.expected = self._with_gradients(loss)
+        self.twins = self._pass_of_nothing({**small, key: torch.full_like(small[key], float("nan"))})
+        self.stained = {call for call, twin in self.twins.items() if _has_nan(twin.left)}
+        self.times = Counter(call.module for call in self.calls)
+        self.reasons: list[str] = []
+
+    def _pass_of_nothing(self, batch: Batch) -> dict[Call, Call]:
+        """Return the calls of a pass over NaN by those of the first pass: what comes out as NaN is the image's."""
+        try:
+            with _reproducible():
+                twins, _ = trace(self.model, lambda: self.run(batch))
+        except Exception as error:  # a pass of our own making must not break a run
+            raise NoPrefixError(f"the model does not take an image of NaN: {error}") from error
+        if [call.path for call in self.calls] != [call.path for call in twins]:
+            raise NoPrefixError("the model does not call the same modules in every pass")
+        return dict(zip(self.calls, twins, strict=True))
+
+    def longest(self) -> Prefix:
+        """Try the landings from the last to the first."""
+        for landing in sorted(self._landings(), key=lambda landing: -landing.time):
+            skipped = self._skipped(landing)
+            prefix = None if skipped is None else self._proved(landing, skipped)
+            if prefix is not None:
+                return prefix
+        raise NoPrefixError(self._reason())
+
+    def _landings(self) -> Iterator[_Landing]:
+        """Yield every place with a tensor, one row per sample, that depends on the image and on no adapter."""
+        for call, twin in self.twins.items():
+            ends: tuple[tuple[Point, int, Any, Any], ...] = (
+                ("input", call.start, call.entered, twin.entered),
+                ("output", call.end, call.left, twin.left),
+            )
+            for point, time, value, other in ends:
+                if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.requires_grad:
+                    continue
+                outline = TensorOutline.of(value, other, PROBES)
+                if outline and outline.sample is not None and _has_nan(other) and self.times[call.module] == 1:
+                    yield _Landing(call, point, time, value, outline)
+
+    def _skipped(self, landing: _Landing) -> list[tuple[nn.Module, Outline]] | None:
+        """Return the outermost modules that a landing spares, or None where it is none."""
+        inside = landing.call if landing.point == "output" else None
+        done = {c for c in self.stained if c.end <= landing.time and c is not inside and inside not in _ancestors(c)}
+        outer = [call for call in done if done.isdisjoint(_ancestors(call))]
+        spared = [*outer, inside] if inside else outer
+        if not self._covers_a_block(spared) or any(_busy(call.module) for call in spared):
+            return None
+        if any(call.random for call in spared):
+            self.reasons.append("the model in front of the first edit is random (dropout or stochastic depth)")
+            return None
+        if any(self.times[call.module] > 1 for call in spared):
+            self.reasons.append("the model in front of the first edit is called several times in a pass")
+            return None
+        outlines = [Outline.of(call.left, self.twins[call].left, PROBES) for call in outer]
+        adapted = any(tensor.requires_grad for call in outer for tensor in tensors(call.left))
+        if adapted or any(outline is None for outline in outlines):
+            return None
+        return [(call.module, outline) for call, outline in zip(outer, outlines, strict=True) if outline]
+
+    def _covers_a_block(self, spared: list[Call]) -> bool:
+        """Tell whether a whole block of the towers that see the image is spared; of other models any module will do."""
+        stained = {call.path for call in self.stained}
+        blocks = [b.path for tower in anatomy(self.model).towers for b in tower.blocks if b.path in stained]
+        paths = [call.path for call in spared]
+        return bool(paths) and (not blocks or any(f"{b}.".startswith(f"{path}.") for path in paths for b in blocks))
+
+    def _proved(self, landing: _Landing, skipped: list[tuple[nn.Module, Outline]]) -> Prefix | None:
+        """Return the prefix if passes resumed there, without the image or else with it, come to the same."""
+        later = frozenset(call.path for call in self.calls if call.start >= landing.time)
+        call = landing.call
+        for reads_image in (False, True):
+            own = (call.path, call.module, landing.point, landing.outline)
+            prefix = Prefix(*own, tuple(skipped), reads_image, later)
+            if self._same(prefix, landing.value.detach().clone()):
+                return prefix
+        return None
+
+    def _same(self, prefix: Prefix, stored: Tensor) -> bool:
+        image = self.batch[self.key]
+        batch = self.batch if prefix.reads_image else {**self.batch, self.key: torch.full_like(image, float("nan"))}
+        try:
+            with _reproducible():
+                with prefix.resumed(stored):
+                    loss = self.run(batch)
+                found = self._with_gradients(loss)
+        except Exception:  # whatever a model says to NaN: it cannot go on from here
+            return False
+        return all(map(_close, found, self.expected))
+
+    def _with_gradients(self, loss: Tensor) -> list[Tensor | None]:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not loss.requires_grad:
+            raise NoPrefixError("the loss does not depend on anything that is trained")
+        try:
+            return [loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True)]
+        except RuntimeError as error:  # reentrant gradient checkpointing
+            raise NoPrefixError(f"its gradients can't be taken: {error}") from error
+
+    def _reason(self) -> str:
+        edited = next((call.path for call in self.calls if call.path and _busy(call.module, own=True)), "the model")
+        return (self.reasons or [f"the first edit sits in {edited}, with no whole block in front of it"])[0]
+
+
+def _ancestors(call: Call) -> set[Call]:
+    found, parent = set(), call.parent
+    while parent is not None:
+        found.add(parent)
+        parent = parent.parent
+    return found
+
+
+def _busy(module: nn.Module, own: bool = False) -> bool:
+    """Tell whether a module, or (unless ``own``) one inside it, carries an active edit or is read by one."""
+    grafts = [part.__dict__.get("_graft") for part in ([module] if own else module.modules())]
+    return any(graft is not None and (graft.calls or graft.tapped) for graft in grafts)
+
+
+def _has_nan(value: Any) -> bool:
+    return any(bool(tensor.isnan().any()) for tensor in tensors(value))
+
+
+def _close(left: Tensor | None, right: Tensor | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return bool((left - right).abs().max() <= TOLERANCE * right.abs().max())
+
+
+def _cut(batch: Batch, size: int, key: str) -> dict[str, Any]:
+    """Return a batch of ``size`` samples, some of them twice where there are fewer."""
+    rows = [index % len(batch[key]) for index in range(size)]
+    return {
+        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
+        for name, value in batch.items()
+    }
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        yield

@@ -91,7 +91,7 @@ class _Search:
                 if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.requires_grad:
                     continue
                 outline = TensorOutline.of(value, other, PROBES)
-                if outline and outline.sample is not None and _has_nan(other) and self.times[call.module] == 1:
+                if outline and outline.sample is not None and _has_nan(other):
                     yield _Landing(call, point, time, value, outline)
 
     def _skipped(self, landing: _Landing) -> list[tuple[nn.Module, Outline]] | None:
@@ -105,7 +105,7 @@ class _Search:
         if any(call.random for call in spared):
             self.reasons.append("the model in front of the first edit is random (dropout or stochastic depth)")
             return None
-        if any(self.times[call.module] > 1 for call in spared):
+        if any(self.times[call.module] > 1 for call in (landing.call, *spared)):
             self.reasons.append("the model in front of the first edit is called several times in a pass")
             return None
         outlines = [Outline.of(call.left, self.twins[call].left, PROBES) for call in outer]
@@ -144,14 +144,13 @@ class _Search:
             return False
         return all(map(_close, found, self.expected))
 
-    def _with_gradients(self, loss: Tensor) -> list[Tensor | None]:
+    def _with_gradients(self, loss: Tensor) -> list[Tensor]:
+        """Return the loss and its gradients; without all of them (reentrant checkpointing) nothing can be proved."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if not loss.requires_grad:
-            raise NoPrefixError("the loss does not depend on anything that is trained")
         try:
-            return [loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True)]
-        except RuntimeError as error:  # reentrant gradient checkpointing
-            raise NoPrefixError(f"its gradients can't be taken: {error}") from error
+            return [loss.detach(), *torch.autograd.grad(loss, trained)]
+        except RuntimeError as error:
+            raise NoPrefixError(f"the gradients of all that is trained can't be taken: {error}") from error
 
     def _reason(self) -> str:
         edited = next((call.path for call in self.calls if call.path and _busy(call.module, own=True)), "the model")
@@ -176,9 +175,7 @@ def _has_nan(value: Any) -> bool:
     return any(bool(tensor.isnan().any()) for tensor in tensors(value))
 
 
-def _close(left: Tensor | None, right: Tensor | None) -> bool:
-    if left is None or right is None:
-        return left is right
+def _close(left: Tensor, right: Tensor) -> bool:
     return bool((left - right).abs().max() <= TOLERANCE * right.abs().max())
 
 

@@ -65,13 +65,14 @@ class PrefixCache:
             try:
                 views = self._views()
                 prefix, batch = self._search()
-                self._afford(prefix, views)
+                size = self._bytes(prefix, views, batch)
+                self._afford(size)
             except NoPrefixError as reason:
                 if store != "auto":
                     raise ValueError(f"train.cache.store: {store!r} has nothing to cache: {reason}") from None
                 self.say(f"prefix cache: off, for {reason}")
                 return Cached(self.objective, self.loaders, {"store": "off", "reason": str(reason)})
-            return self._fill_all(prefix, views, batch)
+            return self._fill_all(prefix, views, size, batch)
 
     def _views(self) -> int:
         """Return the number of views of each training image; raise where there is no number that pays."""
@@ -84,7 +85,7 @@ class PrefixCache:
         elif asked is None:
             raise NoPrefixError("the training images are augmented at random: train.cache.views=N keeps N of each")
         if self.config.cache.store == "auto" and self.epochs <= views:
-            raise NoPrefixError(f"each of {views} views of an image would be used once in {self.epochs} epochs")
+            raise NoPrefixError(f"no view of an image comes twice in {self.epochs} epochs (train.cache.views: {views})")
         return views
 
     def _search(self) -> tuple[Prefix, Batch]:
@@ -98,21 +99,22 @@ class PrefixCache:
         with self.accelerator.autocast():
             return self.objective.loss(self.model, batch)[0]
 
-    def _bytes(self, prefix: Prefix, views: int) -> int:
+    def _bytes(self, prefix: Prefix, views: int, batch: Batch) -> int:
+        """Return what all samples take: the tensors at the landing, and what else a sample has (masks)."""
+        others = [value for key, value in batch.items() if key != "image" and isinstance(value, Tensor)]
         rows = views * len(self.loaders.images("train").ids) + len(self.loaders.images("val").ids)
-        return rows * prefix.sample_bytes
+        return rows * (prefix.sample_bytes + sum(value.nbytes // len(value) for value in others))
 
-    def _afford(self, prefix: Prefix, views: int) -> None:
-        needed, free = self._bytes(prefix, views), available_bytes() // self.accelerator.num_processes
+    def _afford(self, needed: int) -> None:
+        free = available_bytes() // self.accelerator.num_processes
         if self.config.cache.store == "auto" and needed > free // SHARE:
             raise NoPrefixError(
                 f"it would take {needed / GIB:.2f} GiB, more than a quarter of the free memory, {free / GIB:.2f} GiB: "
                 "train.cache=disk keeps it on the disk, train.cache=memory insists"
             )
 
-    def _fill_all(self, prefix: Prefix, views: int, batch: Batch) -> Cached:
+    def _fill_all(self, prefix: Prefix, views: int, size: int, batch: Batch) -> Cached:
         store = "memory" if self.config.cache.store == "auto" else self.config.cache.store
-        size = self._bytes(prefix, views)
         kept = {"store": store, "place": prefix.place, "views": views, "bytes": size}
         self.say(f"prefix cache: {prefix.place} of every image, {size / 2**20:.1f} MiB in {store}, views: {views}")
         with self._one_after_another(store):
@@ -133,7 +135,7 @@ class PrefixCache:
         for samples in self._batches(dataset, views):
             if not store.extend(samples):
                 store.write(self._compute(prefix, samples))
-            others += [{key: value for key, value in sample.items() if key != "image"} for sample in samples]
+            others += map(_without_image, samples)
         return CachedSplit(dataset, store, others, views, prefix.reads_image)
 
     def _compute(self, prefix: Prefix, samples: list[dict[str, Any]]) -> Tensor:
@@ -156,3 +158,9 @@ class PrefixCache:
         )
         for samples in loader:
             yield [sample for sample, _ in samples]
+
+
+def _without_image(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return what else a sample has, tensors as copies: one from a data worker would keep a file open."""
+    others = {key: value for key, value in sample.items() if key != "image"}
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in others.items()}

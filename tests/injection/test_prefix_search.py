@@ -151,6 +151,36 @@ def test_text_may_come_before_the_image(make_case: Any) -> None:
     assert all(module is not model.text for module, _ in prefix.skipped)
 
 
+class Classifier(nn.Module):
+    """A CLIP model inside another, entered by ``encode_image``."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.normalize(self.backbone.encode_image(images), dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("head", "the input of head"),
+        ("*.visual.transformer.resblocks.1.mlp.c_fc", "the input of backbone.visual.transformer.resblocks.1"),
+    ],
+)
+def test_a_model_inside_another(target: str, place: str) -> None:
+    from open_clip.model import CLIP
+
+    size = {"layers": 2, "width": 32}
+    vision = {"image_size": 32, "patch_size": 8, "head_width": 16, **size}
+    model = Classifier(CLIP(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, **size}))
+    mmpeft.adapt(model, mmpeft.LoRA(rank=1, targets=(target,)))
+    batch = {"image": torch.randn(3, 3, 32, 32)}
+    assert find_prefix(model, lambda own: model(own["image"]).square().sum(), batch).place == place
+
+
 class Pairs(nn.Module):
     """A block that returns a tuple."""
 

@@ -12,17 +12,23 @@ import mmpeft
 
 SMALL: dict[str, dict[str, Any]] = {
     "adaptformer": {"bottleneck": 4, "dropout": 0.0},
+    "clip_lora": {"dropout": 0.0},
+    "coop": {"tokens": 3},
     "convpass": {"bottleneck": 4, "dropout": 0.0},
     "dora": {"rank": 2, "alpha": 3},
     "fact": {"rank": 3, "dropout": 0.0},
     "houlsby": {"bottleneck": 4},
+    "ivlp": {"layers": "first:2"},
     "lora": {"rank": 2, "alpha": 3},
+    "maple": {"layers": "first:2"},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
+    "promptsrc": {"layers": "first:2"},
     "repadapter": {"bottleneck": 4, "dropout": 0.0},
     "res_tuning": {"bottleneck": 4},
     "res_tuning_bypass": {"bottleneck": 4},
     "side_tuning": {"channels": 4, "depth": 2},
+    "tip_adapter": {"shots": 2, "trained": True},
     "vpt": {"tokens": 3, "dropout": 0.0},
 }
 """Options that fit a model of width 32; a method that is not here runs with its defaults."""
@@ -152,6 +158,20 @@ def _siglip() -> Any:
     return _two_towers("Siglip", projection_size=32)
 
 
+def words(texts: list[str]) -> Any:
+    """Tokenize: each letter's place in the alphabet, between a start and an end, in 9 places."""
+    import torch
+
+    rows = [[48, *(1 + ord(word[0].lower()) % 40 for word in text.replace(".", " .").split()), 49] for text in texts]
+    return torch.tensor([row + [0] * (9 - len(row)) for row in rows])
+
+
+def _zero_shot() -> Any:
+    from mmpeft.heads.zero_shot import ZeroShotClassifier
+
+    return ZeroShotClassifier(_open_clip(), ["disc", "ring", "star"], ["a {}.", "one more {}."], words)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "vit": plain_vit,
     "deit_distilled": _distilled,
@@ -168,23 +188,30 @@ MODELS: dict[str, Callable[[], Any]] = {
     "open_clip_attention": _open_clip_attention,
     "hf_clip": _hf_clip,
     "siglip": _siglip,
+    "zero_shot": _zero_shot,
     "mlp": _mlp,
     "bert": _bert,
 }
 GENERIC = {"mlp", "bert"}
 OPEN_CLIP = {"open_clip", "open_clip_attention"}
 HUGGING_FACE = {"hf_clip", "siglip"}
-READS_WEIGHTS = {"open_clip", "siglip"}
+TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
+READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 """With ``nn.MultiheadAttention``, which computes another way, not equal to the bit, when a weight wants gradients."""
 STAGED = {"swin", "swin_v2", "convnext"}
-LACKING = {
+ONE_TOWER = MODELS.keys() - TWO_TOWERS
+LACKING: dict[str, Any] = {
+    **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
+    "clip_adapter": {"deit_distilled"} | GENERIC,
+    "clip_lora": {"convnext", "mlp"},
+    "tip_adapter": MODELS.keys() - {"zero_shot"},
     "vpt": {"beit"} | STAGED | GENERIC,
     "convpass": {"convnext"} | GENERIC,
     "fact": STAGED | GENERIC,
     "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
     "res_tuning": {"convnext"} | GENERIC,
     "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
-    "side_tuning": {"deit_distilled"} | OPEN_CLIP | HUGGING_FACE | GENERIC,
+    "side_tuning": {"deit_distilled"} | GENERIC,
     "houlsby": {"convnext"} | GENERIC,
     "adaptformer": {"convnext"} | GENERIC,
     "pfeiffer": GENERIC,
@@ -197,6 +224,9 @@ LACKING = {
 @dataclass(frozen=True)
 class Case:
     """One cell of the matrix."""
+
+    INSERTING = ("vpt", "maple", "ivlp", "promptsrc")
+    """Methods that make the sequence longer."""
 
     method: str
     model: str
@@ -217,6 +247,8 @@ class Case:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)
+        if self.model == "zero_shot":
+            model.reset()
         return model.requires_grad_(self.model not in READS_WEIGHTS)
 
     def adapt(self, model: Any, name: str = "main", seed: int | None = None, **options: Any) -> Any:
@@ -224,6 +256,9 @@ class Case:
         import torch
 
         adapters = mmpeft.adapt(model, self.specification() | options, name=name)
+        if self.method == "tip_adapter":
+            (cache,) = adapters._edits(name)
+            cache.fill(torch.randn(6, 16, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 3)
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
@@ -262,7 +297,7 @@ class Case:
     def _run_towers(self, model: Any, images: Any) -> Any:
         import torch
 
-        text = (torch.arange(1, 10) * 5).expand(len(images), -1)
+        text = torch.tensor([*range(5, 45, 5), 49]).expand(len(images), -1)
         if self.model in HUGGING_FACE:
             output = model(input_ids=text, pixel_values=images)
             found = torch.cat(

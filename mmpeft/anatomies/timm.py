@@ -176,7 +176,7 @@ def _features(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Featu
         path = paths[id(heads[0])]
         own = {"name": "features", "path": "features", "host": heads[0], "host_path": path, "tower": "vision"}
         width = int(getattr(model, "head_hidden_size", model.num_features))  # type: ignore[arg-type]
-        yield FeaturesSite(width=width, channels=stem.in_channels, model=model, **own)  # type: ignore[arg-type]
+        yield FeaturesSite(width=width, channels=stem.in_channels, model=model, point="input", **own)  # type: ignore[arg-type]
 
 
 def _classifiers(model: nn.Module) -> list[nn.Module]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmpeft.cli.console import print_heading, print_table
 from mmpeft.cli.run import load_run
 from mmpeft.cli.shipped import find_config
+from mmpeft.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from mmpeft.training.config import RunConfig
@@ -31,7 +31,7 @@ def compare(options: Namespace) -> None:
     rows = []
     for number, (task, config, _) in enumerate(runs, 1):
         print_heading(f"{number} of {len(runs)}: {_label(config)}")
-        rows.append((_label(config), _finished(config) or task.run(config)))
+        rows.append((_label(config), RunDirectory(config.output).finished() or task.run(config)))
     print_table(COLUMNS, [_cells(label, metrics) for label, metrics in rows])
     picture = draw(rows, output / "comparison.png", f"{runs[0][1].model.name} on {runs[0][1].data.name}")
     print(f"picture: {picture}; adapters: {output}/*/adapter")
@@ -55,11 +55,6 @@ def draw(rows: Sequence[tuple[str, dict[str, Any]]], path: Path, title: str) -> 
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     return path
-
-
-def _finished(config: RunConfig) -> dict[str, Any] | None:
-    path = config.output / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _label(config: RunConfig) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 
+from mmpeft.formats import READ, WRITTEN
+
 CONFIG = ("config", "a YAML file, or the name of a shipped one (mmpeft list configs)")
 RUN = ("run", "a run directory: it holds config.yaml and adapter/")
 MODEL = ("model", "such as timm/vit_base_patch16_224.augreg_in21k, tiny/vit or a local path (mmpeft list models)")
@@ -100,17 +102,17 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "Write an adapter in another library's format.",
+        "Write an adapter in another library's format, or the class embeddings of a run.",
         "mmpeft export runs/lora_digits/adapter lora_for_peft --format peft",
         "mmpeft.cli.adapters:export",
-        (ADAPTER, ("dest", "a new directory")),
+        (ADAPTER, ("dest", "a new directory, or a .safetensors file")),
     ),
     Command(
         "import",
-        "Read an adapter in another library's format and write it as ours.",
-        "mmpeft import lora_from_peft adapter --format peft",
+        "Read an adapter in another library's or a paper's format and write it as ours. Nothing in the file is run.",
+        "mmpeft import checkpoint-99.pth adapter --format adaptformer --options scale=0.1",
         "mmpeft.cli.adapters:import_adapter",
-        (("source", "the other library's directory"), ("dest", "a new directory")),
+        (("source", "the other library's directory, or the paper's file"), ("dest", "a new directory")),
     ),
 )
 
@@ -130,7 +132,7 @@ def make_parser() -> ArgumentParser:
                 command.name,
                 help=command.summary,
                 description=command.summary,
-                epilog=f"example:\n  {command.example}",
+                epilog=f"example:\n  {command.example}{_formats(command)}",
                 formatter_class=RawDescriptionHelpFormatter,
             ),
             command,
@@ -151,6 +153,14 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
     if command.name == "merge":
         parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the head that was trained")
     if command.name in ("export", "import"):
-        parser.add_argument("--format", required=True, help="such as peft")
+        parser.add_argument("--format", required=True, help="one of the formats below")
+    if command.name == "import":
+        said = "what the file does not hold, such as scale=0.1; what is not given is assumed and said"
+        parser.add_argument("--options", metavar="key=value", nargs="+", default=[], help=said)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(handler=command.handler)
+
+
+def _formats(command: Command) -> str:
+    known = {"import": READ, "export": WRITTEN}.get(command.name, {})
+    return "".join(["\n\nformats:" if known else "", *(f"\n  {name:18}{text}" for name, text in known.items())])

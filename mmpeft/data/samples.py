@@ -10,6 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+IGNORED = 255
+"""The value of a mask's pixels that belong to no class: neither learned from nor scored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -23,8 +26,8 @@ class Sample:
     """Reads the image; picklable, so that workers can."""
     split: str | None = None
     """``train``, ``validation`` or ``test`` if the data says so."""
-    caption: str | None = None
-    """What the picture shows, in words."""
+    caption: str | tuple[str, ...] | None = None
+    """What the picture shows, in words; a tuple holds several ways to say it."""
     mask: Callable[[], Image.Image] | None = None
     """Reads the class of each pixel: mode ``L``, as large as the image."""
 
@@ -49,6 +52,16 @@ class ImageSplit(Dataset[dict[str, Any]]):
         image = self.transform(sample.open().convert("RGB"))
         return {"image": image, "label": self.labels[index], "id": sample.id}
 
+    def describe(self, index: int) -> str:
+        """Say what is to be learned of a sample, for people."""
+        return f"class {self.classes[self.labels[index]]!r}"
+
+    def checked(self, index: int) -> int:
+        """Return the index, or raise a ValueError if there is no such sample."""
+        if not 0 <= index < len(self):
+            raise ValueError(f"index: {index} is not among the {len(self)} samples")
+        return index
+
     @property
     def ids(self) -> list[str]:
         """The samples' ids, in order."""
@@ -69,8 +82,8 @@ class DataSplits:
     """The class names; a label is an index into them."""
 
 
-def listed(names: Iterable[object], limit: int = 8) -> str:
+def listed(names: Iterable[object], limit: int = 8, separator: str = ", ") -> str:
     """Join names for an error message, at most `limit` of them: ``a, b and 3 more``."""
     every = [str(name) for name in names]
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + more
+    return separator.join(every[:limit]) + more

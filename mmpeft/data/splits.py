@@ -120,6 +120,14 @@ def _cut_class(
     return parts
 
 
+def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sample]]:
+    """Return the samples of each split as `cut_splits` does; those without a class count as one class."""
+    names = [str(sample.label or "images") for sample in samples]
+    classes = tuple(sorted(set(names)))
+    cut = cut_splits(samples, [classes.index(name) for name in names], classes, config)
+    return {name: [sample for sample, _ in part] for name, part in cut.items()}
+
+
 def _refuse_repeated(ids: list[str], config: DataConfig) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:

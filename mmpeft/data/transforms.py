@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.preprocessing import preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -18,7 +18,8 @@ Transform = Callable[[Image.Image], Tensor]
 def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transform) -> tuple[Transform, Transform]:
     """Return the transforms of training and of evaluation images, PIL to float tensor.
 
-    A timm model brings its own: input size, resampling, crop, mean and standard deviation. A transform is used as is.
+    A model of timm, open_clip or transformers brings its own: input size, resampling, crop, mean and standard
+    deviation. A transform is used as is.
 
     Raises:
         ValueError: If a model does not say how its images are prepared.
@@ -26,10 +27,7 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
     if not isinstance(model_or_transform, nn.Module):
         steps = [_AUGMENTATIONS[name](None) for name in config.augment]
         return transforms.Compose([*steps, model_or_transform]), model_or_transform
-    if not getattr(model_or_transform, "pretrained_cfg", None):
-        kind = type(model_or_transform).__name__
-        raise ValueError(f"{kind} has no pretrained_cfg that says how images are prepared: give load_data a transform")
-    own: dict[str, Any] = resolve_model_data_config(model_or_transform)
+    own = preprocessing(model_or_transform)
     steps = [_AUGMENTATIONS[name](own["input_size"][1:]) for name in config.augment]
     training = own | {"crop_pct": 1.0} if "crop" in config.augment else own
     return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)

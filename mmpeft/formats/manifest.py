@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mmpeft import __version__
+from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.graft import plain_class
@@ -33,6 +34,7 @@ class Base(Settings):
     @classmethod
     def of(cls, module: nn.Module) -> Base:
         """Describe a module; one without its adapters gives the same."""
+        module = backbone_of(module)
         heads = [site.host_path for tower in anatomy(module).towers for site in tower.sites if site.name == "head"]
         own = ("mmpeft.", *(f"{head}." for head in heads))
         rest = {key: tuple(p.shape) for key, p in module.named_parameters() if not key.startswith(own)}
@@ -62,6 +64,8 @@ class Manifest(Settings):
     """Specifications of the methods."""
     base: dict[str, Base]
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
+    notes: tuple[str, ...] = ()
+    """Where an import came from, and what it assumed and left out."""
 
     @classmethod
     def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,10 @@ from torch import nn
 from mmpeft.formats.loading import Source, load_source
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.peft_config import read_config
-from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, weights_in, write_json
+from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, validated, weights_in, write_json
 from mmpeft.formats.tensor_file import TensorFile, refuse
 from mmpeft.injection.adapters import Adapters
+from mmpeft.settings import Settings
 
 
 def load_peft(
@@ -50,14 +52,16 @@ def export(directory: Path, dest: Path) -> None:
         _copy(directory, partial)
 
 
-def convert(source: Path, dest: Path) -> None:
-    """Write HF peft's directory as one of mmpeft's, which HF peft still loads."""
+def convert(source: Path, dest: Path, options: Mapping[str, Any]) -> list[str]:
+    """Write HF peft's directory as one of mmpeft's, which HF peft still loads; it says all there is to know."""
+    validated("format peft", dict(options), Settings)
     read = read_peft(source)
     methods = tuple(method.specification() for method in read.methods)
     manifest = Manifest(name=read.name, layout="peft", methods=methods, base={})
     with replaced_directory(dest) as partial:
         _copy(source, partial)
         write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+    return []
 
 
 def _copy(directory: Path, dest: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmpeft.formats.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
 from mmpeft.formats.peft_layout import Layout, Piece
+from mmpeft.heads.base import backbone_of
 from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
 from mmpeft.injection.sites import LinearSite, ParametersSite
 from mmpeft.injection.tree import Adapter
@@ -27,6 +28,7 @@ class InexpressibleError(ValueError):
 
 def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     """Return the layout of an adapter in a module, with its configuration; else an InexpressibleError says why."""
+    module = backbone_of(module)
     layout, hosts = Layout(), _by_host(adapter)
     layout.hosts = list(hosts)
     kinds = {type(edit) for places in hosts.values() for _, edit, _ in places}
@@ -128,6 +130,8 @@ def _lay_out_saved(layout: Layout, adapter: Adapter) -> None:
 
 
 def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
+    if site.tower == "task":
+        raise InexpressibleError(f"{site.path}: the head is not part of the backbone, which is all that peft sees")
     if site.tied or set(edit.names) != set(site.host.state_dict()):
         raise InexpressibleError(
             f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(edit.names)}"

@@ -92,8 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def validated(path: Path, content: dict[str, Any], model: type[AnySettings]) -> AnySettings:
-    """Return content as settings; all its problems are one ConfigError that names the file."""
+def validated(path: Path | str, content: dict[str, Any], model: type[AnySettings]) -> AnySettings:
+    """Return content as settings; all its problems are one ConfigError that names the file, or whatever it is of."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -117,7 +117,8 @@ def _pickle_advice(files: list[Path]) -> str:
         return ""
     return (
         f". {pickles[0]} is a pickle, which can run any code, and is never read: where you trust it, convert it with "
-        "peft's PeftModel.from_pretrained(base, directory).save_pretrained(other_directory)"
+        "peft's PeftModel.from_pretrained(base, directory).save_pretrained(other_directory); a paper's checkpoint is "
+        "imported without running it (mmpeft import --help)"
     )
 
 

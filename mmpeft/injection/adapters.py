@@ -289,7 +289,9 @@ def adapters(model: nn.Module | Modules) -> Adapters:
 
 def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None) -> Adapter:
     """Make an adapter's weights for a module, without touching the module."""
-    adapter, sketch = Adapter(list(methods)), anatomy(module)
+    sketch = anatomy(module)
+    methods = [method.resolve(sketch) for method in methods]
+    adapter = Adapter(methods)
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     dtype = dtype or torch.promote_types(reference.dtype, torch.float32)
     with torch.device(reference.device):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.injection.graft import plain_class
 from mmpeft.injection.sites import LinearSite, ParametersSite, Site
@@ -56,12 +57,48 @@ class Tower:
 
 
 @dataclass(frozen=True, eq=False)
+class Joint:
+    """How a two-tower model turns images and token ids (batch, length) into vectors (batch, width) of one space.
+
+    The fields are functions of the model, so that a copy of it has its own joint.
+    """
+
+    model: nn.Module
+    encode_image: Callable[[Any, Tensor], Tensor]
+    encode_text: Callable[[Any, Tensor], Tensor]
+    scale_of: Callable[[Any], Tensor]
+    bias_of: Callable[[Any], Tensor | None]
+
+    def image(self, images: Tensor) -> Tensor:
+        """Return the images' vectors, not normalised."""
+        return self.encode_image(self.model, images)
+
+    def text(self, ids: Tensor) -> Tensor:
+        """Return the texts' vectors, not normalised."""
+        return self.encode_text(self.model, ids)
+
+    def scale(self) -> Tensor:
+        """Return the factor on the cosine: the exponential of the logit scale."""
+        return self.scale_of(self.model)
+
+    def bias(self) -> Tensor | None:
+        """Return what is added to the scaled cosine, if anything is (SigLIP)."""
+        return self.bias_of(self.model)
+
+
+@dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The map of one model; ``library`` names the reader that made it."""
+    """The map of one model; ``library`` names the reader that made it.
+
+    ``joint`` is there where images and text share a space; ``words`` turns words into their token ids, without any in
+    front or behind, where the model comes with its tokenizer.
+    """
 
     model: nn.Module
     library: str
     towers: tuple[Tower, ...]
+    joint: Joint | None = None
+    words: Callable[[str], tuple[int, ...]] | None = None
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""
@@ -154,7 +191,15 @@ class Anatomy:
             like = known.get(id(site.host), site)
             tied = tuple(ties.get(path, ()))
             found.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
+        if head and layers == "all":
+            found += [site for site in self._around(chosen) if not site.derived]
         return found
+
+    def _around(self, towers: list[Tower]) -> Iterator[ParametersSite]:
+        """Yield the sites of a head that is around the model, not in it."""
+        own = {id(module) for _, module in own_modules(self.model)}
+        sites = (site for tower in towers for site in tower.sites if id(site.host) not in own)
+        yield from (site for site in sites if isinstance(site, ParametersSite))
 
     def root(self, tower: Tower) -> Site:
         """Return the site of a whole tower: where weights that its layers share have their place."""

@@ -238,6 +238,13 @@ def _rebuild(cls: type, *arguments: Any) -> Any:
     return new.__new__(new, *arguments)
 
 
+def parameter(host: nn.Module, name: str) -> Tensor:
+    """Return the tensor that a host computes with under this name: its own, or the one that stands in for it."""
+    own: Tensor = getattr(host, name)
+    carried: Graft | None = host.__dict__.get("_graft")
+    return own if carried is None else carried.mixed(host).get(name, own)
+
+
 def plain_class(module: nn.Module) -> type:
     """Return the class that a module has without its graft."""
     return type(module).__bases__[0] if "_graft" in module.__dict__ else type(module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.outline import Outline, TensorOutline
-from mmpeft.injection.trace import first, overridden, with_first
+from mmpeft.injection.trace import Forward, carried, first, inner_forward, overridden, with_first
 
-Point = Literal["input", "output"]
+Point = Literal["input", "output", "inner output"]
 
 
 class NoPrefixError(ValueError):
@@ -44,6 +44,8 @@ class Prefix:
     @property
     def place(self) -> str:
         """The landing in words."""
+        if self.point == "inner output":
+            return f"the output of {self.path}, in front of its edits"
         return f"the {self.point} of {self.path}"
 
     @property
@@ -59,13 +61,13 @@ class Prefix:
     @torch.no_grad()
     def compute(self, run: Callable[[], object]) -> Tensor:
         """Return the tensor at the landing, (batch, *shape), in a pass that ends there."""
-        forward = self.module.forward
+        forward = self._forward()
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             raise _Reached(first(args, kwargs) if self.point == "input" else forward(*args, **kwargs))
 
         try:
-            with overridden({self.module: stop}):
+            with self._landing(stop):
                 run()
         except _Reached as reached:
             return reached.value.detach()
@@ -74,12 +76,12 @@ class Prefix:
     @contextmanager
     def resumed(self, stored: Tensor) -> Iterator[None]:
         """Let a pass of these samples start from what was stored; modules in front hand on NaN in the right shape."""
-        forward, reached = self.module.forward, False
+        forward, reached = self._forward(), False
 
         def land(*args: Any, **kwargs: Any) -> Any:
             nonlocal reached
             reached = True
-            if self.point == "output":
+            if self.point != "input":
                 return stored
             args, kwargs = with_first(stored, args, kwargs)
             return forward(*args, **kwargs)
@@ -87,7 +89,18 @@ class Prefix:
         def standing_in(outline: Outline) -> Callable[..., Any]:
             return lambda *args, **kwargs: outline.stand_in(len(stored), stored.device)
 
-        with overridden({module: standing_in(outline) for module, outline in self.skipped} | {self.module: land}):
+        with overridden({module: standing_in(outline) for module, outline in self.skipped}), self._landing(land):
             yield
         if not reached:
             raise ValueError(f"the pass never came to {self.place}, where it was to be resumed")
+
+    def _forward(self) -> Forward:
+        """What the landing runs; without active edits there is no inner one, and no pass will come there."""
+        return inner_forward(self.module) or self.module.forward if self._inner else self.module.forward
+
+    def _landing(self, forward: Forward) -> AbstractContextManager[None]:
+        return (carried if self._inner else overridden)({self.module: forward})
+
+    @property
+    def _inner(self) -> bool:
+        return self.point == "inner output"

@@ -57,7 +57,7 @@ class _Search:
             self.expected = self._with_gradients(loss)
         self.twins = self._pass_of_nothing({**small, key: torch.full_like(small[key], float("nan"))})
         self.stained = {call for call, twin in self.twins.items() if _has_nan(twin.left)}
-        self.times = Counter(call.module for call in self.calls)
+        self.times = Counter(call.module for call in self.calls if not call.inner)
         self.reasons: list[str] = []
 
     def _pass_of_nothing(self, batch: Batch) -> dict[Call, Call]:
@@ -67,7 +67,7 @@ class _Search:
                 twins, _ = trace(self.model, lambda: self.run(batch))
         except Exception as error:  # a pass of our own making must not break a run
             raise NoPrefixError(f"the model does not take an image of NaN: {error}") from error
-        if [call.path for call in self.calls] != [call.path for call in twins]:
+        if [(call.path, call.inner) for call in self.calls] != [(call.path, call.inner) for call in twins]:
             raise NoPrefixError("the model does not call the same modules in every pass")
         return dict(zip(self.calls, twins, strict=True))
 
@@ -85,9 +85,9 @@ class _Search:
         for call, twin in self.twins.items():
             ends: tuple[tuple[Point, int, Any, Any], ...] = (
                 ("input", call.start, call.entered, twin.entered),
-                ("output", call.end, call.left, twin.left),
+                ("inner output" if call.inner else "output", call.end, call.left, twin.left),
             )
-            for point, time, value, other in ends:
+            for point, time, value, other in ends[call.inner :]:
                 if not (isinstance(value, Tensor) and isinstance(other, Tensor)) or value.requires_grad:
                     continue
                 outline = TensorOutline.of(value, other, PROBES)
@@ -96,11 +96,11 @@ class _Search:
 
     def _skipped(self, landing: _Landing) -> list[tuple[nn.Module, Outline]] | None:
         """Return the outermost modules that a landing spares, or None where it is none."""
-        inside = landing.call if landing.point == "output" else None
+        inside = None if landing.point == "input" else landing.call
         done = {c for c in self.stained if c.end <= landing.time and c is not inside and inside not in _ancestors(c)}
         outer = [call for call in done if done.isdisjoint(_ancestors(call))]
         spared = [*outer, inside] if inside else outer
-        if not self._covers_a_block(spared) or any(_busy(call.module) for call in spared):
+        if not self._covers_a_block(spared) or any(map(_busy, spared)):
             return None
         if any(call.random for call in spared):
             self.reasons.append("the model in front of the first edit is random (dropout or stochastic depth)")
@@ -116,10 +116,10 @@ class _Search:
 
     def _covers_a_block(self, spared: list[Call]) -> bool:
         """Tell whether a whole block of the towers that see the image is spared; of other models any module will do."""
-        stained = {call.path for call in self.stained}
-        blocks = [b.path for tower in anatomy(self.model).towers for b in tower.blocks if b.path in stained]
-        paths = [call.path for call in spared]
-        return bool(paths) and (not blocks or any(f"{b}.".startswith(f"{path}.") for path in paths for b in blocks))
+        sketch = anatomy(self.model)
+        blocks = {sketch.model.get_submodule(block.path) for tower in sketch.towers for block in tower.blocks}
+        blocks &= {call.module for call in self.stained}
+        return bool(spared) and (not blocks or any(not blocks.isdisjoint(call.module.modules()) for call in spared))
 
     def _proved(self, landing: _Landing, skipped: list[tuple[nn.Module, Outline]]) -> Prefix | None:
         """Return the prefix if passes resumed there, without the image or else with it, come to the same."""
@@ -153,7 +153,7 @@ class _Search:
             raise NoPrefixError(f"the gradients of all that is trained can't be taken: {error}") from error
 
     def _reason(self) -> str:
-        edited = next((call.path for call in self.calls if call.path and _busy(call.module, own=True)), "the model")
+        edited = next((call.path for call in self.calls if call.path and _edited(call.module)), "the model")
         return (self.reasons or [f"the first edit sits in {edited}, with no whole block in front of it"])[0]
 
 
@@ -165,10 +165,15 @@ def _ancestors(call: Call) -> set[Call]:
     return found
 
 
-def _busy(module: nn.Module, own: bool = False) -> bool:
-    """Tell whether a module, or (unless ``own``) one inside it, carries an active edit or is read by one."""
-    grafts = [part.__dict__.get("_graft") for part in ([module] if own else module.modules())]
-    return any(graft is not None and (graft.calls or graft.tapped) for graft in grafts)
+def _busy(call: Call) -> bool:
+    """Tell whether an active edit sits in a module or in one inside it, or reads it; of an inner call, inside alone."""
+    parts = {*call.module.modules()} - ({call.module} if call.inner else set())
+    return any(map(_edited, parts))
+
+
+def _edited(module: nn.Module) -> bool:
+    graft = module.__dict__.get("_graft")
+    return graft is not None and bool(graft.calls or graft.tapped)
 
 
 def _has_nan(value: Any) -> bool:
@@ -183,9 +188,13 @@ def _cut(batch: Batch, size: int, key: str) -> dict[str, Any]:
     """Return a batch of ``size`` samples, some of them twice where there are fewer."""
     rows = [index % len(batch[key]) for index in range(size)]
     return {
-        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows]
+        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows] if _is_list(value) else value
         for name, value in batch.items()
     }
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -111,6 +111,7 @@ class SequenceSite(Site):
     ``host`` is the model whose methods return features from between the blocks.
     ``start`` is the number of tokens that keep their place in front (class and register tokens), ``patch_area`` the
     pixels per patch, and ``extend`` adjusts a block's other arguments (rotary embeddings, masks) to inserted tokens.
+    ``norm`` is the layer between position embedding and the first block, if there is one.
     """
 
     width: int
@@ -118,6 +119,26 @@ class SequenceSite(Site):
     start: int
     patch_area: int
     extend: Callable[[dict[str, Any], int], dict[str, Any]]
+    norm: nn.Module | None = None
+
+    @property
+    def shape(self) -> str:
+        """Blocks and width."""
+        return f"{len(self.blocks)} blocks x {self.width}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PromptSite(Site):
+    """The words of a text tower: ``host`` turns ids (batch, length) into (batch, length, width), without position.
+
+    ``start`` is the number of ids in front of the first word, ``end_of_text`` whether the greatest id of a text marks
+    its end; ``blocks`` take (batch, length, width).
+    """
+
+    width: int
+    blocks: tuple[nn.Module, ...]
+    start: int
+    end_of_text: bool
 
     @property
     def shape(self) -> str:
@@ -127,10 +148,14 @@ class SequenceSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParametersSite(Site):
-    """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same."""
+    """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same.
+
+    ``derived`` ones follow from other parameters (class embeddings from the text tower): training all leaves them out.
+    """
 
     names: tuple[str, ...]
     tied: tuple[tuple[nn.Module, str, str], ...] = ()
+    derived: bool = False
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -145,13 +170,30 @@ class ParametersSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FeaturesSite(Site):
-    """The pooled features (batch, width) that enter the head, and the model that made them from ``channels``."""
+    """A tower's pooled features (batch, width): what enters the head, or leaves the projection into the joint space.
+
+    They are the host's ``input`` or ``output``; ``model`` made them, from images of ``channels`` or (None) from text.
+    """
 
     width: int
-    channels: int
     model: nn.Module
+    channels: int | None = None
+    point: Literal["input", "output"] = "output"
 
     @property
     def shape(self) -> str:
         """Width of the features."""
         return str(self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LogitsSite(Site):
+    """Logits (batch, classes) that ``host`` makes from features (batch, width)."""
+
+    width: int
+    classes: int
+
+    @property
+    def shape(self) -> str:
+        """Width and classes."""
+        return f"{self.width} -> {self.classes}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.anatomy import own_modules
+from mmpeft.injection.graft import plain_class
 
 Forward = Callable[..., Any]
 Result = TypeVar("Result")
@@ -19,7 +20,10 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: its first argument, its result, its place in time, and whether it drew random numbers."""
+    """One call of a module: its first argument, its result, its place in time, and whether it drew random numbers.
+
+    Within that of a module with active edits lies an ``inner`` one: its own forward, in front of its output edits.
+    """
 
     path: str
     module: nn.Module
@@ -29,6 +33,7 @@ class Call:
     end: int = 0
     left: Any = None
     random: bool = False
+    inner: bool = False
 
 
 def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[Call], Result]:
@@ -37,11 +42,10 @@ def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[Call], Resu
     running: list[Call] = []
     clock = count()
 
-    def watched(path: str, module: nn.Module) -> Forward:
-        forward = module.forward
-
+    def watched(path: str, module: nn.Module, forward: Forward, inner: bool = False) -> Forward:
         def watch(*args: Any, **kwargs: Any) -> Any:
-            call = Call(path, module, running[-1] if running else None, next(clock), first(args, kwargs))
+            entered = args[1] if inner else first(args, kwargs)
+            call = Call(path, module, running[-1] if running else None, next(clock), entered, inner=inner)
             calls.append(call)
             running.append(call)
             before = _random_state()
@@ -54,7 +58,9 @@ def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[Call], Resu
 
         return watch
 
-    with overridden({module: watched(path, module) for path, module in own_modules(model)}):
+    modules = list(own_modules(model))
+    inner = {m: watched(path, m, own, inner=True) for path, m in modules if (own := inner_forward(m)) is not None}
+    with overridden({m: watched(path, m, m.forward) for path, m in modules}), carried(inner):
         result = run()
     return calls, result
 
@@ -73,6 +79,29 @@ def overridden(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
             else:
                 module.__dict__["forward"] = own
+
+
+def inner_forward(module: nn.Module) -> Forward | None:
+    """Return what a module with active edits runs itself, ``f(module, *args)``; None without, or where it is fused."""
+    graft = module.__dict__.get("_graft")
+    if graft is None or not graft.calls:
+        return None
+    forward: Forward = graft.carry or plain_class(module).forward  # type: ignore[attr-defined]
+    return None if forward is nn.Linear.forward else forward
+
+
+@contextmanager
+def carried(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Let modules with active edits compute with these inner forwards inside the block."""
+    grafts: dict[Any, Forward] = {module._graft: forward for module, forward in forwards.items()}
+    before = {graft: graft.carry for graft in grafts}
+    try:
+        for graft, forward in grafts.items():
+            graft.carry = forward
+        yield
+    finally:
+        for graft, own in before.items():
+            graft.carry = own
 
 
 def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -58,7 +58,7 @@ class Adapter(Node):
 
 
 class Tree(nn.Module):
-    """The root of all adapters in one module, with what is active.
+    """The root of all adapters in one module, with what is active and the towers that this touches ("" for unknown).
 
     Its forward is the identity: a child of an ``nn.Sequential`` is executed as a layer. A state dict without adapters
     (a published checkpoint of the base) loads strictly.
@@ -67,6 +67,7 @@ class Tree(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.active: dict[str, float] = {}
+        self.touched: frozenset[str] = frozenset()
         self.routes: dict[str, Route] = {}
         self.merged = False
         self.unfrozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -79,6 +80,10 @@ class Tree(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         # Not torch's own, which refuses a value where an adapter is called "active" or "training".
         object.__setattr__(self, name, value)
+
+    def active_edits(self) -> Iterator[Edit]:
+        """Yield the edits of the active adapters, in order."""
+        yield from (edit for name in self.active for _, edit, _ in self.adapters[name].places)
 
     @property
     def adapters(self) -> dict[str, Adapter]:
@@ -109,6 +114,8 @@ class Tree(nn.Module):
         """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch."""
         changed = {id(host): host for name in self.active | weights for host in self.adapters[name].hosts()}
         self.active, self.routes = dict(weights), dict(routes or {})
+        bindings = (binding for name in weights for binding in self.adapters[name].bindings)
+        self.touched = frozenset(binding.site.tower for binding in bindings)
         applied = {} if self.merged else self.active
         for host in changed.values():
             own = graft(host)

@@ -10,10 +10,12 @@ from types import ModuleType
 
 from mmpeft.methods.base import Method, parse, registry
 from mmpeft.methods.bottleneck import AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
+from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
 from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
-from mmpeft.methods.lora import DoRA, LoRA
+from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA
+from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
 from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
 from mmpeft.methods.side_tuning import SideTuning
@@ -23,10 +25,15 @@ from mmpeft.methods.vpt import VPT
 
 __all__ = [
     "IA3",
+    "IVLP",
     "SSF",
     "VPT",
     "AdaptFormer",
     "BitFit",
+    "CLIPAdapter",
+    "CLIPLoRA",
+    "CoCoOp",
+    "CoOp",
     "Convpass",
     "DoRA",
     "FacT",
@@ -34,14 +41,17 @@ __all__ = [
     "Houlsby",
     "LinearProbe",
     "LoRA",
+    "MaPLe",
     "Method",
     "NormTuning",
     "ParallelAdapter",
     "Pfeiffer",
+    "PromptSRC",
     "RepAdapter",
     "ResTuning",
     "ResTuningBypass",
     "SideTuning",
+    "TipAdapter",
     "parse",
     "registry",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -39,10 +39,19 @@ class Method(Settings):
         """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
         raise TypeError(f"{type(self).__name__} is no complete method: it plans nothing")
 
+    def resolve(self, anatomy: Anatomy) -> Self:
+        """Return the method with what only this model knows filled in, so that it can be planned on any like it."""
+        return self
+
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring."""
         return (cls.__doc__ or "").partition("\n")[0]
+
+    @property
+    def binds_classes(self) -> bool:
+        """Whether the adapter learns of the very classes it is trained on, and has no use for others."""
+        return self.trains_head
 
     def label(self) -> str:
         """The method's name in tables and pictures."""

@@ -38,7 +38,8 @@ class FacT(Method):
         """The shared factors per tower, then one delta per projection."""
         from mmpeft.injection.edits import FactorDelta, SharedFactors
 
-        for tower in anatomy.chosen_towers(self.towers):
+        towers = anatomy.chosen_towers(self.towers)
+        for tower in [tower for tower in towers if tower.blocks] or towers:
             sites = anatomy.linear_sites(TARGETS, self.layers, (tower.name,))
             sizes = [_slices(site, tower.width) for site in sites]
             shared = SharedFactors(width=tower.width, rank=self.rank, slices=sum(sizes), form=self.form)

@@ -60,3 +60,18 @@ class DoRA(LoRA):
         from mmpeft.injection.edits import DecomposedLowRank
 
         yield from self._plan(anatomy, DecomposedLowRank)
+
+
+class CLIPLoRA(LoRA):
+    """LoRA of q, k and v in both towers of CLIP with one setting for all tasks (Zanella and Ben Ayed 2024).
+
+    arXiv:2405.18541. Scales by alpha / sqrt(rank); the dropout is drawn anew for each projection.
+    """
+
+    name: ClassVar[str] = "clip_lora"
+
+    rank: int = Field(default=2, ge=1)
+    alpha: float | None = Field(default=1.0, gt=0)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    rank_stabilized: bool = True
+    targets: str | tuple[str, ...] | None = ("attn.q", "attn.k", "attn.v")

@@ -34,4 +34,6 @@ class SideTuning(Method):
         from mmpeft.injection.sites import FeaturesSite
 
         for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
-            yield site, SideNetwork(site, channels=self.channels, depth=self.depth)  # type: ignore[arg-type]
+            assert isinstance(site, FeaturesSite)
+            if site.channels is not None:
+                yield site, SideNetwork(site, channels=self.channels, depth=self.depth)

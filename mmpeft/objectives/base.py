@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 Batch = dict[str, Any]
-"""A collated batch: tensors by name, and the samples' ids under ``id``."""
+"""A collated batch: tensors by name, the samples' ids under ``id``, and under ``counted`` whether it counts."""
 
 
 class Objective(nn.Module):
@@ -23,6 +23,10 @@ class Objective(nn.Module):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed loss, a scalar with a graph, and further scalar sums to log (each over the same weight)."""
         raise TypeError(f"{type(self).__name__} has no loss")
+
+    def idle(self, model: nn.Module, batch: Batch) -> None:
+        """Pass a batch that doesn't count through the model: sharded models need the pass on every process."""
+        self.loss(model, batch)
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Add a batch of an evaluation to the scores; called without gradients."""

@@ -52,6 +52,11 @@ class ResumedObjective(Objective):
         with self._resumed(batch) as batch:
             return self.objective.loss(model, batch)
 
+    def idle(self, model: nn.Module, batch: Batch) -> None:
+        """As the objective's own."""
+        with self._resumed(batch) as batch:
+            self.objective.idle(model, batch)
+
     def update(self, model: nn.Module, batch: Batch) -> None:
         """As the objective's own."""
         with self._resumed(batch) as batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 import torch
@@ -10,15 +11,21 @@ from mmpeft.training import memory
 from mmpeft.training.trainer import Trainer
 
 
-def check_run(trainer: Trainer, classes: tuple[str, ...]) -> None:
-    """Print three decoded training samples, make one optimizer step, print its numbers; nothing is written."""
+def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
+    """Print three decoded training samples, make one optimizer step, print its numbers; nothing is written.
+
+    ``describe`` says what is to be learned of the training sample with a given index.
+    """
     for index in range(min(3, len(trainer.data.train))):
         sample = trainer.data.train[index]
         image: torch.Tensor = sample["image"]
         print(
-            f"sample {sample['id']}: class {classes[sample['label']]!r}, image {tuple(image.shape)}, "
+            f"sample {sample['id']}: {describe(index)}, image {tuple(image.shape)}, "
             f"values {image.min():.2f} to {image.max():.2f}, mean {image.mean():.2f}"
         )
+    if not trainer.adapters.parameters():
+        print("nothing to train: the adapter has no parameters")
+        return
     memory.reset_peak()
     start = monotonic()
     values = trainer.try_step()

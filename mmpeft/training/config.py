@@ -52,6 +52,15 @@ class CacheConfig(Settings):
     """Where ``disk`` keeps it, for other runs to use too; ``prefix_cache`` in the run directory unless given."""
 
 
+class EpochAverage(Settings):
+    """Weights of a mean over epochs: normal density at the epochs 1, 2 ... (Khattak et al. 2023, arXiv:2307.06948)."""
+
+    mean: float
+    """The epoch that counts most."""
+    std: PositiveFloat
+    """Epochs around it that count, as a standard deviation."""
+
+
 class TrainConfig(Settings):
     """How the adapters are trained; exactly one of ``epochs`` and ``max_steps`` says for how long."""
 
@@ -65,20 +74,39 @@ class TrainConfig(Settings):
     """Samples per process and forward pass in evaluation; ``batch_size`` unless given."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
+    lr_per: PositiveInt | None = None
+    """Batch size that ``lr`` is meant for, such as 256: the peak is ``lr`` times the samples of an optimizer step (over
+    passes and processes) divided by this; null takes ``lr`` as it is."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay of matrices; vectors (biases, norms, scales) are never decayed."""
+    """Weight decay: decoupled for adamw, added to the gradient for sgd."""
+    decayed: Literal["matrices", "all"] = "matrices"
+    """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """The optimizer."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
+    eps: PositiveFloat = 1e-8
+    """What AdamW adds to the root of its second moment."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes from its peak to zero, or stays."""
+    """How the learning rate goes from its peak to ``min_lr``, or stays."""
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the end of the decay."""
+    step_by: Literal["step", "epoch"] = "step"
+    """Whether the learning rate moves with every optimizer step, or stays the same throughout an epoch."""
+    decay_span: Literal["after_warmup", "from_start", "cut_short"] = "after_warmup"
+    """When the decay happens: from the end of the warm-up to the end of training; over the whole training, the warm-up
+    standing in for its beginning (timm); or after the warm-up but as slowly as over the whole training, which cuts it
+    short (Dassl)."""
+    warmup: Literal["linear", "constant"] = "linear"
+    """Whether the warm-up rises to the peak, or stays at ``warmup_lr``."""
     warmup_epochs: NonNegativeFloat = 0.0
-    """Epochs of linear warm-up from zero to ``lr``."""
+    """Epochs of warm-up."""
     warmup_steps: NonNegativeInt = 0
-    """Optimizer steps of linear warm-up, instead of ``warmup_epochs``."""
+    """Optimizer steps of warm-up, instead of ``warmup_epochs``."""
+    warmup_lr: NonNegativeFloat | None = None
+    """Learning rate of the first step (or epoch) of the warm-up; null begins with one step's share of the peak."""
     accumulate: PositiveInt = 1
     """Forward passes per optimizer step."""
     clip: PositiveFloat | None = None
@@ -87,12 +115,14 @@ class TrainConfig(Settings):
     """Mixed precision of forward and backward."""
     ema: Fraction | None = None
     """Decay of an exponential moving average of the adapter, which is then what is evaluated and saved."""
+    average: EpochAverage | None = None
+    """A mean of the adapter over the epochs so far, instead of ``ema``: evaluated and saved in the same way."""
     seed: NonNegativeInt = 0
     """Seed of initialisation, shuffling, augmentation and dropout."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation split."""
-    monitor: Monitor = Monitor()
-    """The validation score that selects the best weights."""
+    monitor: Monitor | None = Monitor()
+    """The validation score that selects the best weights; null keeps the last ones, and needs no validation split."""
     early_stopping: PositiveInt | None = None
     """Evaluations without a better score after which training stops; null trains to the end."""
     save_every: PositiveInt = 1
@@ -110,7 +140,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        problems = [*self._length_problems(), *self._warmup_problems()]
+        problems = [*self._length_problems(), *self._warmup_problems(), *self._schedule_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -129,7 +159,26 @@ class TrainConfig(Settings):
             return [f"warmup_epochs: {self.warmup_epochs:g} must be less than epochs: {self.epochs}"]
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             return [f"warmup_steps: {self.warmup_steps} must be less than max_steps: {self.max_steps}"]
+        if self.warmup == "constant" and self.warmup_lr is None:
+            return ["warmup: constant needs warmup_lr: the learning rate to stay at"]
+        if not (self.warmup_epochs or self.warmup_steps) and (self.warmup_lr is not None or self.warmup == "constant"):
+            return [f"warmup_lr: {self.warmup_lr:g} without a warm-up: set warmup_epochs or warmup_steps"]
         return []
+
+    def _schedule_problems(self) -> list[str]:
+        problems = []
+        if self.min_lr > self.lr:
+            problems.append(f"min_lr: {self.min_lr:g} is above lr: {self.lr:g}")
+        if self.step_by == "epoch" and (self.warmup_steps or self.warmup_epochs % 1):
+            problems.append("step_by: epoch needs a whole number of warmup_epochs, and no warmup_steps")
+        for key in ("average", "step_by"):
+            if getattr(self, key) not in (None, "step") and self.epochs is None:
+                problems.append(f"{key}: counts epochs, and max_steps: {self.max_steps} may end within one: use epochs")
+        if self.ema is not None and self.average is not None:
+            problems.append(f"ema: {self.ema:g} and average: keep one")
+        if self.early_stopping is not None and self.monitor is None:
+            problems.append(f"early_stopping: {self.early_stopping} without a monitor: nothing says what is better")
+        return problems
 
 
 class ModelConfig(Settings):

@@ -32,7 +32,7 @@ def evaluate(
             if counted:
                 objective.update(model, batch)
             else:
-                objective.loss(model, batch)  # the pass alone: FSDP's collectives need it on every process
+                objective.idle(model, batch)
     return objective.compute()
 
 

@@ -135,4 +135,5 @@ def listed(samples: list[Any]) -> list[Any]:
 
 
 def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:
-    return default_collate([sample for sample, _ in samples]), samples[0][1]
+    batch, counted = default_collate([sample for sample, _ in samples]), samples[0][1]
+    return {**batch, "counted": counted}, counted

@@ -21,8 +21,7 @@ Adapter of `{model}` for `{task}`, trained on `{data}` with mmpeft.
 
 | split | {names} |
 |---|{rules}
-| validation | {validation} |
-| test | {test} |
+{scores}
 
 Weights were chosen at {selected}; the test split was looked at once, at the end.{embedded}
 
@@ -34,7 +33,7 @@ Weights were chosen at {selected}; the test split was looked at once, at the end
 ```python
 import mmpeft
 
-model = mmpeft.load_model("{model}", num_classes={classes})
+{loading}
 {loads}
 ```
 
@@ -43,11 +42,12 @@ model = mmpeft.load_model("{model}", num_classes={classes})
 ```yaml
 {yaml}```
 """
+SPLITS = {"validation": "validation", "test": "test", "frozen": "test, without the adapter"}
 EMBEDDED = " The backbone is one of the tiny ones that mmpeft ships: the numbers say nothing about full-size models."
 
 
-def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
-    """Return the card of a finished run."""
+def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
+    """Return the card of a finished run; ``loading`` is the Python that makes ``model``."""
     names = list(metrics["test"])
     methods = {name: "+".join(method.name for method in methods) for name, methods in config.adapters.items()}
     paths = RunDirectory(Path()).adapters(list(methods))
@@ -59,8 +59,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
         data=config.data.path or config.data.name,
         names=" | ".join(names),
         rules="---|" * len(names),
-        validation=" | ".join(f"{metrics['validation'][name]:.4f}" for name in names),
-        test=" | ".join(f"{metrics['test'][name]:.4f}" for name in names),
+        scores="\n".join(_row(SPLITS[split], metrics[split], names) for split in SPLITS if split in metrics),
         selected=metrics["selected"],
         embedded=EMBEDDED if config.model.name.startswith("tiny/") else "",
         trainable=metrics["trainable_parameters"],
@@ -70,7 +69,11 @@ def model_card(config: RunConfig, metrics: dict[str, Any], classes: int) -> str:
         seconds=metrics["seconds"],
         memory=metrics["peak_memory_bytes"] / 2**20,
         kind=metrics["peak_memory"],
-        classes=classes,
+        loading=loading,
         loads="\n".join(loads),
         yaml=as_yaml(config),
     )
+
+
+def _row(name: str, scores: dict[str, float], names: list[str]) -> str:
+    return f"| {name} | {' | '.join(f'{scores[score]:.4f}' for score in names)} |"

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW or SGD, vectors without weight decay; its state by the parameters' names."""
+"""The optimizer: AdamW or SGD; its state by the parameters' names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Parameters = dict[str, torch.nn.Parameter]
 
 
 def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
-    """Return the optimizer of ``config`` over ``parameters``; one-dimensional ones are never decayed."""
+    """Return the optimizer of ``config`` over ``parameters``; the one-dimensional ones are decayed only by ``all``."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": config.weight_decay if config.decayed == "all" else 0.0},
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)
-    return AdamW(groups, lr=config.lr, betas=config.betas)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -49,7 +49,8 @@ def _shard(model: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
 def _blocks(model: nn.Module) -> list[nn.Module]:
     from mmpeft.injection.anatomy import anatomy
 
-    return [model.get_submodule(block.path) for tower in anatomy(model).towers for block in tower.blocks]
+    sketch = anatomy(model)
+    return [sketch.model.get_submodule(block.path) for tower in sketch.towers for block in tower.blocks]
 
 
 @contextmanager

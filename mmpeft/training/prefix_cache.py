@@ -78,6 +78,8 @@ class PrefixCache:
         """Return the number of views of each training image; raise where there is no number that pays."""
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and self.accelerator.num_processes > 1:
             raise NoPrefixError("the model is sharded (FSDP)")
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise NoPrefixError("nothing is trained")
         asked = self.config.cache.views
         views = asked or 1
         if not self.loaders.images("train").draws():
@@ -91,8 +93,7 @@ class PrefixCache:
     def _search(self) -> tuple[Prefix, Batch]:
         set_training_mode(self.model)
         dataset = self.loaders.images("train")
-        batch = default_collate([dataset[Key(0, row)][0] for row in range(min(3, len(dataset.ids)))])
-        batch = send_to_device(batch, self.accelerator.device)
+        batch = self._collated([dataset[Key(0, row)][0] for row in range(min(3, len(dataset.ids)))])
         return find_prefix(self.model, lambda own: self._loss(dict(own)), batch), batch
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -139,8 +140,11 @@ class PrefixCache:
         return CachedSplit(dataset, store, others, views, prefix.reads_image)
 
     def _compute(self, prefix: Prefix, samples: list[dict[str, Any]]) -> Tensor:
-        batch = send_to_device(default_collate(samples), self.accelerator.device)
+        batch = self._collated(samples)
         return prefix.compute(lambda: self._loss(batch)).cpu()
+
+    def _collated(self, samples: list[dict[str, Any]]) -> Batch:
+        return send_to_device({**default_collate(samples), "counted": True}, self.accelerator.device)
 
     def _store(self, prefix: Prefix, name: SplitName, rows: int) -> PrefixStore:
         if self.config.cache.store != "disk":

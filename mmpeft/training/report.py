@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from mmpeft.configuration import as_yaml
 from mmpeft.files import write_text
 from mmpeft.training import memory
-from mmpeft.training.config import RunConfig
+from mmpeft.training.config import Monitor, RunConfig
 from mmpeft.training.curves import draw_curves
 from mmpeft.training.model_card import model_card
 from mmpeft.training.trainer import Result, Trainer
@@ -20,8 +21,15 @@ from mmpeft.training.trainer import Result, Trainer
 PACKAGES = ("mmpeft", "torch", "torchvision", "timm", "transformers", "accelerate", "safetensors", "numpy")
 
 
-def train_and_report(trainer: Trainer, config: RunConfig, classes: int) -> dict[str, Any]:
-    """Train, evaluate the best adapter on validation and test, write the run directory, and return its metrics."""
+def train_and_report(
+    trainer: Trainer, config: RunConfig, loading: str, *, frozen: bool = False, tune: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Train, evaluate the best adapter on validation and test, write the run directory, and return its metrics.
+
+    ``loading`` is the Python that makes ``model``, for the model card. With ``frozen`` the model without its adapters
+    is tested too: where it can do the task by itself, that is what they are to improve. ``tune`` is called with the
+    best adapter in the model, and what it changes there is kept.
+    """
     directory, main = trainer.directory, trainer.accelerator.is_main_process
     settled = config.model_copy(update={"train": config.train.model_copy(update={"resume": None})})
     directory.claim(config.train.resume)
@@ -31,19 +39,25 @@ def train_and_report(trainer: Trainer, config: RunConfig, classes: int) -> dict[
         write_text(directory.path / "config.yaml", as_yaml(settled))
         directory.write_json("environment.json", environment(trainer))
     result = trainer.fit()
-    scores = {"validation": trainer.evaluate("val"), "test": trainer.evaluate("test")}
+    if tune is not None:
+        tune()
+        trainer.store.keep_best()
+    validation = {"validation": trainer.evaluate("val")} if len(trainer.data.val) else {}
+    scores = {**validation, "test": trainer.evaluate("test")}
+    if frozen:
+        with trainer.adapters.off():
+            scores["frozen"] = trainer.evaluate("test")
     metrics = {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
     if main:
         directory.write_json("metrics.json", metrics)
         draw_curves(directory.records(), directory.path / "curves.png")
-        write_text(directory.path / "README.md", model_card(settled, metrics, classes))
+        write_text(directory.path / "README.md", model_card(settled, metrics, loading))
     trainer.accelerator.wait_for_everyone()
     return metrics
 
 
 def summary(config: RunConfig, result: Result) -> dict[str, Any]:
     """Return the cost of a run, and how its weights were chosen."""
-    monitor = config.train.monitor
     return {
         "task": config.task,
         "model": config.model.name,
@@ -52,8 +66,14 @@ def summary(config: RunConfig, result: Result) -> dict[str, Any]:
         "peak_memory": memory.kind(),
         "steps": result.steps,
         "epochs": result.epochs,
-        "selected": f"step {result.best_step}, for its {monitor.metric} on the validation split ({monitor.mode})",
+        "selected": f"step {result.best_step}, {_reason(config.train.monitor)}",
     }
+
+
+def _reason(monitor: Monitor | None) -> str:
+    if monitor is None:
+        return "the last one, whatever its scores"
+    return f"for its {monitor.metric} on the validation split ({monitor.mode})"
 
 
 def _counts(trainer: Trainer) -> dict[str, int]:

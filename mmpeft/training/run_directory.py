@@ -40,6 +40,11 @@ class RunDirectory:
                 "or choose another output"
             )
 
+    def finished(self) -> dict[str, Any] | None:
+        """Return the metrics of a finished run, or None."""
+        path = self.path / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
     def append(self, record: dict[str, Any]) -> None:
         """Add a record to the log; a number that is not finite, which JSON can't say, becomes null."""
         finite = {

@@ -19,7 +19,7 @@ from mmpeft.objectives.base import Objective
 from mmpeft.settings import nearest
 from mmpeft.training import memory
 from mmpeft.training.accelerator import finish_trackers, make_accelerator, start_trackers
-from mmpeft.training.average import Average
+from mmpeft.training.average import make_average
 from mmpeft.training.checkpoints import find_checkpoint
 from mmpeft.training.evaluation import evaluate, set_training_mode
 from mmpeft.training.failures import NonFiniteLossError, explained_out_of_memory
@@ -46,7 +46,7 @@ class Result:
     steps: int
     epochs: int
     best_step: int
-    best_score: float
+    best_score: float | None
     seconds: float
     peak_memory_bytes: int
 
@@ -63,16 +63,18 @@ class Trainer:
         config: TrainConfig,
         output: Path,
     ) -> None:
+        if config.monitor is not None and not len(data.val):
+            raise ValueError("train.monitor: there is no validation split to choose by; null keeps the last weights")
         self.data, self.config, self.adapters, self.plain = data, config, adapters, model
         self.accelerator = make_accelerator(config, output)
         self.objective = objective.to(self.accelerator.device)
         self.model = parallelise(model, adapters.parameters(), self.accelerator)
         parameters = dict(adapters.named_parameters())
-        self.average = Average(parameters, config.ema) if config.ema else None
+        self.average = make_average(parameters, config)
         self.loaders = Loaders(data, config, self.accelerator.process_index, self.accelerator.num_processes)
         self.order = self.loaders.order("train")
         self.batches = self.loaders.loader("train", self.order)
-        self.schedule = make_schedule(config, len(self.order))
+        self.schedule = make_schedule(config, len(self.order), self.order.processes)
         self.optimizer = make_optimizer(parameters, config)
         self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
         self.directory = RunDirectory(output)
@@ -90,7 +92,10 @@ class Trainer:
         self._interruption = Interruption()
 
     def fit(self) -> Result:
-        """Train to the end; leave the model with the weights that were best on the validation split."""
+        """Train to the end; leave the model with the weights that were best on the validation split.
+
+        An adapter without parameters (a cache) is only evaluated.
+        """
         self.directory.claim(self.config.resume)
         start_trackers(self.accelerator, self.config)
         memory.reset_peak()
@@ -99,13 +104,14 @@ class Trainer:
         try:
             self._cache_prefix()
             with self._interruption, self._new_display() as self._display:
-                while not self._finished():
+                if not self.adapters.parameters():
+                    self._validate()
+                while self.adapters.parameters() and not self._finished():
                     self._train_epoch()
         finally:
             finish_trackers(self.accelerator)
         self.store.restore_best()
         done = self.progress
-        assert done.best is not None
         return Result(done.step, done.epoch, done.best_step, done.best, done.seconds, memory.peak_bytes())
 
     def evaluate(self, split: SplitName) -> dict[str, float]:
@@ -132,6 +138,7 @@ class Trainer:
             "train.seed": config.seed,
             "train.optimizer": config.optimizer,
             "train.ema": config.ema,
+            "train.average": config.average and config.average.model_dump(),
             "trainable parameters": sum(parameter.numel() for parameter in parameters.values()),
         }
 
@@ -176,6 +183,8 @@ class Trainer:
                 self._train_step(window)
         if done.batch >= len(self.order):
             done.epoch, done.batch = done.epoch + 1, 0
+            if self.average:
+                self.average.after_epoch(done.epoch)
         if done.epoch % config.evaluate_every == 0 or self._finished():
             self._validate()
         if done.epoch % config.save_every == 0 or self._finished():
@@ -191,7 +200,7 @@ class Trainer:
             self._stop_before(error)
         done.step, done.batch = done.step + 1, done.batch + len(window)
         if self.average:
-            self.average.update(done.step)
+            self.average.after_step(done.step)
         self._record("train", {**values, "lr": lr})
         self._display.step(done.step, done.epoch, values["loss"], lr)
 
@@ -221,19 +230,28 @@ class Trainer:
         raise NonFiniteLossError(f"{place}: {error}; {state}. {advice}") from None
 
     def _validate(self) -> None:
-        """Evaluate on the validation split, and keep the weights if they are the best so far."""
-        monitor, done = self.config.monitor, self.progress
+        """Evaluate on the validation split, if there is one, and keep the weights if they are the best so far."""
+        done = self.progress
         with self.average.applied() if self.average else nullcontext():
-            scores = self.evaluate("val")
-            if monitor.metric not in scores:
-                raise ValueError(f"train.monitor.metric: no score {monitor.metric!r}{nearest(monitor.metric, scores)}")
-            if done.judge(scores[monitor.metric], monitor.mode):
+            scores = self.evaluate("val") if len(self.data.val) else {}
+            kept = self._is_kept(scores)
+            if kept:
                 self.store.keep_best()
-        self._record("validation", scores)
-        values = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self._display.say(
-            f"epoch {done.epoch}  step {done.step}  validation {values}{'' if done.stale else '  (best)'}"
-        )
+        if scores:
+            self._record("validation", scores)
+            values = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            best = "  (best)" if kept and self.config.monitor else ""
+            self._display.say(f"epoch {done.epoch}  step {done.step}  validation {values}{best}")
+
+    def _is_kept(self, scores: dict[str, float]) -> bool:
+        """Tell whether these weights are the ones to keep so far: the best, or without a monitor the latest."""
+        monitor, done = self.config.monitor, self.progress
+        if monitor is None:
+            done.best_step = done.step
+            return True
+        if monitor.metric not in scores:
+            raise ValueError(f"train.monitor.metric: no score {monitor.metric!r}{nearest(monitor.metric, scores)}")
+        return done.judge(scores[monitor.metric], monitor.mode)
 
     def _save(self) -> Path:
         now = monotonic()

@@ -8,11 +8,8 @@ accelerate launch tasks/vision/classify.py configs/vision/adaptformer_digits.yam
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn
@@ -20,13 +17,14 @@ from torch import nn
 import mmpeft
 from mmpeft.data import DataSplits, load_data
 from mmpeft.data.samples import Sample
-from mmpeft.methods import LinearProbe
 from mmpeft.objectives.classification import Classification
+from mmpeft.training import task
 from mmpeft.training.check import check_run
-from mmpeft.training.config import RunConfig, read_run
+from mmpeft.training.config import RunConfig
 from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.report import train_and_report
 from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.task import add_adapters, load_adapters
 from mmpeft.training.trainer import Trainer
 
 
@@ -41,14 +39,15 @@ def run(config: Config) -> dict[str, Any]:
     """Train, write the run directory, and return its metrics: scores are of the best adapter."""
     RunDirectory(config.output).claim(config.train.resume)
     trainer, data = build(config)
-    return train_and_report(trainer, config, len(data.classes))
+    loading = f'model = mmpeft.load_model("{config.model.name}", num_classes={len(data.classes)})'
+    return train_and_report(trainer, config, loading)
 
 
 def check(config: Config) -> None:
     """Print what would be trained, three samples, and the numbers of one step; write nothing."""
     trainer, data = build(config)
     print(trainer.adapters.report())
-    check_run(trainer, data.classes)
+    check_run(trainer, data.train.describe)
 
 
 def evaluate(config: Config) -> dict[str, float]:
@@ -60,30 +59,20 @@ def evaluate(config: Config) -> dict[str, float]:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test sample, and the probability of each class by the adapter of a finished run."""
     model, data = load_adapted(config)
-    if not 0 <= index < len(data.test):
-        raise ValueError(f"index: {index} is not among the {len(data.test)} test samples")
-    with torch.no_grad():
-        probabilities = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
-    return data.test.samples[index], dict(zip(data.classes, probabilities.tolist(), strict=True))
+    return data.test.samples[data.test.checked(index)], task.probabilities(model, data, index)
 
 
 def build(config: Config) -> tuple[Trainer, DataSplits]:
     """Put together a trainer: the model with its adapters, the data and the objective."""
     model, data = load(config)
-    for name, methods in config.adapters.items():
-        head = [] if any(method.trains_head for method in methods) else [LinearProbe()]
-        mmpeft.adapt(model, [*methods, *head], name=name)
-    adapters = mmpeft.adapters(model)
-    adapters.activate(*config.adapters, trainable=True)
+    adapters = add_adapters(model, config, head=True)
     return Trainer(model, adapters, make_objective(config), data, config.train, config.output), data
 
 
 def load_adapted(config: Config) -> tuple[nn.Module, DataSplits]:
     """Load the data, and a fresh model with the adapters that the run directory holds."""
     model, data = load(config)
-    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
-        mmpeft.load(model, path, name=name)
-    mmpeft.adapters(model).activate(*config.adapters)
+    load_adapters(model, config)
     return model, data
 
 
@@ -103,10 +92,8 @@ def make_objective(config: Config) -> Classification:
 
 
 def main(arguments: list[str]) -> None:
-    """Train as the command line says: a configuration file and ``key=value`` overrides."""
-    path, *overrides = arguments
-    metrics = run(read_run(Path(path), overrides).validate(Config))
-    PartialState().print(metrics)
+    """Train as the command line says."""
+    task.main(run, Config, arguments)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ FOUND: list[tuple[str, str, dict[str, Any], str]] = [
     ("norm_tuning", "siglip", LAST, "the input of vision_model.encoder.layers.1"),
     ("lora", "open_clip", TEXT, "the output of visual"),
     ("bitfit", "hf_clip", TEXT, "the output of visual_projection"),
+    ("coop", "zero_shot", {}, "the input of head"),
+    ("tip_adapter", "zero_shot", {}, "the input of head"),
+    ("cocoop", "zero_shot", {}, "the output of backbone.visual, in front of its edits"),
+    ("clip_adapter", "zero_shot", {}, "the output of backbone.visual, in front of its edits"),
+    ("clip_adapter", "hf_clip", {}, "the output of vision_model.post_layernorm"),
+    ("clip_adapter", "siglip", {}, "the output of vision_model.head, in front of its edits"),
+    ("side_tuning", "open_clip", {}, "the output of visual, in front of its edits"),
 ]
 MISSING: list[tuple[str, str, dict[str, Any], str]] = [
     ("lora", "vit", {}, r"the first edit sits in blocks\.0\.attn\.qkv"),
@@ -48,6 +55,7 @@ MISSING: list[tuple[str, str, dict[str, Any], str]] = [
     ("full_fine_tuning", "vit", {}, r"the first edit sits in patch_embed\.proj"),
     ("res_tuning_bypass", "vit", {}, r"the first edit sits in blocks\.0,"),
     ("adaptformer", "open_clip", {"layers": [0]}, r"the first edit sits in visual\.transformer\.resblocks\.0"),
+    ("maple", "zero_shot", {}, r"the first edit sits in backbone\.visual\.ln_pre"),
 ]
 
 

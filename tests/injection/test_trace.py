@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.trace import overridden, trace
+from mmpeft.injection.trace import carried, inner_forward, overridden, trace
 
 
 class Named(nn.Module):
@@ -43,3 +43,20 @@ def test_forwards_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
     assert (plain(1), own(1)) == (1, -1)
     assert "forward" not in plain.__dict__
+
+
+def test_the_inner_call_of_an_edited_module() -> None:
+    norm, x = nn.Sequential(nn.LayerNorm(2)), torch.randn(3, 2)
+    adapters = mmpeft.adapt(norm, mmpeft.SSF())
+    for parameter in adapters.parameters():
+        parameter.data += 1
+    calls, _ = trace(norm, lambda: norm(x))
+    outer, inner = calls[1:]
+    assert (inner.path, inner.inner, inner.parent) == ("0", True, outer)
+    assert torch.equal(inner.left, nn.LayerNorm(2)(x)) and inner.entered is x
+    assert not torch.equal(outer.left, inner.left)
+    expected = norm(x)
+    with carried({norm[0]: lambda host, x: inner.left}):
+        assert torch.equal(norm(torch.zeros_like(x)), expected)
+    with adapters.off():
+        assert inner_forward(norm[0]) is None

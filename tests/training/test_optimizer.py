@@ -22,6 +22,24 @@ def test_only_matrices_are_decayed() -> None:
     assert torch.equal(parameters["bias"], before["bias"])
 
 
+def test_all_tensors_are_decayed_where_the_recipe_says_so() -> None:
+    """Dassl's SGD: ``w - lr (g + wd w)``, on prompts and biases alike."""
+    parameters = make_parameters()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    config = TrainConfig(epochs=1, lr=0.1, optimizer="sgd", weight_decay=5e-4, decayed="all")
+    optimizer = make_optimizer(parameters, config)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * (1 + 5e-4 * before[name]))
+
+
+def test_eps_reaches_adamw() -> None:
+    optimizer = make_optimizer(make_parameters(), TrainConfig(epochs=1, eps=1e-4))
+    assert [group["eps"] for group in optimizer.param_groups] == [1e-4, 1e-4]
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_restored_optimizer_continues_to_the_bit(name: str) -> None:
     def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:

@@ -46,3 +46,13 @@ def test_fsdp1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match=r"fsdp_version: 1 .* use fsdp_version: 2"):
         _shard(torch.nn.Linear(1, 1), [])
+
+
+def test_the_blocks_of_a_model_with_a_head_of_ours_are_found() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from mmpeft.heads.segmentation import Segmenter
+    from mmpeft.training.parallel import _blocks
+
+    backbone = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    assert _blocks(Segmenter(backbone, 3)) == list(backbone.blocks)

@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -60,6 +61,18 @@ def test_killed_and_interrupted_runs_end_in_the_same_bits(tmp_path: Path, start:
     assert checkpoints(run / "checkpoints")[-1].name in ("step_10", "step_11")
 
     check_same(train(run, resume="latest"), reference)
+
+
+def test_a_mean_over_epochs_and_a_schedule_by_epochs_resume_in_the_same_bits(tmp_path: Path) -> None:
+    warmup = {"warmup": "constant", "warmup_epochs": 1, "warmup_steps": 0, "warmup_lr": 1e-5}
+    schedule = {"step_by": "epoch", "decay_span": "cut_short", "optimizer": "sgd", "decayed": "all"}
+    recipe = warmup | schedule | {"ema": None, "average": {"mean": 2, "std": 1}, "monitor": None}
+    reference = train(tmp_path / "reference", **recipe)
+    half = train(tmp_path / "run", **recipe)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_12")
+    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step_9"
+    check_same(train(tmp_path / "run", **recipe, resume="latest"), reference)
+    assert half.average is not None
 
 
 @pytest.mark.parametrize("setting", ["batch_size=5", "accumulate=1"])

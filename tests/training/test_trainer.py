@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training_program import base_weights, make_trainer, weights
+from training_program import Pictures, Splits, base_weights, make_trainer, weights
 
 from mmpeft.objectives.classification import Classification
 from mmpeft.training.failures import OutOfDeviceMemoryError
@@ -92,6 +92,37 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     raw = trainer.store.resume(tmp_path / "checkpoints" / "step_6")
     assert raw.step == 6
     assert trainer.evaluate("val")["loss"] != pytest.approx(validation["loss"])
+
+
+def test_the_mean_over_epochs_is_what_is_kept(tmp_path: Path) -> None:
+    """Taken at the end of each epoch, before it is evaluated: of two equal weights, the mean of both epochs."""
+    ends: list[dict[str, torch.Tensor]] = []
+    trainer = make_trainer(tmp_path, epochs=2, average={"mean": 1.5, "std": 1}, monitor=None)
+    assert trainer.average is not None
+    take_in = trainer.average.after_epoch
+    trainer.average.after_epoch = lambda epoch: (ends.append(weights(trainer)), take_in(epoch))[1]  # type: ignore[method-assign]
+    trainer.fit()
+    for name, value in weights(trainer).items():
+        torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
+
+
+def test_without_a_monitor_the_last_weights_are_kept(tmp_path: Path) -> None:
+    objective = Scripted(0.9, 0.1)
+    trainer = make_trainer(tmp_path, epochs=2, objective=objective, monitor=None)
+    result = trainer.fit()
+    last = trainer.store.best
+    assert (result.best_step, result.best_score, len(validations(trainer))) == (12, None, 2)
+    assert trainer.store.resume(tmp_path / "checkpoints" / "step_12").step == 12
+    assert all(torch.equal(last[name], value) for name, value in weights(trainer).items())
+
+
+def test_without_a_validation_split_the_monitor_must_be_off(tmp_path: Path) -> None:
+    splits = Splits(Pictures(22, 1), Pictures(0, 2), Pictures(11, 3))
+    with pytest.raises(ValueError, match=r"train\.monitor: there is no validation split.*null keeps the last"):
+        make_trainer(tmp_path, splits)
+    trainer = make_trainer(tmp_path, splits, epochs=1, monitor=None)
+    assert trainer.fit().best_step == 6
+    assert validations(trainer) == []
 
 
 def test_out_of_memory_is_explained(tmp_path: Path) -> None:

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.readers.captions import read_captions
 from mmpeft.data.readers.digits import read_digits
 from mmpeft.data.readers.folder import read_folder
 from mmpeft.data.readers.hugging_face import read_datasets
+from mmpeft.data.readers.masks import read_mask_classes, read_masks
+from mmpeft.data.readers.scenes import mask_classes_of_scenes, read_scenes
 from mmpeft.data.readers.table import read_table
 from mmpeft.data.samples import Sample
 
 READERS: dict[str, Callable[[DataConfig], list[Sample]]] = {
     "digits": read_digits,
+    "scenes": read_scenes,
     "folder": read_folder,
     "table": read_table,
     "datasets": read_datasets,
+    "masks": read_masks,
+    "captions": read_captions,
 }
 """Readers by the name in the configuration."""
+MASK_CLASSES: dict[str, Callable[[DataConfig], tuple[str, ...]]] = {
+    "masks": read_mask_classes,
+    "scenes": mask_classes_of_scenes,
+}
+"""The classes of the pixels, where a reader's samples have masks."""

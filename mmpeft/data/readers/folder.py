@@ -34,13 +34,18 @@ def read_folder(config: DataConfig) -> list[Sample]:
     )
     samples, empty = [], []
     for split, folder in pairs:
-        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        images = images_under(folder)
         if not images:
             empty.append(folder.relative_to(root).as_posix())
         samples += [_sample(root, path, folder.name, split) for path in images]
     if empty:
         raise ValueError(f"data {root}: {len(empty)} of {len(pairs)} class folders have no image: {listed(empty)}")
     return samples
+
+
+def images_under(folder: Path) -> list[Path]:
+    """Return every image in a folder and the folders in it, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -4,12 +4,15 @@ from mmpeft.injection.edits.adapted_input import AdaptedInput
 from mmpeft.injection.edits.base import Binding, Edit
 from mmpeft.injection.edits.bottleneck import Bottleneck
 from mmpeft.injection.edits.bypass import BypassLayer
+from mmpeft.injection.edits.cache import FeatureCache
 from mmpeft.injection.edits.convolution import ConvolutionalBottleneck
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
+from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
+from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
-from mmpeft.injection.edits.tokens import Tokens
+from mmpeft.injection.edits.tokens import CoupledTokens, Tokens
 from mmpeft.injection.edits.unfreeze import Unfreeze
 
 __all__ = [
@@ -18,11 +21,16 @@ __all__ = [
     "Binding",
     "Bottleneck",
     "BypassLayer",
+    "ConditionalPrompt",
     "ConvolutionalBottleneck",
+    "CoupledTokens",
     "DecomposedLowRank",
     "Edit",
     "FactorDelta",
+    "FeatureBlend",
+    "FeatureCache",
     "LowRank",
+    "Prompt",
     "Scale",
     "SharedFactors",
     "SideNetwork",

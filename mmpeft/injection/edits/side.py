@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.sites import FeaturesSite, Site
@@ -22,6 +22,7 @@ class SideNetwork(Edit):
     def __init__(self, site: FeaturesSite, *, channels: int, depth: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        assert site.channels is not None
         width = site.channels
         for index in range(depth):
             layers += [nn.Conv2d(width, channels << index, 3, stride=2, padding=1, bias=False)]
@@ -32,13 +33,19 @@ class SideNetwork(Edit):
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the input of the head, with a tap on the image."""
+        """Attach where the features are, with a tap on the image."""
         assert isinstance(site, FeaturesSite)
-        return [Binding(edit=self, host=site.host, point="input", site=site, tap=site.model)]
+        return [Binding(edit=self, host=site.host, point=site.point, site=site, tap=site.model)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
-        """Blend the features with the side network's."""
-        features, image = args[0].detach(), call.tapped()
+        """Blend the features that enter the head."""
+        return (self._blend(args[0], call.tapped()), *args[1:]), kwargs
+
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Blend the features that leave the tower."""
+        return self._blend(y, x)
+
+    def _blend(self, features: Tensor, image: Tensor) -> Tensor:
         gate = self.alpha.sigmoid()
         side = self.project(self.convolutions(image.to(self.alpha.dtype)).mean((2, 3)))
-        return ((gate * features + (1 - gate) * side).to(features.dtype), *args[1:]), kwargs
+        return (gate * features.detach() + (1 - gate) * side).to(features.dtype)

@@ -11,28 +11,54 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.injection.edits.prompt import Prompt
 from mmpeft.injection.sites import SequenceSite, Site
+
+ENTRY = -1
+"""Index of the binding at the norm in front of the first block."""
 
 
 class Tokens(Edit):
-    """``tokens`` learned vectors per layer in ``layers``, shape (layers, tokens, width), behind the class token.
+    """``count`` learned vectors per layer in ``layers``, behind the class token: (layers, count, width).
 
     They enter before each of the layers and leave after the block before the next one (deep prompts do not
     accumulate), or after the last block; through blocks not in ``layers`` they flow on. Uniform in
-    +-sqrt(6 / (3 P^2 + width)) for patches of P^2 pixels (VPT, Jia et al. 2022).
+    +-sqrt(6 / (3 P^2 + width)) for patches of P^2 pixels (VPT, Jia et al. 2022), or normal with ``std``. With
+    ``before_norm`` those of block 0 pass the norm in front of it, where there is one (prompts of CLIP).
     """
 
-    def __init__(self, site: SequenceSite, *, tokens: int, layers: Iterable[int], dropout: float) -> None:
+    def __init__(
+        self,
+        site: SequenceSite,
+        *,
+        tokens: int,
+        layers: Iterable[int],
+        dropout: float = 0.0,
+        std: float | None = None,
+        before_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.layers = tuple(sorted(layers))
         self.count = tokens
         self.start, self.dropout, self.extend = site.start, dropout, site.extend
+        self.before_norm = before_norm and site.norm is not None and self.layers[0] == 0
+        self._make(site, std)
+
+    def _make(self, site: SequenceSite, std: float | None) -> None:
+        vectors = torch.empty(len(self.layers), self.count, site.width)
         bound = math.sqrt(6 / (3 * site.patch_area + site.width))
-        self.tokens = nn.Parameter(torch.empty(len(self.layers), tokens, site.width).uniform_(-bound, bound))
+        self.tokens = nn.Parameter(vectors.uniform_(-bound, bound) if std is None else vectors.normal_(std=std))
+
+    def vectors(self, position: int) -> Tensor:
+        """Return the tokens (count, width) of the layer ``layers[position]``."""
+        return self.tokens[position]
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to every block from the first layer on; to the model as a whole where tokens flow between blocks."""
         assert isinstance(site, SequenceSite)
+        if self.before_norm:
+            assert site.norm is not None
+            yield Binding(edit=self, host=site.norm, point="input", site=site, index=ENTRY)
         last = len(site.blocks) - 1
         for index in range(self.layers[0], last + 1):
             yield Binding(edit=self, host=site.blocks[index], point="input", site=site, index=index)
@@ -44,16 +70,16 @@ class Tokens(Edit):
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Insert the tokens or let them flow, ``call.offset`` places behind the class token."""
         x, index = args[0], call.binding.index
-        if index in self.layers:
-            x = self._place(x, self.layers.index(index), call)
-        if not call.joins:
+        if index == ENTRY or (index in self.layers and not (index == 0 and self.before_norm)):
+            x = self._place(x, 0 if index == ENTRY else self.layers.index(index), call)
+        if not call.joins and index != ENTRY:
             kwargs = self.extend(kwargs, self.count)
         return (x, *args[1:]), kwargs
 
     def _place(self, x: Tensor, position: int, call: Call) -> Tensor:
         start = self.start + call.offset
         end = start + self.count if call.joins else start
-        prompts = self.tokens[position].to(x.dtype)
+        prompts = self.vectors(position).to(x.dtype)
         prompts = prompts.expand(x.shape[0], -1, -1)
         prompts = F.dropout(prompts, self.dropout, self.training) if self.dropout else prompts
         return torch.cat([x[:, :start], prompts, x[:, end:]], 1)
@@ -73,3 +99,26 @@ class Tokens(Edit):
     def extra_repr(self) -> str:
         """Tokens and layers."""
         return f"{self.count} tokens at layers {list(self.layers)}"
+
+
+class CoupledTokens(Tokens):
+    """Tokens that are linear images of a text tower's prompts, layer by layer: ``G_i p_i + b_i`` (MaPLe).
+
+    The maps of the layers behind the first start as copies of one (Khattak et al. 2023).
+    """
+
+    def __init__(self, site: SequenceSite, prompt: Prompt, *, layers: Iterable[int]) -> None:
+        object.__setattr__(self, "prompt", prompt)
+        super().__init__(site, tokens=prompt.tokens, layers=layers, before_norm=True)
+
+    def _make(self, site: SequenceSite, std: float | None) -> None:
+        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        self.maps = nn.ModuleList(nn.Linear(prompt.width, site.width) for _ in self.layers)
+        for later in self.maps[2:]:
+            later.load_state_dict(self.maps[1].state_dict())
+
+    def vectors(self, position: int) -> Tensor:
+        """Return the image of the text prompt of this layer."""
+        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        mapped: Tensor = self.maps[position](prompt.vectors(position))
+        return mapped

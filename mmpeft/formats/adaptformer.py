@@ -1,0 +1,58 @@
+"""AdaptFormer's ``checkpoint-{epoch}.pth``: the whole model, with q, k and v split and the MLP not nested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmpeft.formats.foreign import Foreign, Imported
+from mmpeft.formats.ledger import Ledger, state
+from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.methods import AdaptFormer, LinearProbe, Method
+from mmpeft.settings import Settings
+
+NORM_EPSILON = 1e-6
+BACKBONE = (
+    r"cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|(fc_)?norm\.(weight|bias)",
+    r"blocks\.\d+\.(norm[12]|fc[12]|attn\.([qkv]_proj|proj))\.(weight|bias)",
+)
+
+
+class Options(Settings):
+    """What the file does not hold."""
+
+    scale: float = 0.1
+    """the factor s on the adapter is not in the file; 0.1 is the paper's"""
+
+
+def read(source: Path, options: Options) -> Imported:
+    """Return the adapters beside the MLPs, and the head with its BatchNorm folded in."""
+    ledger = Ledger(source, state(flat(read_torch(source)), "model"))
+    bottleneck, width = ledger.shape(r"blocks\.\d+\.adaptmlp\.down_proj\.weight", 2)
+    for i in range(ledger.count(r"blocks\.(\d+)\..*")):
+        ours, theirs = f"blocks.{i}.mlp.adaptformer", f"blocks.{i}.adaptmlp"
+        ledger.enter(f"{ours}.down.weight", f"{theirs}.down_proj.weight", (bottleneck, width))
+        ledger.enter(f"{ours}.down.bias", f"{theirs}.down_proj.bias", (bottleneck,))
+        ledger.enter(f"{ours}.up.weight", f"{theirs}.up_proj.weight", (width, bottleneck))
+        ledger.enter(f"{ours}.up.bias", f"{theirs}.up_proj.bias", (width,))
+    head, notes = _head(ledger) if r"head\.0\..*" in ledger else (ledger.head(), [])
+    left = ledger.leave(*BACKBONE)
+    notes.append(f"left out: {left} tensors of the frozen backbone, which the model must have by itself")
+    method = AdaptFormer(bottleneck=bottleneck, scale=options.scale)
+    return Imported([method, *head], ledger.close(), notes)
+
+
+def _head(ledger: Ledger) -> tuple[list[Method], list[str]]:
+    """Enter ``W (x - m) / sqrt(v + eps) + b`` as one linear layer."""
+    classes, width = ledger.shape(r"head\.1\.weight", 2)
+    weight, bias = ledger.take("head.1.weight", (classes, width)), ledger.take("head.1.bias", (classes,))
+    mean, variance = ledger.take("head.0.running_mean", (width,)), ledger.take("head.0.running_var", (width,))
+    ledger.leave(r"head\.0\.num_batches_tracked")
+    if weight is not None and bias is not None and mean is not None and variance is not None:
+        folded = weight.double() / (variance.double() + NORM_EPSILON).sqrt()
+        ledger.tensors["head.linear_probe.weight"] = folded.to(weight.dtype)
+        ledger.tensors["head.linear_probe.bias"] = (bias.double() - folded @ mean.double()).to(bias.dtype)
+    return [LinearProbe()], ["the head's BatchNorm is folded into its weights: exact, but it does not adapt any more"]
+
+
+FORMAT = Foreign("adaptformer", r"adaptmlp\.down_proj", read, Options)
+convert = FORMAT.convert

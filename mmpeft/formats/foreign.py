@@ -1,0 +1,65 @@
+"""Checkpoints that papers' code wrote, turned into one of our directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmpeft.formats.manifest import Manifest
+from mmpeft.formats.storage import MANIFEST, WEIGHTS, replaced_directory, validated, write_json
+from mmpeft.methods import Method
+from mmpeft.settings import Settings
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An adapter of a published checkpoint: methods, tensors by key inside the adapter, and what there is to say.
+
+    ``facts`` are the options that had a say in it: all of them when None.
+    """
+
+    methods: list[Method]
+    tensors: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+    facts: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A format that papers' code wrote. ``sign`` is a regular expression for names that only its files have.
+
+    ``options`` are what the file does not hold: each that is not given is assumed, and said.
+    """
+
+    name: str
+    sign: str
+    read: Callable[[Path, Any], Imported]
+    options: type[Settings] = Settings
+
+    def convert(self, source: Path, dest: Path, options: Mapping[str, Any]) -> list[str]:
+        """Write a published checkpoint as one of our directories; return what was assumed and what was left out."""
+        chosen = validated(f"format {self.name}", dict(options), self.options)
+        found = self.read(source, chosen)
+        notes = [*_assumed(chosen, found.facts), *found.notes]
+        manifest = Manifest(
+            name="main",
+            layout="native",
+            methods=tuple(method.specification() for method in found.methods),
+            base={},
+            notes=(f"{source.name} as {self.name}", *notes),
+        )
+        with replaced_directory(dest) as partial:
+            save_file(found.tensors, partial / WEIGHTS, metadata={"format": "pt"})
+            write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+        return notes
+
+
+def _assumed(options: Settings, facts: tuple[str, ...] | None) -> list[str]:
+    fields, given = type(options).model_fields, options.model_fields_set
+    unset = [name for name in (fields if facts is None else facts) if name not in given]
+    return [f"{name}={getattr(options, name)} assumed: {fields[name].description}" for name in unset]

@@ -1,0 +1,51 @@
+"""What every task script does: graft the configured adapters, load those of a finished run, run as a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+import mmpeft
+from mmpeft.data import DataSplits
+from mmpeft.injection.adapters import Adapters
+from mmpeft.methods import LinearProbe
+from mmpeft.training.config import RunConfig, read_run
+from mmpeft.training.run_directory import RunDirectory
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters:
+    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too."""
+    for name, methods in config.adapters.items():
+        beside = [LinearProbe()] if head and not any(method.trains_head for method in methods) else []
+        mmpeft.adapt(model, [*methods, *beside], name=name)
+    adapters = mmpeft.adapters(model)
+    adapters.activate(*config.adapters, trainable=True)
+    return adapters
+
+
+def load_adapters(model: nn.Module, config: RunConfig) -> None:
+    """Load and activate the adapters that the run directory of a finished run holds."""
+    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
+        mmpeft.load(model, path, name=name)
+    mmpeft.adapters(model).activate(*config.adapters)
+
+
+def probabilities(model: nn.Module, data: DataSplits, index: int) -> dict[str, float]:
+    """Return the probability of each class for a test sample."""
+    with torch.no_grad():
+        shares = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
+    return dict(zip(data.classes, shares.tolist(), strict=True))
+
+
+def main(run: Callable[[Config], Any], kind: type[Config], arguments: Sequence[str]) -> None:
+    """Train as the command line says: a configuration file and ``key=value`` overrides."""
+    path, *overrides = arguments
+    metrics = run(read_run(Path(path), overrides).validate(kind))
+    PartialState().print(metrics)

@@ -27,8 +27,8 @@ class ZeroShotConfig(RunConfig):
     """One run on a zero-shot classifier, or its repetition over seeds."""
 
     templates: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Texts with a place ``{}`` for the name of a class; several are averaged. Null takes those that the data's protocol
-    has for it, or "a photo of a {}."."""
+    """Texts with a place ``{}`` for the name of a class; several are averaged. Null takes those of the data's protocol,
+    or "a photo of a {}."."""
     class_names: Annotated[dict[str, str], Field(default_factory=dict)]
     """Words for classes whose names in the data say little; of all others "_" becomes a space."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -16,6 +16,7 @@ NOT_IDENTITY = {
     "clip_adapter": "blends features with changed ones",
     "tip_adapter": "the cache was filled",
     "vpt": "tokens are attended to",
+    "adapter_plus": "both matrices are random",
     "res_tuning_bypass": "the paths add up",
     "side_tuning": "the side network has one half",
 }

@@ -33,8 +33,9 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## side by side with the peers, in short; the long version is benchmarks/*.py without --quick
+bench: setup  ## side by side with the peers, and with and without the cache; benchmarks/*.py without --quick take longer
 	$(BIN)/python benchmarks/injection.py --quick
+	$(BIN)/python benchmarks/cache.py --quick
 
 clean:  ## remove what the commands made
 	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

@@ -12,6 +12,8 @@ from training_program import Pictures, Splits, make_splits, make_trainer, weight
 
 import mmpeft
 from mmpeft.injection.prefix import Prefix
+from mmpeft.objectives.classification import Classification
+from mmpeft.training.config import TrainConfig
 from mmpeft.training.trainer import Trainer
 
 METHODS: dict[str, list[Any]] = {
@@ -90,6 +92,33 @@ def test_views_are_used_in_turn(tmp_path: Path) -> None:
         for order, batches in ((shuffled, first), (cached.order._order(), again))
     ]
     assert all(torch.equal(rows[0][row], rows[1][row]) for row in range(22))
+
+
+class Large(Pictures):
+    """Pictures of 32 x 32 pixels."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return {**sample, "image": sample["image"].repeat(1, 2, 2)}
+
+
+@pytest.mark.parametrize("method", ["coop", "cocoop", "clip_adapter", "tip_adapter"])
+def test_the_image_side_of_clip(tmp_path: Path, make_case: Any, method: str) -> None:
+    """To the last digit but one: ``nn.MultiheadAttention`` computes another way without gradients."""
+    case, runs = make_case(method, "zero_shot"), []
+    for store in ("off", "memory"):
+        model = case.build()
+        config = TrainConfig.model_validate({"epochs": 3, "batch_size": 4, "lr": 1e-2, "cache": store})
+        data = Splits(Large(22, 1), Large(11, 2), Large(11, 3))
+        adapters = case.adapt(model, seed=1)
+        runs.append(Trainer(model, adapters, Classification(), data, config, tmp_path / store))
+        runs[-1].fit()
+    assert runs[1].prefix_cache["store"] == "memory"
+    for name, value in weights(runs[0]).items():
+        torch.testing.assert_close(weights(runs[1])[name], value, rtol=1e-5, atol=1e-5)
+    logs = [[record["loss"] for record in run.directory.records()] for run in runs]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-5)
+    assert len(logs[0]) == 3 * 6 + 3
 
 
 OFF: list[tuple[dict[str, Any], float, str]] = [

@@ -31,7 +31,7 @@ METHODS = {
     "tip_adapter_f": "Tip-Adapter-F",
     "clip_lora": "CLIP-LoRA",
 }
-DATA = {"scenes": "drawn shapes, hatched (a style never seen)", "digits": "handwritten digits"}
+DATA = {"scenes": "drawn shapes, neon (a style never seen)", "digits": "handwritten digits"}
 Table = dict[str, dict[int, tuple[float, float]]]
 
 

@@ -52,7 +52,8 @@ def _clip(title: str, name: str) -> nn.Module:
         backbone = mmpeft.load_model(f"open_clip/{name}", device="meta")
     else:
         backbone = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")())
-    return ZeroShotClassifier(backbone, ["cat", "dog"], ["a photo of a {}."], partial(_tokenize, 64 if name == "Siglip" else 77))
+    tokenizer = partial(_tokenize, 64 if name == "Siglip" else 77)
+    return ZeroShotClassifier(backbone, ["cat", "dog"], ["a photo of a {}."], tokenizer)
 
 
 def _tokenize(length: int, texts: list[str]) -> torch.Tensor:

@@ -32,8 +32,8 @@ def base_to_new() -> ModuleType:
     return load_task(find_task("vlm/base_to_new"))
 
 
-def make_config(task: ModuleType, output: Path, **changes: Any) -> Any:
-    return task.Config.model_validate({**SETTINGS, "output": str(output), **changes})
+def make_config(script: ModuleType, output: Path, **changes: Any) -> Any:
+    return script.Config.model_validate({**SETTINGS, "output": str(output), **changes})
 
 
 def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: ModuleType, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: ModuleType, t
     code = card.partition("```python\n")[2].partition("```")[0]
     scope: dict[str, Any] = {}
     exec(code.replace('"adapter"', f'"{config.output / "adapter"}"'), scope)
-    sample, shares = few_shot.predict(config, 3)
+    _, shares = few_shot.predict(config, 3)
     assert sum(shares.values()) == pytest.approx(1)
     with torch.no_grad():
         logits = scope["model"](few_shot.load_adapted(config)[1].test[3]["image"][None])

@@ -15,6 +15,8 @@ from mmpeft.data.scenes import PLACES, SHAPES, Scene
 PICTURE = 32
 FINE = 4
 """Figures are painted so many times larger and then reduced, for smooth edges."""
+STRIDE = 5.5
+"""Pixels between one place and the next."""
 RADII = {"small": 5.0, "medium": 7.0, "large": 9.3}
 TONES: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 40),
@@ -125,7 +127,7 @@ def _outlines(scene: Scene, random: np.random.Generator) -> list[Array]:
     """The figure's outlines in fine pixels. It draws from `random` first, so that picture and mask agree."""
     radius = RADII[scene.size] * random.uniform(0.92, 1.06)
     place = PLACES.index(scene.place)
-    centre = 16 + 5.5 * np.array([place % 3 - 1, place // 3 - 1]) + random.uniform(-0.6, 0.6, 2)
+    centre = 16 + STRIDE * np.array([place % 3 - 1, place // 3 - 1]) + random.uniform(-0.6, 0.6, 2)
     angle = math.radians(random.uniform(-15, 15))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     return [(outline @ turn * radius + centre) * FINE for outline in FIGURES[scene.shape]]

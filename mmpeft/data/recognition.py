@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mmpeft.data.drawing import FIGURES, FINE, PICTURE, TONES
-from mmpeft.data.scenes import SHAPES
+from mmpeft.data.drawing import FIGURES, FINE, PICTURE, STRIDE, TONES
+from mmpeft.data.scenes import PLACES, SHAPES
 
 ANGLES = range(-16, 17, 8)
 SCALES = (0.94, 1.0, 1.06)
@@ -37,7 +37,9 @@ class Recognised:
     """Of the figure and the shape's outline, as intersection over union in [0, 1]."""
     size: float
     """Share of the picture that the figure covers."""
-    place: tuple[float, float]
+    place: str
+    """The one of `PLACES` that is nearest to the figure's centre of mass."""
+    centre: tuple[float, float]
     """The figure's centre of mass, x and y in pixels."""
 
 
@@ -58,9 +60,9 @@ def recognise(picture: Image.Image) -> Recognised | None:
     cover = ((pixels - ground) @ (ink - ground) / ((ink - ground) ** 2).sum()).clip(0, 1)
     cover[cover < 0.25] = 0
     y, x = np.mgrid[:PICTURE, :PICTURE] + 0.5
-    place = (float((x * cover).sum() / cover.sum()), float((y * cover).sum() / cover.sum()))
-    overlap, shape = max((_overlap(cover, shape, place), shape) for shape in SHAPES)
-    return Recognised(shape, _name(ink), _name(ground), overlap, float(cover.mean()), place)
+    centre = (float((x * cover).sum() / cover.sum()), float((y * cover).sum() / cover.sum()))
+    overlap, shape = max((_overlap(cover, shape, centre), shape) for shape in SHAPES)
+    return Recognised(shape, _name(ink), _name(ground), overlap, float(cover.mean()), _place(centre), centre)
 
 
 def _border(pixels: Array) -> Array:
@@ -74,22 +76,27 @@ def _name(tone: Array) -> str:
     return min(TONES, key=lambda name: float(np.square(tone - TONES[name]).sum()))
 
 
-def _overlap(cover: Array, shape: str, place: tuple[float, float]) -> float:
+def _place(centre: tuple[float, float]) -> str:
+    column, row = (min(2, max(0, round((value - PICTURE / 2) / STRIDE) + 1)) for value in centre)
+    return PLACES[3 * row + column]
+
+
+def _overlap(cover: Array, shape: str, middle: tuple[float, float]) -> float:
     """The largest intersection over union with any pose of a shape."""
     area, centre = _measure(shape)
     size = math.sqrt(cover.sum() / area)
     return max(
         float(np.minimum(cover, other).sum() / np.maximum(cover, other).sum())
-        for other in _poses(shape, size, centre, place)
+        for other in _poses(shape, size, centre, middle)
     )
 
 
-def _poses(shape: str, size: float, centre: Array, place: tuple[float, float]) -> Iterator[Array]:
+def _poses(shape: str, size: float, centre: Array, middle: tuple[float, float]) -> Iterator[Array]:
     for degrees in ANGLES:
         angle = math.radians(degrees)
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         for scale in SCALES:
-            yield _fill([((outline - centre) @ turn * size * scale + place) * FINE for outline in FIGURES[shape]])
+            yield _fill([((outline - centre) @ turn * size * scale + middle) * FINE for outline in FIGURES[shape]])
 
 
 @cache

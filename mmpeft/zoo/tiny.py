@@ -94,12 +94,13 @@ def _build_clip(card: dict[str, Any], card_path: Path, request: Request) -> nn.M
 
 def _load_pipeline(card: dict[str, Any], card_path: Path, request: Request) -> Any:
     """The folder that diffusers wrote lies beside the card; its 16-bit weights are loaded as 32-bit ones."""
-    diffusers, torch_dtype = require("diffusers", "mmpeft[diffusion]"), torch.float32
+    diffusers = require("diffusers", "mmpeft[diffusion]")
     request.refuse("num_classes")
     if not request.with_weights:
         raise ValueError(f"model 'tiny/{request.name}': a pipeline has no form without weights; load it, on the CPU")
-    where = {"use_safetensors": True, "torch_dtype": torch_dtype, **request.options}
-    return diffusers.DiffusionPipeline.from_pretrained(card_path.parent / card["folder"], **where).to(request.device)
+    folder = card_path.parent / card["folder"]
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **request.options)
+    return pipeline.to(request.device, torch.float32)
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], Any]] = {

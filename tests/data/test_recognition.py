@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpeft.data.drawing import PICTURE, RADII, draw
+from mmpeft.data.drawing import PICTURE, RADII, STRIDE, draw
 from mmpeft.data.recognition import recognise
 from mmpeft.data.scenes import COLOURS, PLACES, SEEN_STYLES, SHAPES, imagine
 
@@ -40,9 +40,10 @@ def test_figure_and_ground_have_the_colours_that_were_chosen():
 def test_place_and_size_are_measured(place, size):
     one = replace(scene(1, "square"), place=place, size=size)
     seen, number = recognise(draw(one)), PLACES.index(place)
-    expected = 16 + 5.5 * np.array([number % 3 - 1, number // 3 - 1])
+    expected = 16 + STRIDE * np.array([number % 3 - 1, number // 3 - 1])
     assert seen is not None
-    assert np.abs(np.array(seen.place) - expected).max() < 2
+    assert np.abs(np.array(seen.centre) - expected).max() < 2
+    assert seen.place == place
     assert seen.size * PICTURE**2 == pytest.approx((2 * 0.82 * RADII[size]) ** 2, rel=0.3)
 
 

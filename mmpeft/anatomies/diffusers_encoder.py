@@ -34,7 +34,7 @@ class UNetEncoder(nn.Module):
                 own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
                 if device.type != "meta":
                     part.load_state_dict(own)
-                self.add_module(name, part)
+            self.add_module(name, part)
         for name in ("config", "time_embed_act"):
             object.__setattr__(self, name, getattr(fresh, name, None))
         self.kind = plain_class(unet)

@@ -168,6 +168,24 @@ class Adapters:
                 hooks.callback(check.remove)
             yield
 
+    @contextmanager
+    def given(self, conditions: Mapping[str, object]) -> Iterator[None]:
+        """Within this context the named adapters get what they need besides the model's input: a control image ..."""
+        places = {name: [e.takes for e in self._edits(self._known(name)) if e.takes is not None] for name in conditions}
+        useless = [name for name, own in places.items() if not own]
+        if useless:
+            takers = [name for name in self.names if any(edit.takes is not None for edit in self._edits(name))]
+            raise ValueError(f"given: {useless[0]!r} takes no condition{nearest(useless[0], takers)}")
+        before = [(place, place.value) for own in places.values() for place in own]
+        try:
+            for name, own in places.items():
+                for place in own:
+                    place.value = conditions[name]
+            yield
+        finally:
+            for place, value in before:
+                place.value = value
+
     # ---- merging and removing ------------------------------------------------------------------------------------
 
     def merge(self) -> None:

@@ -5,7 +5,9 @@ from mmpeft.injection.edits.base import Binding, Edit
 from mmpeft.injection.edits.bottleneck import Bottleneck
 from mmpeft.injection.edits.bypass import BypassLayer
 from mmpeft.injection.edits.cache import FeatureCache
+from mmpeft.injection.edits.control import ControlBranch
 from mmpeft.injection.edits.convolution import ConvolutionalBottleneck
+from mmpeft.injection.edits.decoupled import DecoupledAttention, ImageTokens, Resampler
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
@@ -22,15 +24,19 @@ __all__ = [
     "Bottleneck",
     "BypassLayer",
     "ConditionalPrompt",
+    "ControlBranch",
     "ConvolutionalBottleneck",
     "CoupledTokens",
     "DecomposedLowRank",
+    "DecoupledAttention",
     "Edit",
     "FactorDelta",
     "FeatureBlend",
     "FeatureCache",
+    "ImageTokens",
     "LowRank",
     "Prompt",
+    "Resampler",
     "Scale",
     "SharedFactors",
     "SideNetwork",

@@ -6,15 +6,36 @@ from argparse import Namespace
 from pathlib import Path
 
 from mmpeft import formats
+from mmpeft.cli.run import finished
 from mmpeft.cli.shipped import new_path
 from mmpeft.configuration.document import Document
 from mmpeft.settings import ConfigError
 
 
 def export(options: Namespace) -> None:
-    """Write one of our adapters in another library's format."""
-    formats.export(Path(options.adapter), new_path(options.dest), options.format)
-    print(f"{options.adapter} as {options.format}: {options.dest}")
+    """Write one of our adapters in another library's format, or the class embeddings of a run."""
+    dest = new_path(options.dest)
+    notes: list[str] = []
+    if options.format == "class_embeddings":
+        notes = _export_classes(options.adapter, dest)
+    else:
+        formats.export(Path(options.adapter), dest, options.format)
+    print("\n".join([f"{options.adapter} as {options.format}: {options.dest}", *notes]))
+
+
+def _export_classes(run: str, dest: Path) -> list[str]:
+    from mmpeft.formats.class_embeddings import embeddings_of, save_class_embeddings
+    from mmpeft.heads.zero_shot import ZeroShotClassifier
+
+    if dest.suffix != ".safetensors":
+        raise ValueError(f"DEST {str(dest)!r}: must end in .safetensors")
+    task, config = finished(run)
+    model, _ = task.load_adapted(config)
+    if not isinstance(model, ZeroShotClassifier):
+        raise ValueError(f"RUN {run!r}: its {type(model).__name__} does not classify by the texts of the classes")
+    embeddings, notes = embeddings_of(model)
+    save_class_embeddings(embeddings, dest)
+    return notes
 
 
 def import_adapter(options: Namespace) -> None:

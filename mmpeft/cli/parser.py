@@ -102,10 +102,10 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "Write an adapter in another library's format.",
+        "Write an adapter in another library's format, or the class embeddings of a run.",
         "mmpeft export runs/lora_digits/adapter lora_for_peft --format peft",
         "mmpeft.cli.adapters:export",
-        (ADAPTER, ("dest", "a new directory")),
+        (ADAPTER, ("dest", "a new directory, or a .safetensors file")),
     ),
     Command(
         "import",

@@ -36,7 +36,7 @@ def check(options: Namespace) -> Any:
 
 def evaluate(options: Namespace) -> None:
     """Evaluate the adapter of a run directory on the test split, and write the scores to ``evaluation.json`` there."""
-    task, config = _finished(options)
+    task, config = finished(options.run, options.overrides)
     scores = task.evaluate(config)
     RunDirectory(config.output).write_json("evaluation.json", {"test": scores})
     _print_scores(scores)
@@ -48,7 +48,7 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 
 def predict(options: Namespace) -> None:
     """Show one test sample, and what the adapter of a run directory says of it."""
-    task, config = _finished(options)
+    task, config = finished(options.run, options.overrides)
     sample, probabilities = task.predict(config, options.index)
     print_picture(sample.open())
     likely = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
@@ -57,11 +57,12 @@ def predict(options: Namespace) -> None:
     print(f"{sample.id}{truth}; the adapter of {config.output} says {named}")
 
 
-def _finished(options: Namespace) -> tuple[ModuleType, RunConfig]:
-    run = Path(options.run)
+def finished(directory: str, overrides: Iterable[str] = ()) -> tuple[ModuleType, RunConfig]:
+    """Return the task and the configuration of a run directory."""
+    run = Path(directory)
     if not (run / "config.yaml").is_file():
-        raise FileNotFoundError(f"RUN {options.run!r}: there is no {run / 'config.yaml'}, so it is no run directory")
-    task, config, _ = load_run(run / "config.yaml", [f"output={run}", *options.overrides])
+        raise FileNotFoundError(f"RUN {directory!r}: there is no {run / 'config.yaml'}, so it is no run directory")
+    task, config, _ = load_run(run / "config.yaml", [f"output={run}", *overrides])
     return task, config
 
 

@@ -17,14 +17,19 @@ READ = {
     "adaptformer": "AdaptFormer's checkpoint-{epoch}.pth",
     "clip_lora": "CLIP-LoRA's lora_weights.pt",
     "convpass": "Convpass's {dataset}.pt",
+    "dassl": "a Dassl directory of CoOp, CoCoOp, MaPLe, IVLP, VPT for CLIP, PromptSRC or CLIP-Adapter",
     "fact": "FacT's {dataset}.pt, tensor train or Tucker",
     "repadapter": "RepAdapter's {dataset}.pt",
     "res_tuning": "the directory of Res-Tuning-Bypass by ModelScope's swift",
     "ssf": "SSF's model_best.pth.tar",
+    "tip_adapter": "Tip-Adapter's directory of keys, values and, for Tip-Adapter-F, trained keys",
     "vpt": "VPT's prompt_ep{epoch}.pth",
 }
 """What ``mmpeft import`` reads."""
-WRITTEN = {"peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3"}
+WRITTEN = {
+    "peft": READ["peft"],
+    "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
+}
 """What ``mmpeft export`` writes."""
 
 

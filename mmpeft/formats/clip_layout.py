@@ -10,28 +10,26 @@ Library = Literal["open_clip", "open_clip_custom_text", "transformers"]
 
 @dataclass(frozen=True)
 class ClipLayout:
-    """Paths of one kind of CLIP model: the blocks of its towers, and the projections inside a block."""
+    """Paths of one kind of CLIP model: the roots of its towers, the blocks below, the projections in a block."""
 
     vision: str
     text: str
+    blocks: str
     attention: str
-    out: str = "out_proj"
     projection: str = "{}"
 
-    def block(self, tower: str, index: int) -> str:
-        """Return the path of a block."""
-        return f"{self.vision if tower == 'vision' else self.text}.{index}"
+    def at(self, tower: str, name: str) -> str:
+        """Return the path of something below the root of a tower."""
+        return f"{self.vision if tower == 'vision' else self.text}.{name}".lstrip(".")
 
-    def project(self, tower: str, index: int, name: str) -> str:
-        """Return the path of ``q``, ``k``, ``v`` or ``out``."""
-        last = self.out if name == "out" else self.projection.format(name)
-        return f"{self.block(tower, index)}.{self.attention}.{last}"
+    def project(self, tower: str, block: int, name: str) -> str:
+        """Return the path of ``q``, ``k``, ``v`` or ``out`` in a block."""
+        last = "out_proj" if name == "out" else self.projection.format(name)
+        return self.at(tower, f"{self.blocks}.{block}.{self.attention}.{last}")
 
 
 LAYOUTS: dict[str, ClipLayout] = {
-    "open_clip": ClipLayout("visual.transformer.resblocks", "transformer.resblocks", "attn"),
-    "open_clip_custom_text": ClipLayout("visual.transformer.resblocks", "text.transformer.resblocks", "attn"),
-    "transformers": ClipLayout(
-        "vision_model.encoder.layers", "text_model.encoder.layers", "self_attn", projection="{}_proj"
-    ),
+    "open_clip": ClipLayout("visual", "", "transformer.resblocks", "attn"),
+    "open_clip_custom_text": ClipLayout("visual", "text", "transformer.resblocks", "attn"),
+    "transformers": ClipLayout("vision_model", "text_model", "encoder.layers", "self_attn", "{}_proj"),
 }

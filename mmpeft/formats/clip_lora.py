@@ -13,11 +13,10 @@ from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.formats.torch_file import flat, read_torch
-from mmpeft.methods import LoRA, Method
+from mmpeft.methods import CLIPLoRA, Method
 from mmpeft.settings import Settings, nearest
 
 PROJECTIONS = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "proj": "out"}
-DROPOUT = 0.25
 PARTS = {
     "all": (0, 1),
     "half-bottom": (0, 1 / 2),
@@ -41,7 +40,7 @@ class Options(Settings):
 
 
 def read(source: Path, options: Options) -> Imported:
-    """Return one LoRA per tower, scaled by alpha / sqrt(r)."""
+    """Return one method per tower, scaled by alpha / sqrt(r)."""
     values = flat(read_torch(source))
     facts = {key: values.pop(f"metadata.{key}", None) for key in ("r", "alpha", "encoder", "params", "position")}
     ledger = Ledger(source, values)
@@ -59,9 +58,11 @@ def read(source: Path, options: Options) -> Imported:
         for theirs, name in names.items():
             ours = LAYOUTS[options.model].project(tower, index, name)
             for letter, shape in (("A", (facts["r"], widths[tower])), ("B", (widths[tower], facts["r"]))):
-                ledger.enter(f"{ours}.lora.lora_{letter}", f"weights.layer_{number}.{theirs}.w_lora_{letter}", shape)
+                ledger.enter(
+                    f"{ours}.clip_lora.lora_{letter}", f"weights.layer_{number}.{theirs}.w_lora_{letter}", shape
+                )
     methods = _methods(facts, layers, tuple(f"attn.{name}" for name in names.values()))
-    return Imported(methods, ledger.close(), [f"dropout={DROPOUT}, the paper's, for training on"])
+    return Imported(methods, ledger.close())
 
 
 def _problems(facts: Mapping[str, Any]) -> list[str]:
@@ -96,8 +97,8 @@ def _methods(facts: Mapping[str, Any], layers: list[tuple[str, int]], targets: t
     chosen: dict[str, list[int]] = {}
     for tower, index in layers:
         chosen.setdefault(tower, []).append(index)
-    common: dict[str, Any] = {"rank": facts["r"], "alpha": facts["alpha"], "dropout": DROPOUT, "targets": targets}
-    return [LoRA(towers=t, layers=tuple(own), rank_stabilized=True, **common) for t, own in chosen.items()]
+    common: dict[str, Any] = {"rank": facts["r"], "alpha": facts["alpha"], "targets": targets}
+    return [CLIPLoRA(towers=t, layers=tuple(own), **common) for t, own in chosen.items()]
 
 
 FORMAT = Foreign("clip_lora", r"w_lora_A$", read, Options)

@@ -18,11 +18,15 @@ from mmpeft.settings import Settings
 
 @dataclass(frozen=True)
 class Imported:
-    """An adapter of a published checkpoint: methods, tensors by key inside the adapter, and what there is to say."""
+    """An adapter of a published checkpoint: methods, tensors by key inside the adapter, and what there is to say.
+
+    ``facts`` are the options that had a say in it: all of them when None.
+    """
 
     methods: list[Method]
     tensors: dict[str, Tensor]
     notes: list[str] = field(default_factory=list)
+    facts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Foreign:
         """Write a published checkpoint as one of our directories; return what was assumed and what was left out."""
         chosen = validated(f"format {self.name}", dict(options), self.options)
         found = self.read(source, chosen)
-        notes = [*self._assumed(chosen), *found.notes]
+        notes = [*_assumed(chosen, found.facts), *found.notes]
         manifest = Manifest(
             name="main",
             layout="native",
@@ -54,6 +58,8 @@ class Foreign:
             write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
         return notes
 
-    def _assumed(self, options: Settings) -> list[str]:
-        fields, given = type(options).model_fields, options.model_fields_set
-        return [f"{n}={getattr(options, n)} assumed: {fields[n].description}" for n in fields if n not in given]
+
+def _assumed(options: Settings, facts: tuple[str, ...] | None) -> list[str]:
+    fields, given = type(options).model_fields, options.model_fields_set
+    unset = [name for name in (fields if facts is None else facts) if name not in given]
+    return [f"{name}={getattr(options, name)} assumed: {fields[name].description}" for name in unset]

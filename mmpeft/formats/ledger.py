@@ -35,7 +35,7 @@ class Ledger:
         named = [value for key, value in self.values.items() if re.fullmatch(pattern, key)]
         shapes = Counter(tuple(v.shape) for v in named if isinstance(v, Tensor) and v.ndim == dimensions)
         if not shapes:
-            raise refusal(self.path, [f"no {dimensions}-dimensional tensor is named like {pattern}", self._looks()])
+            raise refusal(self.path, [f"no {dimensions}-dimensional tensor is named like {pattern}", self.looks()])
         return shapes.most_common(1)[0][0]
 
     def count(self, pattern: str) -> int:
@@ -90,7 +90,8 @@ class Ledger:
         close = get_close_matches(key, self.expected, n=1, cutoff=0.8)
         return f" (did you mean {close[0]!r}?)" if close else ""
 
-    def _looks(self) -> str:
+    def looks(self) -> str:
+        """Say which format the names are those of, or else what they are."""
         from mmpeft.formats import READ
 
         for name in READ:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpeft.heads.base import Headed
 from mmpeft.injection.anatomy import Anatomy, anatomy
 from mmpeft.injection.edits import ConditionalPrompt, Prompt
+from mmpeft.injection.graft import parameter
 from mmpeft.injection.sites import LogitsSite, Site
 from mmpeft.injection.tree import Tree
 
@@ -84,7 +85,7 @@ class ZeroShotClassifier(Headed):
         """Return the normalised class embeddings (classes, width), with the active adapters on the text tower."""
         tree = self._modules.get("mmpeft")
         if not isinstance(tree, Tree) or not tree.touched - {"vision", "task"}:
-            return F.normalize(self.head.weight, dim=-1)
+            return F.normalize(parameter(self.head, "weight"), dim=-1)
         if any(isinstance(edit, ConditionalPrompt) for edit in tree.active_edits()):
             raise ValueError("class_embeddings: the active adapter's class embeddings are other ones for each image")
         return self._embed(None)

@@ -33,7 +33,11 @@ def assert_untouched(model, before):
         assert torch.equal(flags[name][1], value)
 
 
-@pytest.mark.parametrize("name", list(mmpeft.methods()))
+TWO_TOWERS = {"coop", "cocoop", "ivlp", "maple", "promptsrc", "tip_adapter"}
+"""Methods without a place in a ViT; the matrix saves and loads these too, on models of text and images."""
+
+
+@pytest.mark.parametrize("name", sorted(mmpeft.methods().keys() - TWO_TOWERS))
 def test_every_method_comes_back_bit_identical(name, adapted, vit, images, tmp_path):
     model, handle = adapted(name, "flowers")
     expected = model.eval()(images)

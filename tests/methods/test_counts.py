@@ -57,6 +57,118 @@ WITH_HEAD: list[tuple[int, dict[str, Any], int]] = [
 """With the task head, as the authors print them (AdaptFormer, SSF, and VPT's dmlab, eurosat and sun397)."""
 
 
+CLIP = "ViT-B-16"
+TWO_TOWERS: list[tuple[str, int, dict[str, Any], int]] = [
+    (CLIP, 100, {"method": "coop"}, 8_192),
+    (CLIP, 100, {"method": "coop", "tokens": 4}, 2_048),
+    (CLIP, 100, {"method": "coop", "tokens": 16, "class_specific": True}, 819_200),
+    ("RN50", 100, {"method": "coop"}, 8_192),
+    (CLIP, 100, {"method": "cocoop"}, 35_360),
+    (CLIP, 100, {"method": "maple"}, 3_555_072),
+    (CLIP, 100, {"method": "maple", "layers": "first:3"}, 1_185_024),
+    (CLIP, 100, {"method": "maple", "layers": "first:1"}, 395_008),
+    (CLIP, 100, {"method": "ivlp"}, 30_720),
+    (CLIP, 100, {"method": "ivlp", "tokens": 4, "vision_tokens": 4, "layers": "first:9"}, 46_080),
+    (CLIP, 100, {"method": "ivlp", "tokens": 0, "vision_tokens": 8}, 73_728),
+    (CLIP, 100, {"method": "ivlp", "tokens": 4, "vision_tokens": 0}, 24_576),
+    (CLIP, 100, {"method": "promptsrc"}, 46_080),
+    (CLIP, 100, {"method": "clip_adapter"}, 131_072),
+    ("RN50", 100, {"method": "clip_adapter"}, 524_288),
+    (CLIP, 1000, {"method": "tip_adapter"}, 0),
+    (CLIP, 1000, {"method": "tip_adapter", "trained": True}, 16 * 1000 * 512),
+    ("RN50", 1000, {"method": "tip_adapter", "trained": True}, 16_384_000),
+    (CLIP, 100, {"method": "clip_lora"}, 184_320),
+]
+"""On a classifier of a CLIP: its architecture and classes."""
+SHAPES: list[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = [
+    (CLIP, {"method": "coop"}, {"prompt.coop.context": (16, 512)}),
+    (CLIP, {"method": "coop", "class_specific": True}, {"prompt.coop.context": (7, 16, 512)}),
+    (
+        CLIP,
+        {"method": "cocoop"},
+        {
+            "prompt.cocoop.context": (4, 512),
+            "prompt.cocoop.meta.0.weight": (32, 512),
+            "prompt.cocoop.meta.0.bias": (32,),
+            "prompt.cocoop.meta.2.weight": (512, 32),
+            "prompt.cocoop.meta.2.bias": (512,),
+        },
+    ),
+    (
+        CLIP,
+        {"method": "maple", "layers": "first:2"},
+        {
+            "prompt.maple.context": (2, 512),
+            "prompt.maple.deep": (1, 2, 512),
+            "visual.tokens.maple.maps.0.weight": (768, 512),
+            "visual.tokens.maple.maps.0.bias": (768,),
+            "visual.tokens.maple.maps.1.weight": (768, 512),
+            "visual.tokens.maple.maps.1.bias": (768,),
+        },
+    ),
+    (
+        CLIP,
+        {"method": "promptsrc"},
+        {
+            "prompt.promptsrc.context": (4, 512),
+            "prompt.promptsrc.deep": (8, 4, 512),
+            "visual.tokens.promptsrc.tokens": (9, 4, 768),
+        },
+    ),
+    (CLIP, {"method": "ivlp", "tokens": 0, "vision_tokens": 8}, {"visual.tokens.ivlp.tokens": (12, 8, 768)}),
+    (
+        "RN50",
+        {"method": "clip_adapter"},
+        {
+            "visual.features.clip_adapter.down.weight": (256, 1024),
+            "visual.features.clip_adapter.up.weight": (1024, 256),
+        },
+    ),
+    ("RN50", {"method": "tip_adapter", "trained": True}, {"task.logits.tip_adapter.keys": (112, 1024)}),
+]
+"""Equal counts can hide other places: names and shapes of everything that trains, for seven classes."""
+
+
+def two_towers(architecture: str, classes: int) -> Any:
+    import open_clip
+
+    from mmpeft.heads.zero_shot import ZeroShotClassifier
+
+    def tokenizer(texts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 77, dtype=torch.long)
+
+    with torch.device("meta"):
+        backbone = open_clip.create_model(architecture, device="meta")
+        return ZeroShotClassifier(backbone, [str(index) for index in range(classes)], ["a {}."], tokenizer)
+
+
+@pytest.mark.parametrize(("architecture", "classes", "method", "count"), TWO_TOWERS)
+def test_counts_on_two_towers_are_the_published_ones(
+    architecture: str, classes: int, method: dict[str, Any], count: int
+) -> None:
+    assert mmpeft.adapt(two_towers(architecture, classes), method).report().trainable == count
+
+
+@pytest.mark.parametrize(("architecture", "method", "shapes"), SHAPES)
+def test_what_trains_has_these_names_and_shapes(
+    architecture: str, method: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    adapters = mmpeft.adapt(two_towers(architecture, 7), method)
+    assert {key.removeprefix("main."): tuple(p.shape) for key, p in adapters.named_parameters()} == shapes
+
+
+def test_clip_lora_is_on_q_k_and_v_of_every_layer_of_both_towers() -> None:
+    adapters = mmpeft.adapt(two_towers(CLIP, 7), "clip_lora")
+    expected = {
+        f"main.{root}transformer.resblocks.{layer}.attn.{name}.clip_lora.{matrix}": shape
+        for root, width in (("visual.", 768), ("", 512))
+        for layer in range(12)
+        for name in "qkv"
+        for matrix, shape in (("lora_A", (2, width)), ("lora_B", (width, 2)))
+    }
+    assert {key: tuple(parameter.shape) for key, parameter in adapters.named_parameters()} == expected
+
+
 def trainable(architecture: str, classes: int, methods: object) -> int:
     with torch.device("meta"):
         model = timm.create_model(architecture, num_classes=classes)
@@ -75,7 +187,8 @@ def test_counts_with_the_head_are_the_published_ones(classes: int, method: dict[
 
 
 def test_every_method_has_a_line() -> None:
-    assert set(mmpeft.methods()) == {line[1]["method"] for line in [*EXPECTED, *WITH_HEAD]}
+    lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS]]
+    assert set(mmpeft.methods()) == {line["method"] for line in lines}
 
 
 def test_bitfit_and_language_methods_on_bert_base() -> None:

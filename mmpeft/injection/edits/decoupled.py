@@ -1,4 +1,4 @@
-"""IP-Adapter: a second attention of the same queries, to tokens made of an image, added to what they found in the text."""
+"""IP-Adapter: a second attention of the same queries, to tokens made of an image, added to what the text gave."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mmpeft.anatomies.diffusers_encoder import UNetEncoder, bound, with_residuals
+from mmpeft.anatomies.diffusers_encoder import UNetEncoder, bound, with_features, with_residuals
 from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, with_slices
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.graft import plain_class
@@ -80,8 +80,8 @@ def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site
         host = getattr(block, inner, None)
         if isinstance(host, nn.Module):
             entry = getattr(block, norm) if plain and norm else None
-            ends = {"entry": entry, "exit": None if entry is None else host}
-            own = {"name": name, "path": f"{path}.{inner}", "host": host, "host_path": f"{path}.{inner}"}
+            ends: dict[str, Any] = {"entry": entry, "exit": None if entry is None else host}
+            own: dict[str, Any] = {"name": name, "path": f"{path}.{inner}", "host": host, "host_path": f"{path}.{inner}"}
             yield BranchSite(width=width, **own, **ends, **place)
     yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
     for inner, module in block.named_modules():
@@ -153,7 +153,9 @@ def _denoiser(model: Any, tower: str) -> Iterator[DenoiserSite]:
         tower=tower,
         context=int(context if isinstance(context, int) else context[-1]),
         channels=int(model.config.block_out_channels[0]),
+        widths=tuple(model.config.block_out_channels),
         copy=UNetEncoder,
         bound=bound,
         with_residuals=with_residuals,
+        with_features=with_features,
     )

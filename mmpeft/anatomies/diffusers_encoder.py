@@ -94,3 +94,10 @@ def with_residuals(arguments: Arguments, residuals: list[Tensor]) -> Arguments:
         skips = [old + new for old, new in zip(before, skips, strict=True)]
         middle = arguments["mid_block_additional_residual"] + middle
     return arguments | {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
+
+
+def with_features(arguments: Arguments, features: list[Tensor]) -> Arguments:
+    """Return a UNet's arguments with feature maps added behind the blocks of its encoder, in a list of their own."""
+    before = arguments["down_intrablock_additional_residuals"]
+    found = features if before is None else [old + new for old, new in zip(before, features, strict=True)]
+    return arguments | {"down_intrablock_additional_residuals": list(found)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.edits.base import Edit, Route
 from mmpeft.injection.graft import plain_class
 from mmpeft.injection.tree import Adapter, Tree
+from mmpeft.injection.vocabulary import Vocabulary, vocabularies_of
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
@@ -285,7 +287,10 @@ def adapt(
     handle = Adapters(modules)
     _check_name(handle, name)
     handle._unmerged("adapt")
-    for label, adapter in _plans(modules, chosen, dtype).items():
+    vocabularies = vocabularies_of(model)
+    for label, adapter in _plans(modules, chosen, dtype, vocabularies).items():
+        for method in adapter.methods if label in vocabularies else ():
+            vocabularies[label].add(method.new_words())
         module = modules[label]
         tree = module._modules.get("mmpeft")
         if not isinstance(tree, Tree):
@@ -305,9 +310,13 @@ def adapters(model: nn.Module | Modules) -> Adapters:
     return Adapters(modules_of(model))
 
 
-def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None) -> Adapter:
-    """Make an adapter's weights for a module, without touching the module."""
+def plan(
+    module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None, vocabulary: Vocabulary | None = None
+) -> Adapter:
+    """Make an adapter's weights for a module, without touching the module; ``vocabulary`` has its words, if any."""
     sketch = anatomy(module)
+    if vocabulary is not None:
+        sketch = replace(sketch, words=vocabulary.words, ids_for=vocabulary.ids_for)
     methods = [method.resolve(sketch) for method in methods]
     adapter = Adapter(methods)
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
@@ -319,13 +328,15 @@ def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None
     return adapter
 
 
-def _plans(modules: Modules, methods: Sequence[Method], dtype: torch.dtype | None) -> dict[str, Adapter]:
+def _plans(
+    modules: Modules, methods: Sequence[Method], dtype: torch.dtype | None, vocabularies: Mapping[str, Vocabulary]
+) -> dict[str, Adapter]:
     """Plan an adapter for each module; of several, those without the methods' towers or sites stay as they are."""
     planned: dict[str, Adapter] = {}
     problems: list[str] = []
     for label, module in modules.items():
         try:
-            planned[label] = plan(module, methods, dtype)
+            planned[label] = plan(module, methods, dtype, vocabularies.get(label))
         except ValueError as error:
             planned[label] = Adapter(list(methods))
             problems.append(f"{label}: {error}" if label else str(error))

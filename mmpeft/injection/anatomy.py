@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -91,7 +91,7 @@ class Anatomy:
     """The map of one model; ``library`` names the reader that made it.
 
     ``joint`` is there where images and text share a space; ``words`` turns words into their token ids, without any in
-    front or behind, where the model comes with its tokenizer.
+    front or behind, where the model comes with its tokenizer, and ``ids_for`` says the ids of whole new words.
     """
 
     model: nn.Module
@@ -99,6 +99,7 @@ class Anatomy:
     towers: tuple[Tower, ...]
     joint: Joint | None = None
     words: Callable[[str], tuple[int, ...]] | None = None
+    ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""

@@ -39,6 +39,10 @@ class Method(Settings):
         """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
         raise TypeError(f"{type(self).__name__} is no complete method: it plans nothing")
 
+    def new_words(self) -> tuple[str, ...]:
+        """Return the words that a pipeline's tokenizer has to learn."""
+        return ()
+
     def resolve(self, anatomy: Anatomy) -> Self:
         """Return the method with what only this model knows filled in, so that it can be planned on any like it."""
         return self

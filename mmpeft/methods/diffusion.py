@@ -1,11 +1,11 @@
-"""Methods of diffusion models: ControlNet and IP-Adapter."""
+"""Methods of diffusion models: ControlNet, T2I-Adapter, IP-Adapter, Custom Diffusion, textual inversion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mmpeft.methods.base import Method
 
@@ -80,6 +80,98 @@ class IPAdapter(Method):
         yield root, image
         for site in sites:
             yield site, DecoupledAttention(site, image, scale=self.scale)  # type: ignore[arg-type]
+
+
+class T2IAdapter(Method):
+    """A small network of a control image, beside the denoiser's encoder (Mou et al. 2023, arXiv:2302.08453).
+
+    Not the frozen model at the start. The image, in [0, 1], comes by ``adapters.given({name: image})``; the adapter's
+    weight is the scale.
+    """
+
+    name: ClassVar[str] = "t2i_adapter"
+
+    channels: PositiveInt = 3
+    """Channels of the control image."""
+    factor: PositiveInt = 8
+    """Pixels per place of the denoiser's sample, in each direction (SDXL: 16)."""
+    depth: PositiveInt = 2
+    """Residual blocks per stage (light: 4)."""
+    light: bool = False
+    """Work at a quarter of the width."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One network per denoiser."""
+        from mmpeft.injection.edits import FeatureMaps
+
+        site = _denoiser(anatomy, self.towers)
+        yield site, FeatureMaps(site, **self.model_dump(include={"channels", "factor", "depth", "light"}))
+
+
+class CustomDiffusion(Method):
+    """Keys and values of the cross-attention, trained whole (Kumari et al. 2023, arXiv:2212.04488).
+
+    No gradient goes through the first position, the start of the text. A new word for the concept comes by
+    ``TextualInversion`` in the same adapter. Starts unchanged; merges into the weights.
+    """
+
+    name: ClassVar[str] = "custom_diffusion"
+
+    queries: bool = False
+    """Train queries and output projections too (the authors advise it for faces)."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """A copy of each projection."""
+        from mmpeft.injection.anatomy import parameters_site
+        from mmpeft.injection.edits import Unfreeze
+        from mmpeft.injection.sites import LinearSite
+
+        names = ("cross.k", "cross.v", *(("cross.q", "cross.out") if self.queries else ()))
+        for site in anatomy.select(names, LinearSite, self.layers, self.towers):
+            own = parameters_site(site.host, site.host_path, name=site.name, tower=site.tower)
+            yield own, Unfreeze(own, detach_first=site.name in names[:2])
+
+
+class TextualInversion(Method):
+    """New words of a text encoder, as rows beside its embedding (Gal et al. 2022, arXiv:2208.01618).
+
+    The embedding itself is untouched, also by weight decay. Adapt the pipeline, so that its tokenizer learns the words.
+    """
+
+    name: ClassVar[str] = "textual_inversion"
+
+    towers: str | tuple[str, ...] = "text"
+    words: tuple[str, ...] = Field(default=("<new1>",), min_length=1)
+    """The words, in a form that no text has by chance."""
+    vectors: PositiveInt = 1
+    """Vectors per word; a pipeline of diffusers writes the further ones behind the word by itself."""
+    init: str | None = None
+    """Known words to start from, in turn; null starts at random."""
+    ids: tuple[NonNegativeInt, ...] | None = None
+    """Token ids of the vectors; the tokenizer says them."""
+    start: tuple[NonNegativeInt, ...] = ()
+    """Token ids of ``init``; the tokenizer says them."""
+
+    def new_words(self) -> tuple[str, ...]:
+        """Return each word, and behind it ``word_1``, ``word_2`` ... for its further vectors."""
+        return tuple(f"{w}_{i}" if i else w for w in self.words for i in range(self.vectors))
+
+    def resolve(self, anatomy: Anatomy) -> Self:
+        """Ask the tokenizer for the ids; one that has other words already may give others than those saved."""
+        if anatomy.ids_for is None or anatomy.words is None:
+            return self
+        start = anatomy.words(self.init) if self.init else ()
+        return self.model_copy(update={"ids": anatomy.ids_for(self.new_words()), "start": start})
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One set of vectors per text encoder."""
+        from mmpeft.injection.edits import NewWords
+        from mmpeft.injection.sites import PromptSite
+
+        for site in anatomy.select(("prompt",), PromptSite, towers=self.towers):
+            if self.ids is None:
+                raise ValueError(f"words: {list(self.words)} need a tokenizer: adapt the pipeline, or give ids")
+            yield site, NewWords(site, ids=self.ids, start=self.start)  # type: ignore[arg-type]
 
 
 def _denoiser(anatomy: Anatomy, towers: str | tuple[str, ...]) -> DenoiserSite:

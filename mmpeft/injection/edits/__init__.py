@@ -10,7 +10,9 @@ from mmpeft.injection.edits.convolution import ConvolutionalBottleneck
 from mmpeft.injection.edits.decoupled import DecoupledAttention, ImageTokens, Resampler
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
+from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
+from mmpeft.injection.edits.new_words import NewWords
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -33,8 +35,10 @@ __all__ = [
     "FactorDelta",
     "FeatureBlend",
     "FeatureCache",
+    "FeatureMaps",
     "ImageTokens",
     "LowRank",
+    "NewWords",
     "Prompt",
     "Resampler",
     "Scale",

@@ -95,8 +95,8 @@ class Edit(nn.Module):
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
     ``features()`` raises where the edit spoils intermediate features. An edit that needs more than the model's own
     input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
-    written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the number of tokens that an edit adds to
-    the sequence.
+    written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
+    number of tokens that an edit adds to the sequence.
     """
 
     mergeable = False

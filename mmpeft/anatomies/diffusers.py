@@ -68,7 +68,7 @@ def _width(modules: dict[str, Any], paths: list[str]) -> int:
 
 
 def _first_norm(block: nn.Module) -> int:
-    return next(int(m.out_features) for path, m in block.named_modules() if path.endswith("to_q"))  # type: ignore[arg-type]
+    return next(int(m.out_features) for path, m in block.named_modules() if path.endswith("to_q"))
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:

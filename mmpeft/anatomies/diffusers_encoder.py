@@ -24,7 +24,7 @@ class UNetEncoder(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         with torch.device("meta"):
-            fresh = plain_class(unet).from_config(unet.config)
+            fresh: Any = plain_class(unet).from_config(unet.config)  # type: ignore[attr-defined]
         device = next(unet.parameters()).device
         state = {key: value for key, value in unet.state_dict().items() if "mmpeft" not in key.split(".")}
         for name in PARTS:
@@ -63,7 +63,7 @@ class UNetEncoder(nn.Module):
             x, states = block(hidden_states=x, temb=time, **(own if _attends(block) else {}))
             found += states
         middle = self.mid_block
-        return [*found, middle(x, time, **(own if _attends(middle) else {}))]  # type: ignore[operator, misc]
+        return [*found, middle(x, time, **(own if _attends(middle) else {}))]  # type: ignore[operator]
 
 
 def _attends(block: Any) -> bool:
@@ -81,7 +81,8 @@ def _channels(unet: Any) -> list[int]:
 
 def bound(unet: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
     """Return a UNet's arguments by name, with the defaults of those not given."""
-    call = inspect.signature(plain_class(unet).forward).bind(unet, *args, **kwargs)
+    kind: Any = plain_class(unet)
+    call = inspect.signature(kind.forward).bind(unet, *args, **kwargs)
     call.apply_defaults()
     return {name: value for name, value in call.arguments.items() if name != "self"}
 

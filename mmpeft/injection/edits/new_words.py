@@ -23,7 +23,7 @@ class NewWords(Edit):
     def __init__(self, site: PromptSite, *, ids: tuple[int, ...], start: tuple[int, ...]) -> None:
         super().__init__()
         self.ids = ids
-        rows: Tensor = site.host.weight  # type: ignore[assignment]
+        rows: Tensor = site.host.weight
         vectors = torch.randn(len(ids), site.width) * 0.02
         if start:
             vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach().float().clone()

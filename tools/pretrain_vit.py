@@ -75,7 +75,7 @@ def ship(average: Pretrainer, facts: dict[str, object], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().half().contiguous() for name, value in average.vit.state_dict().items()}
     save_file(state, folder / "tiny_vit.safetensors")
-    card = {"architecture": ARCHITECTURE, "preprocessing": PREPROCESSING, "pretraining": facts}
+    card = {"library": "timm", "architecture": ARCHITECTURE, "preprocessing": PREPROCESSING, "pretraining": facts}
     (folder / "tiny_vit.json").write_text(json.dumps(card, indent=2) + "\n")
 
 

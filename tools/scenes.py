@@ -243,6 +243,7 @@ class Bank:
     classes: np.ndarray  # (N,)
     kinds: np.ndarray  # (N,)
     pens: np.ndarray  # (N,) bool
+    names: np.ndarray  # (classes,) str: a letter, "character 17", or a shape
 
 
 def draw_bank(cache: Path, characters: int = 500, instances: int = 12, seed: int = 0) -> Bank:
@@ -255,6 +256,8 @@ def draw_bank(cache: Path, characters: int = 500, instances: int = 12, seed: int
         fields = [_outline_field(mask) for mask in masks] + [_pen_field(path) for path in paths]
         classes, kinds, pens = letter_classes * 2, [0] * 2 * len(masks), [False] * len(masks) + [True] * len(masks)
         offset = max(classes) + 1
+        first = dict(reversed([*zip(letter_classes, names, strict=True)]))
+        called = [first[number] for number in range(offset)] + [f"character {i}" for i in range(characters)]
         for number in range(characters):
             strokes = _character(random)
             for _ in range(instances):
@@ -265,9 +268,10 @@ def draw_bank(cache: Path, characters: int = 500, instances: int = 12, seed: int
                 fields.append(_outline_field(_shape(name, random)))
                 classes, kinds, pens = [*classes, offset + characters + number], [*kinds, 2], [*pens, False]
         stored = np.clip(np.stack(fields) * 127 / REACH, -127, 127).round().astype(np.int8)
-        np.savez(cache, fields=stored, classes=np.array(classes), kinds=np.array(kinds), pens=np.array(pens))
+        labels = {"classes": np.array(classes), "kinds": np.array(kinds), "names": np.array([*called, *SHAPES])}
+        np.savez(cache, fields=stored, pens=np.array(pens), **labels)
     with np.load(cache) as loaded:
-        return Bank(**{name: loaded[name] for name in ("fields", "classes", "kinds", "pens")})
+        return Bank(**{name: loaded[name] for name in ("fields", "classes", "kinds", "pens", "names")})
 
 
 def _upsample(values: torch.Tensor, mode: str) -> torch.Tensor:

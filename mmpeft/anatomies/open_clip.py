@@ -12,7 +12,16 @@ from mmpeft.anatomies import timm
 from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.injection.anatomy import Anatomy, Block, Joint, Tower, own_modules, reader
 from mmpeft.injection.graft import parameter, plain_class
-from mmpeft.injection.sites import BranchSite, EmbedSite, FeaturesSite, PromptSite, SequenceSite, Site
+from mmpeft.injection.multihead import open_clip_pool
+from mmpeft.injection.sites import (
+    BranchSite,
+    EmbedSite,
+    FeaturesSite,
+    LinearSite,
+    PromptSite,
+    SequenceSite,
+    Site,
+)
 
 NO_HEAD = "a CLIP model has no classifier of its own: mmpeft.zero_shot makes one"
 NO_TOKENS = "only a vision transformer over (batch, tokens, width) takes more tokens at any place"
@@ -110,6 +119,20 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
             yield EmbedSite(width=int(module.out_channels), axis=1, **own)
         elif is_norm(module):
             yield norm_site("norm", module, path, tower=tower, layer=None)
+        elif tower == "vision":
+            yield from _pool(module, path)
+
+
+def _pool(module: Any, path: str) -> Iterator[LinearSite]:
+    """Yield the projections of an attention pool, which reads their weights past the layers."""
+    place: dict[str, Any] = {"tower": "vision", "layer": None}
+    if plain_class(module).__name__ == "AttentionPool2d":
+        for name, letter in {"pool.q": "q", "pool.k": "k", "pool.v": "v", "pool.out": "c"}.items():
+            site = linear_site(name, getattr(module, f"{letter}_proj"), f"{path}.{letter}_proj", **place)
+            yield replace(site, carrier=(module, open_clip_pool))
+    elif isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim:
+        for site in projection_sites(module, path, **place):
+            yield replace(site, name=site.name.replace("attn.", "pool."))
 
 
 def _tokens(root: Any, path: str, blocks: tuple[nn.Module, ...]) -> SequenceSite:

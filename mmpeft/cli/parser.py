@@ -132,7 +132,7 @@ def make_parser() -> ArgumentParser:
                 command.name,
                 help=command.summary,
                 description=command.summary,
-                epilog=f"example:\n  {command.example}",
+                epilog=f"example:\n  {command.example}{_formats(command)}",
                 formatter_class=RawDescriptionHelpFormatter,
             ),
             command,
@@ -152,15 +152,15 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
         parser.add_argument("--index", type=int, default=0, metavar="N", help="which test sample, from 0")
     if command.name == "merge":
         parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the head that was trained")
-    if command.name == "export":
-        parser.add_argument("--format", required=True, help=_formats(WRITTEN))
+    if command.name in ("export", "import"):
+        parser.add_argument("--format", required=True, help="one of the formats below")
     if command.name == "import":
-        parser.add_argument("--format", required=True, help=_formats(READ))
         said = "what the file does not hold, such as scale=0.1; what is not given is assumed and said"
         parser.add_argument("--options", metavar="key=value", nargs="+", default=[], help=said)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(handler=command.handler)
 
 
-def _formats(known: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {text}" for name, text in known.items())
+def _formats(command: Command) -> str:
+    known = {"import": READ, "export": WRITTEN}.get(command.name, {})
+    return "".join(["\n\nformats:" if known else "", *(f"\n  {name:18}{text}" for name, text in known.items())])

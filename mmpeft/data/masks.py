@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.loading import verify_images
+from mmpeft.data.preprocessing import preprocessing
 from mmpeft.data.readers import MASK_CLASSES, READERS
 from mmpeft.data.samples import IGNORED, DataSplits, ImageSplit, Sample, listed
 from mmpeft.data.splits import cut_pool
-from mmpeft.data.transforms import preprocessing
 
 PairTransform = Callable[[Image.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 

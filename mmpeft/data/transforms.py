@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.preprocessing import preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -18,7 +18,8 @@ Transform = Callable[[Image.Image], Tensor]
 def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transform) -> tuple[Transform, Transform]:
     """Return the transforms of training and of evaluation images, PIL to float tensor.
 
-    A timm model brings its own: input size, resampling, crop, mean and standard deviation. A transform is used as is.
+    A model of timm, open_clip or transformers brings its own: input size, resampling, crop, mean and standard
+    deviation. A transform is used as is.
 
     Raises:
         ValueError: If a model does not say how its images are prepared.
@@ -30,18 +31,6 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
     steps = [_AUGMENTATIONS[name](own["input_size"][1:]) for name in config.augment]
     training = own | {"crop_pct": 1.0} if "crop" in config.augment else own
     return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)
-
-
-def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """Return how a model wants its images: ``input_size``, ``interpolation``, ``mean``, ``std`` and ``crop_pct``.
-
-    Raises:
-        ValueError: If the model does not say.
-    """
-    if not getattr(model, "pretrained_cfg", None):
-        kind = type(model).__name__
-        raise ValueError(f"{kind} has no pretrained_cfg that says how images are prepared: give load_data a transform")
-    return resolve_model_data_config(model)
 
 
 def _crop(size: tuple[int, int] | None) -> nn.Module:

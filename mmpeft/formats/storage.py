@@ -117,7 +117,8 @@ def _pickle_advice(files: list[Path]) -> str:
         return ""
     return (
         f". {pickles[0]} is a pickle, which can run any code, and is never read: where you trust it, convert it with "
-        "peft's PeftModel.from_pretrained(base, directory).save_pretrained(other_directory)"
+        "peft's PeftModel.from_pretrained(base, directory).save_pretrained(other_directory); a paper's checkpoint is "
+        "imported without running it (mmpeft import --help)"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -11,14 +13,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.heads.base import Headed
+from mmpeft.injection.adapters import Adapters
 from mmpeft.injection.anatomy import Anatomy, anatomy
 from mmpeft.injection.edits import ConditionalPrompt, Prompt
 from mmpeft.injection.graft import parameter
-from mmpeft.injection.sites import LogitsSite, Site
+from mmpeft.injection.sites import LogitsSite, PromptSite, Site
 from mmpeft.injection.tree import Tree
 
 Tokenizer = Callable[[list[str]], Tensor]
 TEMPLATE = "a photo of a {}."
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """Class embeddings, and what they were made of: tensors with the number of changes made to each in place."""
+
+    weight: Tensor
+    setting: tuple[Any, ...]
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    def holds(self, setting: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> bool:
+        """Whether nothing has changed since."""
+        same = len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors))
+        return same and setting == self.setting and versions_of(tensors) == self.versions
+
+
+def versions_of(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """Return how often each tensor was changed in place."""
+    return tuple(tensor._version for tensor in tensors)
 
 
 class CosineHead(nn.Module):
@@ -54,22 +77,22 @@ class ZeroShotClassifier(Headed):
         joint = anatomy(backbone).joint
         if joint is None:
             raise ValueError(f"model: {type(backbone).__name__} has no towers of images and text in one space")
-        if not classes:
-            raise ValueError("classes: none given")
-        without = [template for template in templates if "{}" not in template]
-        if without or not templates:
-            raise ValueError(f"templates: {list(templates)}: each needs one place {{}} for the name of a class")
+        if "mmpeft" in backbone._modules:
+            raise ValueError("model: it carries adapters already: load them into the classifier of the bare model")
+        _check_texts(classes, templates)
         self.backbone, self.joint, self.tokenizer = backbone, joint, tokenizer
         self.classes, self.templates = tuple(classes), tuple(templates)
         self._ids: dict[tuple[str, ...], Tensor] = {}
-        self._known: tuple[Any, Tensor] | None = None
-        self.head = CosineHead(torch.empty(()))
-        self.reset()
+        self._known: Remembered | None = None
+        with torch.no_grad():
+            self.head = CosineHead(self._embed(None))
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Compute the head's class embeddings anew, from the text tower as it is."""
-        self.head.weight.data = self._embed(None)
+        """Compute the head's class embeddings anew, from the text tower as it is without adapters."""
+        self._known = None
+        with Adapters({"": self}).off():
+            self.head.weight.data = self._embed(None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
@@ -98,24 +121,37 @@ class ZeroShotClassifier(Headed):
         return (*own, LogitsSite(name="logits", width=width, classes=classes, **place))
 
     def complete(self, anatomy: Anatomy) -> Anatomy:
-        """Add the tokenizer's words."""
-        return replace(anatomy, words=self.words)
+        """Add what the tokenizer knows: the words, and where the first one stands."""
+        start = self._compared("a")[2]
+
+        def placed(site: Site) -> Site:
+            return replace(site, start=start) if isinstance(site, PromptSite) else site
+
+        towers = (replace(tower, sites=tuple(map(placed, tower.sites))) for tower in anatomy.towers)
+        return replace(anatomy, words=self.words, towers=tuple(towers))
 
     def words(self, text: str) -> tuple[int, ...]:
         """Return the ids of the words of a text, without those that every text has in front and behind."""
-        text_ids, empty = self.tokenizer([text, ""]).tolist()
-        return tuple(number for number in text_ids if number not in set(empty))
+        ids, empty, start = self._compared(text)
+        return tuple(takewhile(lambda number: number != empty[start], ids[start:]))
+
+    def _compared(self, text: str) -> tuple[list[int], list[int], int]:
+        """Return the ids of a text, those of none, and the place of the first word: the first where they differ."""
+        ids, empty = self.tokenizer([text, ""]).tolist()
+        pairs = enumerate(zip(ids, empty, strict=True))
+        return ids, empty, next((place for place, (own, other) in pairs if own != other), len(ids))
 
     def _remembered(self, features: Tensor, tree: Tree) -> Tensor:
         """Return the class embeddings; in evaluation those of the last pass, when no adapter weight has changed."""
         moving = any(isinstance(edit, ConditionalPrompt) for edit in tree.active_edits())
-        if moving or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        tensors = (*tree.parameters(), *tree.buffers())
+        fixed = not (moving or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if not fixed or any(tensor.is_inference() for tensor in tensors):
             return self._embed(features if moving else None)
-        versions = [(id(value), value._version) for value in (*tree.parameters(), *tree.buffers())]
-        state = (tuple(tree.active.items()), versions, features.dtype, features.device)
-        if self._known is None or self._known[0] != state:
-            self._known = state, self._embed(None)
-        return self._known[1]
+        setting = (tuple(tree.active.items()), features.dtype, features.device)
+        if self._known is None or not self._known.holds(setting, tensors):
+            self._known = Remembered(self._embed(None), setting, tensors, versions_of(tensors))
+        return self._known.weight
 
     def _routed(self, features: Tensor, tree: Tree) -> Tensor:
         """Return the class embeddings (batch, classes, width) of each sample's adapter."""
@@ -146,8 +182,34 @@ class ZeroShotClassifier(Headed):
         own = tuple(dict.fromkeys(edit.template for edit in edits if isinstance(edit, Prompt)))
         if len(own) > 1:
             raise ValueError(f"the active adapters replace words of different texts: {list(own)}")
-        templates = own or self.templates
+        return self._tokens(own or self.templates).to(next(self.backbone.parameters()).device)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _tokens(self, templates: tuple[str, ...]) -> Tensor:
         if templates not in self._ids:
             texts = [template.format(name) for template in templates for name in self.classes]
-            self._ids[templates] = self.tokenizer(texts)
-        return self._ids[templates].to(next(self.backbone.parameters()).device)
+            self._ids[templates] = self._tokenized(texts)
+        return self._ids[templates]
+
+    def _tokenized(self, texts: list[str]) -> Tensor:
+        """Return the ids of texts (texts, length); one that is cut off at the text tower's length is an error."""
+        ids, empty = self.tokenizer(texts), self.tokenizer([""])[0]
+        full = (ids[:, -1] != empty[-1]) | ~torch.isin(ids[:, -2], empty)
+        for row, text in ((ids[index], texts[index]) for index in full.nonzero().flatten().tolist()):
+            shorter = text[:-1] if self.words(text[-1]) else text.rpartition(" ")[0]
+            if torch.equal(self.tokenizer([shorter])[0], row):
+                raise ValueError(
+                    f"the text {text!r} is cut off at the text tower's {len(row)} tokens: shorten the templates, the "
+                    "names of the classes or the learned tokens"
+                )
+        return ids
+
+
+def _check_texts(classes: Sequence[str], templates: Sequence[str]) -> None:
+    for key, texts in (("classes", classes), ("templates", templates)):
+        if isinstance(texts, str):
+            raise ValueError(f"{key}: {texts!r} is one text: give a list")
+    if not classes:
+        raise ValueError("classes: none given")
+    if not templates or any(set("{}") & set(text.replace("{}", "", 1)) or "{}" not in text for text in templates):
+        raise ValueError(f"templates: {list(templates)}: each needs one place {{}} for the name of a class")

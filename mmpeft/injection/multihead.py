@@ -100,3 +100,13 @@ def open_clip_attention(self: Any, x: Tensor, attn_mask: Tensor | None = None) -
     y = self.ln_inner(y.transpose(1, 2).flatten(2))
     result: Tensor = self.out_drop(self.out_proj(y))
     return result
+
+
+def open_clip_pool(self: Any, x: Tensor) -> Tensor:
+    """open_clip's ``AttentionPool2d.forward`` with its projections called: x (batch, width, h, w) to (batch, out)."""
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding.to(x.dtype)
+    projected = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
+    q, k, v = (_heads(part, self.num_heads) for part in projected)
+    pooled: Tensor = self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))[:, 0]
+    return pooled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from mmpeft.methods.base import Method
 
@@ -23,12 +23,25 @@ class _Words(Method):
     init: str | None = None
     """Words to start from; those beyond ``tokens`` stay in the text as they are. Null starts at random."""
     ids: tuple[NonNegativeInt, ...] | None = None
-    """Token ids of ``init``; the model's tokenizer says them where they are not given. () leaves the start random."""
+    """Token ids of ``init``; the model's tokenizer says them where they are not given. () starts at random."""
+    start: int | None = Field(default=None, ge=0)
+    """Number of ids in front of a text's first word; the tokenizer or the model says it where it is not given."""
+
+    @model_validator(mode="after")
+    def _begins(self) -> Self:
+        if self.init is not None and set("{}") & set(self.init):
+            raise ValueError(f"init: {self.init!r} is the words alone, without a place for the name of a class")
+        if self.ids and len(self.ids) < self.tokens:
+            raise ValueError(f"ids: {list(self.ids)} are {len(self.ids)}, fewer than tokens: {self.tokens}")
+        return self
 
     def resolve(self, anatomy: Anatomy) -> Self:
-        """Look up the words."""
+        """Look up the words, and where the first one stands."""
+        found = self
+        if self.start is None and self.tokens:
+            found = self.model_copy(update={"start": self._site(anatomy).start})
         if self.init is None or self.ids is not None:
-            return self
+            return found
         if anatomy.words is None:
             raise ValueError(
                 f"init: {self.init!r} needs a tokenizer, and {anatomy.describe()} has none: adapt "
@@ -37,18 +50,19 @@ class _Words(Method):
         ids = anatomy.words(self.init)
         if len(ids) < self.tokens:
             raise ValueError(f"init: {self.init!r} has {len(ids)} tokens, fewer than tokens: {self.tokens}")
-        return self.model_copy(update={"ids": ids})
+        return found.model_copy(update={"ids": ids})
 
     def _prompt(self, **options: Any) -> dict[str, Any]:
         """Return the options of the edit that all methods share."""
         words = self.init or " ".join(["X"] * self.tokens)
         ids = self.ids[: self.tokens] if self.ids else None
-        return {"tokens": self.tokens, "template": f"{words} {{}}.", "ids": ids, **options}
+        own = {"tokens": self.tokens, "start": self.start, "ids": ids}
+        return {"template": f"{words} {{}}.", **own, **options}
 
     def _site(self, anatomy: Anatomy) -> PromptSite:
         from mmpeft.injection.sites import PromptSite
 
-        return anatomy.select(("prompt",), PromptSite)[0]  # type: ignore[return-value]
+        return anatomy.select(("prompt",), PromptSite, towers=self.towers)[0]  # type: ignore[return-value]
 
 
 class CoOp(_Words):
@@ -131,7 +145,7 @@ class MaPLe(_Words):
         """The text's prompt, then the vision tower's tokens that follow it."""
         from mmpeft.injection.edits import CoupledTokens, Prompt
 
-        text, vision = self._site(anatomy), _sequence(anatomy)
+        text, vision = self._site(anatomy), _sequence(anatomy, self.towers)
         layers = _layers(self.layers, min(len(text.blocks), len(vision.blocks)))
         prompt = Prompt(text, **self._prompt(layers=layers))
         yield text, prompt
@@ -162,7 +176,7 @@ class IVLP(_Words):
             text = self._site(anatomy)
             yield text, Prompt(text, **self._prompt(layers=_layers(self.layers, len(text.blocks))))
         if self.vision_tokens:
-            site = _sequence(anatomy)
+            site = _sequence(anatomy, self.towers)
             layers = _layers(self.layers, len(site.blocks))
             yield site, Tokens(site, tokens=self.vision_tokens, layers=layers, std=0.02, before_norm=True)
 
@@ -187,10 +201,10 @@ class PromptSRC(IVLP):
     """Weight of the divergence of the predictions from the frozen ones."""
 
 
-def _sequence(anatomy: Anatomy) -> SequenceSite:
+def _sequence(anatomy: Anatomy, towers: str | tuple[str, ...]) -> SequenceSite:
     from mmpeft.injection.sites import SequenceSite
 
-    return anatomy.select(("tokens",), SequenceSite)[0]  # type: ignore[return-value]
+    return anatomy.select(("tokens",), SequenceSite, towers=towers)[0]  # type: ignore[return-value]
 
 
 def _layers(layers: str | tuple[int, ...], count: int) -> list[int]:

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmpeft.zoo.loading import load_model
+    from mmpeft.zoo.loading import load_model, load_tokenizer
     from mmpeft.zoo.tiny import models
 
-_HOMES = {"load_model": "loading", "models": "tiny"}
-__all__ = ["load_model", "models"]
+_HOMES = {"load_model": "loading", "load_tokenizer": "loading", "models": "tiny"}
+__all__ = ["load_model", "load_tokenizer", "models"]
 
 
 def __getattr__(name: str) -> Any:

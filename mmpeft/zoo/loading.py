@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.settings import nearest
 from mmpeft.zoo import diffusers_source, local_source, open_clip_source, timm_source, tiny, transformers_source
@@ -20,6 +20,11 @@ SOURCES: dict[str, Callable[[Request], Any]] = {
     "tiny": tiny.load,
 }
 """Each library by the first word of a model's name."""
+TOKENIZERS: dict[str, Callable[[Request], Any]] = {
+    "open_clip": open_clip_source.load_tokenizer,
+    "hf": transformers_source.load_tokenizer,
+    "tiny": lambda request: tiny.load_tokenizer(tiny.find_card(request.name)),
+}
 
 
 def load_model(
@@ -35,8 +40,8 @@ def load_model(
 
     Args:
         source: ``timm/NAME.TAG``, ``open_clip/ARCH/PRETRAINED``, ``hf/OWNER/NAME``, ``diffusers/OWNER/NAME``,
-            ``tiny/vit``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at the end pins
-            a revision on the hub.
+            ``tiny/vit``, ``tiny/clip``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
+            the end pins a revision on the hub.
         num_classes: Replaces the classification head by a freshly initialised one with so many outputs.
         image_size: Height and width of the input images, where the architecture allows it.
         pretrained: Whether weights are loaded.
@@ -48,9 +53,32 @@ def load_model(
         ImportError: If the library isn't installed; the message says which extra to install.
     """
     how: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
-    how |= {"device": device, "options": options}
+    library, request = _read(source, **how, device=device, options=options)
+    return local_source.load(request) if library is None else SOURCES[library](request)
+
+
+def load_tokenizer(source: str) -> Callable[[list[str]], Tensor]:
+    """Return the tokenizer of a model with a text tower, named as for `load_model`.
+
+    It takes a list of texts and returns their token ids (texts, context length). Texts that are longer than the model
+    can read are cut, as open_clip and transformers do it.
+
+    Raises:
+        ValueError: If the model has no text tower, or its tokenizer can't be fetched.
+        ImportError: If the library isn't installed; the message says which extra to install.
+    """
+    library, request = _read(source)
+    if library is None:
+        return local_source.load_tokenizer(request)
+    if library not in TOKENIZERS:
+        raise ValueError(f"model {source!r}: {library} has no tokenizers here, only {', '.join(sorted(TOKENIZERS))}")
+    return TOKENIZERS[library](request)
+
+
+def _read(source: str, **how: Any) -> tuple[str | None, Request]:
+    """Split a model's name into its library (None for a local path) and the request to it."""
     if source.startswith(("/", "./", "../", "~")) or source in (".", ".."):
-        return local_source.load(Request(str(Path(source).expanduser()), **how))
+        return None, Request(str(Path(source).expanduser()), **how)
     library, _, rest = source.partition("/")
     if library not in SOURCES:
         hint = "; a local path starts with ./ or /" if Path(source).exists() else ""
@@ -58,4 +86,4 @@ def load_model(
     name, _, revision = rest.partition("@")
     if not name:
         raise ValueError(f"model {source!r}: nothing follows {library!r}")
-    return SOURCES[library](Request(name, revision or None, **how))
+    return library, Request(name, revision or None, **how)

@@ -21,9 +21,8 @@ def load(request: Request) -> Any:
         ValueError: If nothing is there, or nothing that is known.
     """
     path = Path(request.name)
-    if path.suffix == ".safetensors" and path.is_file() and path.with_suffix(".json").is_file():
-        request.refuse("image_size")
-        return tiny.build_vit(path.with_suffix(".json"), request)
+    if _has_card(path):
+        return tiny.build(path.with_suffix(".json"), request)
     if (path / "model_index.json").is_file():
         return diffusers_source.load(request)
     if (path / "config.json").is_file():
@@ -33,6 +32,27 @@ def load(request: Request) -> Any:
         f"model {request.name!r}: expected NAME.safetensors with NAME.json beside it, or a folder with config.json "
         "(timm, transformers) or model_index.json (diffusers)"
     )
+
+
+def load_tokenizer(request: Request) -> Any:
+    """Return the tokenizer of a model on disk: ``X.safetensors`` with its card, or a folder of transformers.
+
+    Raises:
+        ValueError: If nothing is there, or nothing with a text tower.
+    """
+    path = Path(request.name)
+    if _has_card(path):
+        return tiny.load_tokenizer(path.with_suffix(".json"))
+    if (path / "config.json").is_file():
+        return transformers_source.load_tokenizer(request)
+    raise ValueError(
+        f"model {request.name!r}: expected NAME.safetensors with NAME.json beside it, or a folder of transformers with "
+        "config.json and a tokenizer"
+    )
+
+
+def _has_card(path: Path) -> bool:
+    return path.suffix == ".safetensors" and path.is_file() and path.with_suffix(".json").is_file()
 
 
 def _load_timm(path: Path, config: dict[str, Any], request: Request) -> Any:

@@ -21,9 +21,7 @@ def load(request: Request) -> Any:
     open_clip = require("open_clip", "mmpeft[clip]")
     request.refuse("num_classes", "revision")
     architecture, _, tag = request.name.partition("/")
-    if architecture not in open_clip.list_models():
-        hint = nearest(architecture, open_clip.list_models())
-        raise ValueError(f"model 'open_clip/{request.name}': open_clip has no {architecture!r}{hint}")
+    _refuse_unknown(open_clip, architecture, request)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if (tag or request.with_weights) and tag not in tags:
         raise ValueError(f"model 'open_clip/{request.name}': {architecture} has no weights {tag!r}{nearest(tag, tags)}")
@@ -36,3 +34,26 @@ def load(request: Request) -> Any:
     except OSError as error:
         raise fetch_error(f"open_clip/{request.name}", error) from error
     return model.eval()
+
+
+def load_tokenizer(request: Request) -> Any:
+    """Return the tokenizer that open_clip has for an architecture.
+
+    Raises:
+        ValueError: If open_clip has no such architecture, or its tokenizer can't be fetched.
+        ImportError: If open_clip is not installed.
+    """
+    open_clip = require("open_clip", "mmpeft[clip]")
+    request.refuse("revision")
+    architecture = request.name.partition("/")[0]
+    _refuse_unknown(open_clip, architecture, request)
+    try:
+        return open_clip.get_tokenizer(architecture)
+    except OSError as error:
+        raise fetch_error(f"open_clip/{request.name}", error) from error
+
+
+def _refuse_unknown(open_clip: Any, architecture: str, request: Request) -> None:
+    if architecture not in open_clip.list_models():
+        hint = nearest(architecture, open_clip.list_models())
+        raise ValueError(f"model 'open_clip/{request.name}': open_clip has no {architecture!r}{hint}")

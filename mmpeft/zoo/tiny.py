@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
+from mmpeft.optional import require
 from mmpeft.settings import nearest
 from mmpeft.zoo.checkpoint import load_weights
 from mmpeft.zoo.request import Request
@@ -21,24 +24,48 @@ def models() -> list[str]:
     return [f"tiny/{path.stem.removeprefix('tiny_')}" for path in sorted(WEIGHTS.glob("tiny_*.json"))]
 
 
-def load(request: Request) -> VisionTransformer:
-    """Build an embedded model; without ``num_classes`` it returns features (batch, width).
+def load(request: Request) -> nn.Module:
+    """Build an embedded model; `tiny/vit` without ``num_classes`` returns features (batch, width).
 
     Raises:
         ValueError: If there is no such model, or options change the shape of its weights.
+        ImportError: If its library is not installed.
     """
-    if f"tiny/{request.name}" not in models():
-        raise ValueError(f"model 'tiny/{request.name}' is not embedded{nearest(f'tiny/{request.name}', models())}")
+    return build(find_card(request.name), request)
+
+
+def find_card(name: str) -> Path:
+    """Return the JSON file that describes an embedded model; its weights lie beside it.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if f"tiny/{name}" not in models():
+        raise ValueError(f"model 'tiny/{name}' is not embedded{nearest(f'tiny/{name}', models())}")
+    return WEIGHTS / f"tiny_{name}.json"
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a model's ``library``, ``architecture``, ``preprocessing`` and, of a text tower, ``tokenizer``."""
+    card: dict[str, Any] = json.loads(path.read_text())
+    return card
+
+
+def build(card_path: Path, request: Request) -> nn.Module:
+    """Build the model of a card (JSON) and load the weights beside it.
+
+    Raises:
+        ValueError: If the card is of no known library, or the weights don't fit.
+    """
     request.refuse("revision", "image_size")
-    return build_vit(WEIGHTS / f"tiny_{request.name}.json", request)
+    card = read_card(card_path)
+    if card.get("library") not in _BUILDERS:
+        raise ValueError(f"{card_path}: library {card.get('library')!r} is not one of {', '.join(_BUILDERS)}")
+    return _BUILDERS[card["library"]](card, card_path, request)
 
 
-def build_vit(card_path: Path, request: Request) -> VisionTransformer:
-    """Build the timm VisionTransformer of a card (JSON) and load the weights beside it.
-
-    timm reads the preprocessing from ``pretrained_cfg``, as for its own checkpoints.
-    """
-    card: dict[str, Any] = json.loads(card_path.read_text())
+def _build_vit(card: dict[str, Any], card_path: Path, request: Request) -> VisionTransformer:
+    """timm reads the preprocessing from ``pretrained_cfg``, as for its own checkpoints."""
     classes = request.num_classes or 0
     with torch.device(request.device):
         model = VisionTransformer(**card["architecture"], num_classes=classes, **request.options)
@@ -49,6 +76,39 @@ def build_vit(card_path: Path, request: Request) -> VisionTransformer:
     for name in ("pretrained_cfg", "default_cfg"):
         setattr(model, name, {**own, **preprocessing})
     return model.eval()
+
+
+def _build_clip(card: dict[str, Any], card_path: Path, request: Request) -> nn.Module:
+    """open_clip keeps the preprocessing in ``visual.preprocess_cfg``, as for its own checkpoints."""
+    open_clip = require("open_clip", "mmpeft[clip]")
+    request.refuse("num_classes")
+    with torch.device(request.device):
+        model: nn.Module = open_clip.CustomTextCLIP(**card["architecture"], **request.options)
+    if request.with_weights:
+        load_weights(model, card_path.with_suffix(".safetensors"))
+    open_clip.set_model_preprocess_cfg(model, {name: _tuple(value) for name, value in card["preprocessing"].items()})
+    return model.eval()
+
+
+_BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], nn.Module]] = {
+    "timm": _build_vit,
+    "open_clip": _build_clip,
+}
+
+
+def load_tokenizer(card_path: Path) -> Any:
+    """Return open_clip's own tokenizer with the merges that lie beside the card.
+
+    Raises:
+        ValueError: If the model has no text tower.
+        ImportError: If open_clip is not installed.
+    """
+    card = read_card(card_path)
+    if "tokenizer" not in card:
+        raise ValueError(f"model {card_path.stem!r} has no text tower, so no tokenizer")
+    tokenizer = require("open_clip", "mmpeft[clip]").SimpleTokenizer
+    own = card["tokenizer"]
+    return tokenizer(bpe_path=str(card_path.parent / own["merges"]), context_length=own["context_length"])
 
 
 def _tuple(value: Any) -> Any:

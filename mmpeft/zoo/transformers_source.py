@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.optional import require
 from mmpeft.zoo.request import Request, fetch_error
@@ -49,3 +50,36 @@ def _class_of(transformers: Any, config: Any, request: Request) -> Any:
             f"model 'hf/{request.name}': class {name} is not part of transformers; remote code is never run"
         )
     return getattr(transformers, name)
+
+
+class Tokenizer:
+    """A transformers tokenizer that is called as open_clip's are."""
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        self.tokenizer, self.context_length = tokenizer, context_length
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        """Return token ids (texts, context length), padded, and cut where a text is longer."""
+        texts = [texts] if isinstance(texts, str) else [*texts]
+        how = {"padding": "max_length", "truncation": True, "max_length": self.context_length}
+        ids: Tensor = self.tokenizer(texts, return_tensors="pt", **how)["input_ids"]
+        return ids
+
+
+def load_tokenizer(request: Request) -> Tokenizer:
+    """Return the tokenizer of a model with a text tower (CLIP, SigLIP); its positions say how long texts may be.
+
+    Raises:
+        ValueError: If it can't be fetched, or the model has no text tower.
+        ImportError: If transformers is not installed.
+    """
+    transformers = require("transformers", "mmpeft[clip]")
+    where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
+    try:
+        config = transformers.AutoConfig.from_pretrained(request.name, **where)
+        if not hasattr(config, "text_config"):
+            raise ValueError(f"model 'hf/{request.name}' ({config.model_type}) has no text tower, so no tokenizer here")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(request.name, **where)
+    except OSError as error:
+        raise fetch_error(f"hf/{request.name}", error) from error
+    return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))

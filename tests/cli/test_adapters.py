@@ -71,8 +71,8 @@ def test_help_lists_the_formats(capsys: Capture) -> None:
     for command, known in (("import", READ), ("export", WRITTEN)):
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        printed = " ".join(capsys.readouterr().out.split())
-        assert all(f"{name}: " in printed for name in known)
+        printed = capsys.readouterr().out
+        assert all(f"\n  {name} " in printed and text in printed for name, text in known.items())
 
 
 def test_export_of_class_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

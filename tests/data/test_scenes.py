@@ -103,7 +103,7 @@ def test_sizes_and_places_are_what_they_say():
     assert max(areas["medium"]) < min(areas["large"])
 
 
-def test_two_combinations_of_every_shape_are_held_out():
+def test_one_combination_of_every_shape_is_held_out():
     held = [(shape, colour) for shape in SHAPES for colour in COLOURS if is_held_out(shape, colour)]
-    assert Counter(shape for shape, _ in held) == dict.fromkeys(SHAPES, 2)
-    assert Counter(colour for _, colour in held) == dict.fromkeys(COLOURS, 3)
+    assert Counter(shape for shape, _ in held) == dict.fromkeys(SHAPES, 1)
+    assert {colour for _, colour in held} == set(COLOURS)

@@ -45,7 +45,7 @@ def test_a_flip_mirrors():
 
 
 def test_what_does_not_say_its_preprocessing_is_refused():
-    with pytest.raises(ValueError, match="Linear has no pretrained_cfg"):
+    with pytest.raises(ValueError, match="Linear has neither a pretrained_cfg"):
         load_data(DataConfig(name="digits"), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="crop needs a model"):
         load_data(DataConfig(name="digits", augment=["crop"]), to_tensor)

@@ -22,7 +22,7 @@ from mmpeft.zoo import load_model, models
         ("timm/", "nothing follows 'timm'"),
         ("timm/vit_bse_patch16_224", r"timm has no 'vit_bse_patch16_224' \(did you mean 'vit_base_patch16_224'"),
         ("timm/vit_base_patch16_224.augreg", r"has no tag 'augreg' \(did you mean 'augreg_in1k' or"),
-        ("tiny/clip", r"'tiny/clip' is not embedded \(did you mean 'tiny/vit'"),
+        ("tiny/clop", r"'tiny/clop' is not embedded \(did you mean 'tiny/clip'"),
         ("tiny/vit@main", r"revision='main' can't be applied to model 'vit'"),
         ("./nowhere", r"model 'nowhere': expected NAME.safetensors with NAME.json beside it"),
     ],

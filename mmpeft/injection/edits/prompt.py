@@ -25,7 +25,7 @@ class Prompt(Edit):
     ``middle``, or in ``front`` of them; a full stop ends the text. With ``classes`` every text of the batch, one per
     class in order, has vectors of its own. They start as N(0, 0.02^2), or as the embeddings of ``ids`` (CoOp, Zhou et
     al. 2022). In ``layers`` behind the first, the vectors replace what the blocks made of them (MaPLe, Khattak et al.
-    2023). ``template`` is the text to call the tower with.
+    2023). ``template`` is the text to call the tower with; its first word is at ``start``, by default the site's.
     """
 
     def __init__(
@@ -38,12 +38,16 @@ class Prompt(Edit):
         position: Position = "end",
         classes: int | None = None,
         ids: tuple[int, ...] | None = None,
+        start: int | None = None,
     ) -> None:
         super().__init__()
         if position != "end" and not site.end_of_text:
             raise ValueError(f"position: {position!r} needs texts with a marked end; those of {site.path} have none")
+        beyond = [number for number in ids or () if number >= len(site.host.weight)]  # type: ignore[arg-type]
+        if beyond:
+            raise ValueError(f"ids: {beyond} beyond the {len(site.host.weight)} tokens of {site.host_path}")  # type: ignore[arg-type]
         self.tokens, self.template, self.position, self.width = tokens, template, position, site.width
-        self.layers, self.start = tuple(sorted(layers)), site.start
+        self.layers, self.start = tuple(sorted(layers)), site.start if start is None else start
         words = None if ids is None else site.host.weight[list(ids)].detach()  # type: ignore[index]
         shape = (tokens, site.width) if classes is None else (classes, tokens, site.width)
         self.context = nn.Parameter(torch.randn(shape) * 0.02 if words is None else words.expand(shape).clone())
@@ -78,6 +82,8 @@ class Prompt(Edit):
 
     def _places(self, ids: Tensor) -> Tensor:
         """Return the places (texts, tokens) of the learned words."""
+        if self.start + self.tokens >= ids.shape[1]:
+            raise ValueError(f"tokens: {self.tokens} learned words have no place in texts of {ids.shape[1]} tokens")
         own = torch.arange(self.tokens, device=ids.device).expand(len(ids), -1)
         first = own + self.start
         if self.position == "end":

@@ -23,7 +23,7 @@ class NewWords(Edit):
     def __init__(self, site: PromptSite, *, ids: tuple[int, ...], start: tuple[int, ...]) -> None:
         super().__init__()
         self.ids = ids
-        rows: Tensor = site.host.weight
+        rows: Tensor = site.host.weight  # type: ignore[assignment]
         vectors = torch.randn(len(ids), site.width) * 0.02
         if start:
             vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach().float().clone()
@@ -33,7 +33,7 @@ class NewWords(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to both sides of the embedding."""
         for point in ("input", "output"):
-            yield Binding(edit=self, host=site.host, point=point, site=site)  # type: ignore[arg-type]
+            yield Binding(edit=self, host=site.host, point=point, site=site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Hide the new ids from the embedding, which has no rows for them."""

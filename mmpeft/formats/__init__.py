@@ -50,8 +50,8 @@ WRITTEN = {
 def export(directory: Path, dest: Path, format: str, *, base: Any = None) -> None:
     """Write an adapter that mmpeft saved in another library's format; one that it can't hold is a ValueError.
 
-    ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name its parts
-    need it.
+    ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name the
+    parts of the model need it.
     """
     _module(format, WRITTEN).export(directory, dest, base)
 

@@ -69,7 +69,8 @@ class Foreign:
 def _touched(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, nn.Module]:
     """Return the modules of a model that these tensors are for."""
     modules = {} if base is None else modules_of(base)
-    return {label: own for label, own in modules.items() if not label or any(k.startswith(f"{label}.") for k in tensors)}
+    used = {label for label in modules if not label or any(key.startswith(f"{label}.") for key in tensors)}
+    return {label: module for label, module in modules.items() if label in used}
 
 
 def _assumed(options: Settings, facts: tuple[str, ...] | None) -> list[str]:

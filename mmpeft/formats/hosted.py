@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from mmpeft.injection.planning import modules_of, sketch
 from mmpeft.injection.sites import Site
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods import Method
-from mmpeft.settings import nearest
 
 ROLES = {"unet": "unet", "transformer": "transformer", "text": "text_encoder"}
 """What a single module is called in a pipeline, by its tower."""
@@ -116,8 +115,3 @@ def enter_all(ledger: Ledger, model: Model, methods: list[Method], theirs: Calla
     for label, part in sketch(model.base, methods).items():
         for key, value in part.state_dict().items():
             ledger.enter(f"{label}.{key}".lstrip("."), theirs(key), tuple(value.shape))
-
-
-def near(name: str, known: Mapping[str, Any]) -> str:
-    """Return the end of an error about a name that is not known: the nearest ones."""
-    return nearest(name, known) or f" (known are {', '.join(list(known)[:2])} ...)"

@@ -60,7 +60,8 @@ def write(opened: Opened, dest: Path) -> None:
         name = ".".join(delta.place)
         tensors |= {f"{name}.lora_A.weight": delta.a, f"{name}.lora_B.weight": delta.b}
         if delta.magnitude is not None:
-            tensors[f"{name}.lora_magnitude_vector"] = delta.magnitude
+            ends = ".weight" if delta.place[0].startswith("text_encoder") else ""  # transformers' loader and peft's
+            tensors[f"{name}.lora_magnitude_vector{ends}"] = delta.magnitude
     content = {f"{role}.{key}": v for role, own in configs.items() for key, v in own.model_dump(mode="json").items()}
     with new_directory(dest) as partial:
         write_tensors(partial / FILES[0], tensors, **{METADATA: json.dumps(content, indent=2, sort_keys=True)})

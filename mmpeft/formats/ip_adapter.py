@@ -81,7 +81,13 @@ def _method(ledger: Ledger, unet: Any) -> IPAdapter:
     _, features = ledger.shape(r"image_proj\.proj_in\.weight", 2)
     inner, _ = ledger.shape(r"image_proj\.layers\.0\.0\.to_q\.weight", 2)
     depth = ledger.count(r"image_proj\.layers\.(\d+)\..*")
-    size = {"features": features, "tokens": tokens, "width": width, "depth": depth, "heads": inner // HEAD_WIDTH}
+    size: dict[str, Any] = {
+        "features": features,
+        "tokens": tokens,
+        "width": width,
+        "depth": depth,
+        "heads": inner // HEAD_WIDTH,
+    }
     return IPAdapter(resampler=True, **size)
 
 

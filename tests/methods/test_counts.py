@@ -136,7 +136,9 @@ def two_towers(architecture: str, classes: int) -> Any:
 
     with torch.device("meta"):
         backbone = open_clip.create_model(architecture, device="meta")
-    return ZeroShotClassifier(backbone, [str(index) for index in range(classes)], ["a {}."], open_clip.get_tokenizer(architecture))
+    return ZeroShotClassifier(
+        backbone, [str(index) for index in range(classes)], ["a {}."], open_clip.get_tokenizer(architecture)
+    )
 
 
 @pytest.mark.parametrize(("architecture", "classes", "method", "count"), TWO_TOWERS)

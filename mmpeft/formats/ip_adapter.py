@@ -81,14 +81,8 @@ def _method(ledger: Ledger, unet: Any) -> IPAdapter:
     _, features = ledger.shape(r"image_proj\.proj_in\.weight", 2)
     inner, _ = ledger.shape(r"image_proj\.layers\.0\.0\.to_q\.weight", 2)
     depth = ledger.count(r"image_proj\.layers\.(\d+)\..*")
-    size: dict[str, Any] = {
-        "features": features,
-        "tokens": tokens,
-        "width": width,
-        "depth": depth,
-        "heads": inner // HEAD_WIDTH,
-    }
-    return IPAdapter(resampler=True, **size)
+    size: dict[str, Any] = {"features": features, "tokens": tokens, "width": width, "depth": depth}
+    return IPAdapter(resampler=True, heads=inner // HEAD_WIDTH, **size)
 
 
 def _numbers(unet: Any) -> dict[str, int]:

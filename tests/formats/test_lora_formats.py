@@ -140,25 +140,6 @@ def test_kohya_says_rank_and_alpha_in_the_header(tmp_path: Path, shaken: Any) ->
     assert {name.split("_text")[0] for name in names if "text_model" in name} == {"lora_te1", "lora_te2"}
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["sd", "sdxl"])
-def test_original_names_are_those_that_diffusers_converts_from(large: bool) -> None:
-    """The whole UNet, renamed and converted back by diffusers, is the same UNet."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    from mmpeft.formats.native_names import native_names
-
-    unet = make_unet(large)
-    names, state = native_names(unet), unet.state_dict()
-    renamed = {}
-    for key, value in state.items():
-        path, _, name = key.rpartition(".")
-        renamed[f"model.diffusion_model.{names[path]}.{name}"] = value
-    assert len(renamed) == len(state)
-    back = convert_ldm_unet_checkpoint(renamed, dict(unet.config))
-    assert back.keys() == state.keys()
-    assert all((back[key] == value).all() for key, value in state.items())
-
-
 def test_comfyui_adds_the_deltas_to_the_original_weights(tmp_path: Path, shaken: Any) -> None:
     """W + alpha / rank B A under the original names is what our adapter merges into."""
     from mmpeft.formats.native_names import native_names

@@ -16,8 +16,9 @@ from mmpeft.formats.hosted import Model, Opened
 from mmpeft.formats.peft_config import PREFIX, LoRAConfig
 from mmpeft.formats.peft_plan import lay_out_low_rank
 from mmpeft.formats.tensor_file import refuse
-from mmpeft.injection.anatomy import own_modules
+from mmpeft.injection.anatomy import anatomy, own_modules
 from mmpeft.injection.edits import LowRank
+from mmpeft.injection.sites import LinearSite
 from mmpeft.methods import DoRA, LoRA, Method
 
 Place = tuple[str, str]
@@ -96,9 +97,16 @@ def read_deltas(
             "skip_convolutions=true leaves them out"
         )
     kept = {name: own for name, own in layers_by_name.items() if name not in convolutions and name not in unknown}
+    sites = _sites(model)
+    problems += [f"{name}: {'.'.join(names[name])} is no linear site" for name in kept if names[name] not in sites]
     found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
     refuse(source, problems)
     return [delta for delta in found if delta is not None]
+
+
+def _sites(model: Model) -> set[Place]:
+    parts = model.modules.items()
+    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(LinearSite)}
 
 
 def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:

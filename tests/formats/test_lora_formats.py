@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_diffusion import denoise, encode, make_pipeline, make_unet
+from tiny_diffusion import denoise, diffusers, encode, make_pipeline, make_unet
 
 import mmpeft
 from mmpeft.formats import convert, export
@@ -217,6 +217,43 @@ def mmpeft_loaded(tmp_path: Path) -> Any:
     pipeline = make_pipeline(tmp_path)
     mmpeft.load(pipeline, tmp_path / "ours")
     return pipeline
+
+
+def test_a_layer_without_a_site_is_named(tmp_path: Path) -> None:
+    name = "lora_te2_text_projection"
+    state = {f"{name}.lora_down.weight": torch.ones(2, 20), f"{name}.lora_up.weight": torch.ones(20, 2)}
+    said = refused(tmp_path, state, make_pipeline(tmp_path, True))
+    assert f"{name}: text_encoder_2.text_projection is no linear site" in said
+
+
+def test_a_diffusion_transformer(tmp_path: Path, shaken: Any) -> None:
+    """SD3's joint attention, its text stream and feed-forwards, under ``transformer.``; read by diffusers."""
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        return diffusers.SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=12, caption_projection_dim=16, pooled_projection_dim=6, out_channels=4,
+        ).eval()  # fmt: skip
+
+    @torch.no_grad()
+    def run(model: Any) -> torch.Tensor:
+        made = torch.Generator().manual_seed(3)
+        sample, states, pooled = (torch.randn(s, generator=made) for s in ((2, 4, 8, 8), (2, 5, 12), (2, 6)))
+        output: torch.Tensor = model(sample, states, pooled, torch.tensor([7, 7])).sample
+        return output
+
+    model = make()
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, alpha=5, targets=("attn.*", "context.*", "mlp.*")))
+    shaken(adapters.parameters())
+    adapters.save(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "lora", "diffusers_lora", base=make())
+    theirs, back = make(), make()
+    theirs.load_lora_adapter(tmp_path / "lora", prefix="transformer")
+    same([run(theirs)], [run(model)])
+    convert(tmp_path / "lora", tmp_path / "back", "diffusers_lora", base=back)
+    mmpeft.load(back, tmp_path / "back")
+    assert torch.equal(run(back), run(model))
 
 
 def test_the_model_is_needed(tmp_path: Path) -> None:

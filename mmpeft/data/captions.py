@@ -31,12 +31,12 @@ class CaptionedSplit(ImageSplit):
         self, samples: Sequence[Sample], transform: Callable[[Image.Image], Tensor], tokenizer: Tokenizer, one: bool
     ) -> None:
         self.samples, self.transform, self.tokenizer, self.one = samples, transform, tokenizer, one
-        self.most = 1 if one else max(len(captions_of(sample)) for sample in samples)
+        self.most = 1 if one else max((len(captions_of(sample)) for sample in samples), default=1)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]
         captions = captions_of(sample)
-        if self.one:
+        if self.one and len(captions) > 1:
             captions = [captions[int(torch.randint(len(captions), ()))]]
         text = pad(self.tokenizer(captions), (0, 0, 0, self.most - len(captions)))
         image = self.transform(sample.open().convert("RGB"))

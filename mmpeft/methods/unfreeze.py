@@ -28,13 +28,24 @@ class LinearProbe(Method):
     """The task head only; in a list with another method, the head beside it."""
 
     name: ClassVar[str] = "linear_probe"
+    layered: ClassVar[bool] = False
     trains_head: ClassVar[bool] = True
+
+    norm: bool = False
+    """A batch norm without weights before the head, as MAE and AdaptFormer have it; its statistics are saved."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The task head."""
+        from mmpeft.injection.edits import NormalisedHead
         from mmpeft.injection.sites import ParametersSite
 
-        yield from _copies(anatomy.select(("head",), ParametersSite, "all", self.towers))  # type: ignore[arg-type]
+        for site in anatomy.select(("head",), ParametersSite, "all", self.towers):
+            assert isinstance(site, ParametersSite)
+            linear = "weight" in site.names and site.tensors["weight"].ndim == 2
+            if self.norm and linear:
+                yield site, NormalisedHead(site)
+            else:
+                yield from _copies([site])
 
 
 class BitFit(Method):

@@ -249,7 +249,7 @@ def test_a_diffusion_transformer(tmp_path: Path, shaken: Any) -> None:
     adapters.save(tmp_path / "ours")
     export(tmp_path / "ours", tmp_path / "lora", "diffusers_lora", base=make())
     theirs, back = make(), make()
-    theirs.load_lora_adapter(str(tmp_path / "lora"), prefix="transformer")
+    theirs.load_lora_adapter(tmp_path / "lora", prefix="transformer", use_safetensors=True)
     same([run(theirs)], [run(model)])
     convert(tmp_path / "lora", tmp_path / "back", "diffusers_lora", base=back)
     mmpeft.load(back, tmp_path / "back")

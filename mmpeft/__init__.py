@@ -22,6 +22,7 @@ _HOME = {
     **dict.fromkeys(
         (
             "AdaptFormer",
+            "AdapterPlus",
             "BitFit",
             "CLIPAdapter",
             "CLIPLoRA",

@@ -11,6 +11,7 @@ import pytest
 import mmpeft
 
 SMALL: dict[str, dict[str, Any]] = {
+    "adapter_plus": {"bottleneck": 4, "drop_path": 0.0},
     "adaptformer": {"bottleneck": 4, "dropout": 0.0},
     "clip_lora": {"dropout": 0.0},
     "coop": {"tokens": 3},
@@ -213,6 +214,7 @@ LACKING: dict[str, Any] = {
     "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
     "side_tuning": {"deit_distilled"} | GENERIC,
     "houlsby": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext"} | GENERIC,
     "adaptformer": {"convnext"} | GENERIC,
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
@@ -230,6 +232,11 @@ class Case:
 
     method: str
     model: str
+
+    @classmethod
+    def at_home(cls, method: str) -> Case:
+        """Return a method's cell on a plain ViT, or where that has no site for it, on a zero-shot classifier."""
+        return cls(method, "zero_shot" if "vit" in LACKING.get(method, ()) else "vit")
 
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"

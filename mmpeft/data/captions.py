@@ -31,7 +31,7 @@ class CaptionedSplit(ImageSplit):
         self, samples: Sequence[Sample], transform: Callable[[Image.Image], Tensor], tokenizer: Tokenizer, one: bool
     ) -> None:
         self.samples, self.transform, self.tokenizer, self.one = samples, transform, tokenizer, one
-        self.most = 1 if one else max(len(captions_of(sample)) for sample in samples)
+        self.most = 1 if one else max((len(captions_of(sample)) for sample in samples), default=1)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]

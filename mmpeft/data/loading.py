@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmpeft.data.config import DataConfig
-from mmpeft.data.readers import READERS
+from mmpeft.data.readers import CLASS_NAMES, READERS
 from mmpeft.data.samples import DataSplits, ImageSplit, Sample, listed
-from mmpeft.data.splits import cut_splits, name_classes
+from mmpeft.data.splits import cut_splits, keep_half, name_classes
 from mmpeft.data.transforms import Transform, make_transforms
 
 
@@ -20,7 +20,10 @@ def load_data(config: DataConfig, model_or_transform: nn.Module | Transform) -> 
         ValueError: For anything wrong with the data: files, columns or classes are named, and how many there are.
     """
     samples = READERS[config.name](config)
-    classes, labels = name_classes(samples, config)
+    known = CLASS_NAMES[config.name](config) if config.name in CLASS_NAMES else None
+    classes, labels = name_classes(samples, config, known)
+    if config.half is not None:
+        samples, labels, classes = keep_half(samples, labels, classes, config.half)
     cut = cut_splits(samples, labels, classes, config)
     if config.verify:
         verify_images([sample for part in cut.values() for sample, _ in part], config)

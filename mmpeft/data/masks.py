@@ -29,20 +29,16 @@ class MaskedSplit(ImageSplit):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]
-        image = sample.open().convert("RGB")
-        mask = tv_tensors.Mask(read_mask(sample, image.size, len(self.classes)))
-        image, mask = self.together(image, mask)
+        picture = sample.open().convert("RGB")
+        classes = tv_tensors.Mask(read_mask(sample, picture.size, len(self.classes)))
+        image, mask = self.together(picture, classes)
         return {"image": image, "mask": mask, "id": sample.id}
 
     def describe(self, index: int) -> str:
         """Say how much of a picture each class covers."""
-        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares(index).items())
-
-    def shares(self, index: int) -> dict[str, float]:
-        """Return the share of a picture's labelled pixels that each class in it has."""
         sample = self.samples[index]
         mask = read_mask(sample, sample.open().size, len(self.classes))
-        return class_shares(mask, self.classes)
+        return ", ".join(f"{name} {share:.0%}" for name, share in class_shares(mask, self.classes).items())
 
 
 def class_shares(mask: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
@@ -123,15 +119,16 @@ def _transforms(config: DataConfig, model: nn.Module) -> tuple[PairTransform, Pa
         v2.Normalize(own["mean"], own["std"]),
         v2.ToPureTensor(),
     ]
-    return v2.Compose([*(_AUGMENTATIONS[name](size) for name in config.augment), *last]), v2.Compose(last)
+    return v2.Compose([*(_AUGMENTATIONS[name](size, config) for name in config.augment), *last]), v2.Compose(last)
 
 
-_AUGMENTATIONS: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
-    "flip": lambda size: v2.RandomHorizontalFlip(),
-    "crop": lambda size: v2.RandomResizedCrop(size, scale=(0.5, 1.0)),
-    "rotate": lambda size: v2.RandomRotation(
+_AUGMENTATIONS: dict[str, Callable[[tuple[int, int], DataConfig], nn.Module]] = {
+    "flip": lambda size, config: v2.RandomHorizontalFlip(),
+    "crop": lambda size, config: v2.RandomResizedCrop(size, scale=config.crop_scale or (0.5, 1.0)),
+    "shift": lambda size, config: v2.Compose([v2.Resize([side * 8 // 7 for side in size]), v2.RandomCrop(size)]),
+    "rotate": lambda size, config: v2.RandomRotation(
         10, v2.InterpolationMode.BILINEAR, fill={tv_tensors.Mask: IGNORED, "others": 0}
     ),
-    "colour": lambda size: v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+    "colour": lambda size, config: v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
 }
 """As for images alone, with the mask in the same place: what a rotation uncovers belongs to no class."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Literal
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.samples import Sample, listed
@@ -13,12 +14,17 @@ SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
 ALIASES |= {"val": "validation", "dev": "validation", "test": "test", "testing": "test"}
 """The names under which data sets keep their splits."""
+SPARSE = ("vtab",)
+"""Data with so few images that a class may have none to train on: 800 for the 397 classes of SUN397."""
 
 
-def name_classes(samples: Sequence[Sample], config: DataConfig) -> tuple[tuple[str, ...], list[int]]:
+def name_classes(
+    samples: Sequence[Sample], config: DataConfig, known: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], list[int]]:
     """Return the class names and each sample's index into them.
 
-    Names are sorted (numbers by value) unless ``classes`` gives them; then a number is an index into ``classes``.
+    Names are sorted (numbers by value) unless ``classes`` or the data's own list ``known`` gives them; then a number is
+    an index into these.
 
     Raises:
         ValueError: If labels are missing or outside ``classes``, or a class has no image.
@@ -27,15 +33,16 @@ def name_classes(samples: Sequence[Sample], config: DataConfig) -> tuple[tuple[s
     if missing:
         raise ValueError(f"{_where(config)}: {len(missing)} of {len(samples)} samples have no label: {listed(missing)}")
     found = {sample.label for sample in samples if sample.label is not None}
-    if config.classes is None:
+    given = config.classes or known
+    if given is None:
         numeric = all(isinstance(label, int) for label in found)
         classes = tuple(str(label) for label in sorted(found, key=None if numeric else str))
     else:
-        classes = config.classes
+        classes = given
     index: dict[str | int | None, int] = {name: number for number, name in enumerate(classes)}
     for label in found:
         if isinstance(label, int):
-            index[label] = index.get(str(label), -1) if config.classes is None else label
+            index[label] = index.get(str(label), -1) if given is None else label
     wrong = [sample for sample in samples if not 0 <= index.get(sample.label, -1) < len(classes)]
     if wrong:
         shown = listed(f"{sample.label!r} ({sample.id})" for sample in wrong)
@@ -44,6 +51,16 @@ def name_classes(samples: Sequence[Sample], config: DataConfig) -> tuple[tuple[s
     labels = [index[sample.label] for sample in samples]
     _refuse_empty(classes, labels, config)
     return classes, labels
+
+
+def keep_half(
+    samples: Sequence[Sample], labels: Sequence[int], classes: tuple[str, ...], half: Literal["base", "new"]
+) -> tuple[list[Sample], list[int], tuple[str, ...]]:
+    """Return the samples, labels and names of the first ceil(n / 2) of n classes, or of the others, counted from 0."""
+    middle = -(-len(classes) // 2)
+    kept = range(middle) if half == "base" else range(middle, len(classes))
+    pairs = [(sample, label - kept.start) for sample, label in zip(samples, labels, strict=True) if label in kept]
+    return [sample for sample, _ in pairs], [label for _, label in pairs], classes[kept.start : kept.stop]
 
 
 def _where(config: DataConfig) -> str:
@@ -72,8 +89,9 @@ def cut_splits(
 ) -> dict[str, list[tuple[Sample, int]]]:
     """Return the samples and labels of each split.
 
-    Splits that the data brings along are kept; a missing one is cut from the training samples, class by class:
-    validation and test by a hash of the id alone, the ``per_class`` training samples by a hash with ``split_seed``.
+    Splits that the data brings along are kept, validation cut down to its ``shots``; a missing one is cut from the
+    training samples, class by class: validation and test by a hash of the id alone, the ``per_class`` training samples
+    by a hash with ``split_seed``. Without ``validation``, those samples are for training.
 
     Raises:
         ValueError: If a sample id occurs twice, or classes have too few images; all such classes are named.
@@ -82,22 +100,25 @@ def cut_splits(
     splits: dict[str, list[tuple[Sample, int]]] = {name: [] for name in SPLITS}
     pools: dict[int, list[tuple[Sample, int]]] = defaultdict(list)
     for sample, label in zip(samples, labels, strict=True):
-        if sample.split in (None, "train"):
+        if sample.split in (None, "train") or (sample.split == "validation" and config.validation is None):
             pools[label].append((sample, label))
         else:
             splits[str(sample.split)].append((sample, label))
-    cut = [name for name in ("validation", "test") if not splits[name]]
+    wanted = {"validation": config.validation, "test": config.test}
+    cut = [name for name, number in wanted.items() if not splits[name] and number is not None]
+    if config.shots is not None and config.validation is not None:
+        splits["validation"] = _first_of_each(splits["validation"], config.validation)
     short = []
     for label, name in enumerate(classes):
         parts = _cut_class(pools[label], cut, config)
-        if not parts["train"] or any(not parts[split] for split in cut):
+        if config.name not in SPARSE and (not parts["train"] or any(not parts[split] for split in cut)):
             short.append(f"{name} ({len(pools[label])})")
         for split, part in parts.items():
             splits[split] += part
     if short:
-        wanted = f"validation: {config.validation}, test: {config.test}, per_class: {config.per_class}"
+        numbers = f"validation: {config.validation}, test: {config.test}, per_class: {config.per_class}"
         raise ValueError(
-            f"{_where(config)}: {len(short)} of {len(classes)} classes have too few images for {wanted}: "
+            f"{_where(config)}: {len(short)} of {len(classes)} classes have too few images for {numbers}: "
             f"{listed(short)}"
         )
     return {name: sorted(part, key=lambda pair: pair[0].id) for name, part in splits.items()}
@@ -110,7 +131,7 @@ def _cut_class(
     rest = sorted(pool, key=lambda pair: _rank("", pair[0]))
     parts: dict[str, list[tuple[Sample, int]]] = {}
     for split, wanted in (("validation", config.validation), ("test", config.test)):
-        if split in cut and not isinstance(wanted, str):
+        if split in cut and isinstance(wanted, int | float):
             number = _number(wanted, len(pool))
             parts[split], rest = (rest[:number], rest[number:]) if number <= len(rest) else ([], [])
     rest.sort(key=lambda pair: _rank(str(config.split_seed), pair[0]))
@@ -120,8 +141,18 @@ def _cut_class(
     return parts
 
 
+def _first_of_each(pairs: list[tuple[Sample, int]], number: int | float) -> list[tuple[Sample, int]]:
+    """Return so many samples (or such a share) of each class, by a hash of the id alone."""
+    pools: dict[int, list[tuple[Sample, int]]] = defaultdict(list)
+    for pair in sorted(pairs, key=lambda pair: _rank("", pair[0])):
+        pools[pair[1]].append(pair)
+    return [pair for pool in pools.values() for pair in pool[: _number(number, len(pool))]]
+
+
 def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sample]]:
     """Return the samples of each split as `cut_splits` does; those without a class count as one class."""
+    if config.half is not None:
+        raise ValueError(f"data.half: {config.half!r} is for images with a class, not for masks or captions")
     names = [str(sample.label or "images") for sample in samples]
     classes = tuple(sorted(set(names)))
     cut = cut_splits(samples, [classes.index(name) for name in names], classes, config)

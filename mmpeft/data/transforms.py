@@ -8,11 +8,14 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.preprocessing import preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transform) -> tuple[Transform, Transform]:
@@ -25,25 +28,42 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
         ValueError: If a model does not say how its images are prepared.
     """
     if not isinstance(model_or_transform, nn.Module):
-        steps = [_AUGMENTATIONS[name](None) for name in config.augment]
+        if config.fit == "whole":
+            raise ValueError(
+                "data.fit: whole needs a model that says its input size; resize in your own transform instead"
+            )
+        steps = [_AUGMENTATIONS[name](None, config) for name in config.augment]
         return transforms.Compose([*steps, model_or_transform]), model_or_transform
     own = preprocessing(model_or_transform)
-    steps = [_AUGMENTATIONS[name](own["input_size"][1:]) for name in config.augment]
-    training = own | {"crop_pct": 1.0} if "crop" in config.augment else own
+    if config.fit == "whole":
+        own |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    steps = [_AUGMENTATIONS[name](own["input_size"][1:], config) for name in config.augment]
+    training = own if {"crop", "shift"}.isdisjoint(config.augment) else own | {"crop_pct": 1.0}
     return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)
 
 
-def _crop(size: tuple[int, int] | None) -> nn.Module:
+def _crop(size: Size | None, config: DataConfig) -> nn.Module:
+    return transforms.RandomResizedCrop(_known(size, "crop"), scale=config.crop_scale or (0.7, 1.0))
+
+
+def _shift(size: Size | None, config: DataConfig) -> nn.Module:
+    height, width = _known(size, "shift")
+    larger = transforms.Resize(max(height, width) * 8 // 7, InterpolationMode.BICUBIC)
+    return nn.Sequential(larger, transforms.RandomCrop((height, width)))
+
+
+def _known(size: Size | None, name: str) -> Size:
     if size is None:
         raise ValueError(
-            "data.augment: crop needs a model that says its input size; crop in your own transform instead"
+            f"data.augment: {name} needs a model that says its input size; crop in your own transform instead"
         )
-    return transforms.RandomResizedCrop(size, scale=(0.7, 1.0))
+    return size
 
 
-_AUGMENTATIONS: dict[str, Callable[[tuple[int, int] | None], nn.Module]] = {
-    "flip": lambda size: transforms.RandomHorizontalFlip(),
+_AUGMENTATIONS: dict[str, Callable[[Size | None, DataConfig], nn.Module]] = {
+    "flip": lambda size, config: transforms.RandomHorizontalFlip(),
     "crop": _crop,
-    "rotate": lambda size: transforms.RandomRotation(10, transforms.InterpolationMode.BILINEAR),
-    "colour": lambda size: transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+    "shift": _shift,
+    "rotate": lambda size, config: transforms.RandomRotation(10, InterpolationMode.BILINEAR),
+    "colour": lambda size, config: transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
 }

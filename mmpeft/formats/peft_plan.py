@@ -132,10 +132,9 @@ def _lay_out_saved(layout: Layout, adapter: Adapter) -> None:
 def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
     if site.tower == "task":
         raise InexpressibleError(f"{site.path}: the head is not part of the backbone, which is all that peft sees")
-    if site.tied or set(edit.names) != set(site.host.state_dict()):
-        raise InexpressibleError(
-            f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(edit.names)}"
-        )
+    own = edit.state_dict()
+    if site.tied or own.keys() != site.host.state_dict().keys():
+        raise InexpressibleError(f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(own)}")
     layout.saved.append(site.host_path)
     for name, value in edit.named_parameters():
         theirs = f"{PREFIX}{site.host_path}.{name}"

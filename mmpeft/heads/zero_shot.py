@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,11 @@ class ZeroShotClassifier(Headed):
         with torch.no_grad():
             self.head = CosineHead(self._embed(None))
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what training may do to the weights past torch's count of changes, evaluation sees anew."""
+        self._known = None
+        return super().train(mode)
+
     @torch.no_grad()
     def reset(self) -> None:
         """Compute the head's class embeddings anew, from the text tower as it is without adapters."""
@@ -109,7 +114,7 @@ class ZeroShotClassifier(Headed):
         tree = self._modules.get("mmpeft")
         if not isinstance(tree, Tree) or not tree.touched - {"vision", "task"}:
             return F.normalize(parameter(self.head, "weight"), dim=-1)
-        if any(isinstance(edit, ConditionalPrompt) for edit in tree.active_edits()):
+        if _moves(tree):
             raise ValueError("class_embeddings: the active adapter's class embeddings are other ones for each image")
         return self._embed(None)
 
@@ -143,7 +148,7 @@ class ZeroShotClassifier(Headed):
 
     def _remembered(self, features: Tensor, tree: Tree) -> Tensor:
         """Return the class embeddings; in evaluation those of the last pass, when no adapter weight has changed."""
-        moving = any(isinstance(edit, ConditionalPrompt) for edit in tree.active_edits())
+        moving = _moves(tree)
         tensors = (*tree.parameters(), *tree.buffers())
         fixed = not (moving or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
         if not fixed or any(tensor.is_inference() for tensor in tensors):
@@ -161,7 +166,8 @@ class ZeroShotClassifier(Headed):
             for name, route in routes.items():
                 tree.activate({name: 1.0})
                 rows = route.rows(len(features))
-                own = self._embed(features[rows]) if tree.touched - {"vision", "task"} else self.head.weight
+                adapted = tree.touched - {"vision", "task"}
+                own = self._embed(features[rows] if _moves(tree) else None) if adapted else self.head.weight
                 weight = weight.index_copy(0, rows, own.expand(len(rows), -1, -1).to(weight.dtype))
         finally:
             tree.activate(active, routes)
@@ -184,7 +190,7 @@ class ZeroShotClassifier(Headed):
             raise ValueError(f"the active adapters replace words of different texts: {list(own)}")
         return self._tokens(own or self.templates).to(next(self.backbone.parameters()).device)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    @torch.compiler.assume_constant_result
     def _tokens(self, templates: tuple[str, ...]) -> Tensor:
         if templates not in self._ids:
             texts = [template.format(name) for template in templates for name in self.classes]
@@ -203,6 +209,11 @@ class ZeroShotClassifier(Headed):
                     "names of the classes or the learned tokens"
                 )
         return ids
+
+
+def _moves(tree: Tree) -> bool:
+    """Whether the class embeddings depend on the image."""
+    return any(isinstance(edit, ConditionalPrompt) for edit in tree.active_edits())
 
 
 def _check_texts(classes: Sequence[str], templates: Sequence[str]) -> None:

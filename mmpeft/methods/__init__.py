@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 from mmpeft.methods.base import Method, parse, registry
-from mmpeft.methods.bottleneck import AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
+from mmpeft.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
 from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
 from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
@@ -30,6 +30,7 @@ __all__ = [
     "SSF",
     "VPT",
     "AdaptFormer",
+    "AdapterPlus",
     "BitFit",
     "CLIPAdapter",
     "CLIPLoRA",

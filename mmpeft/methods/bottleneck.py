@@ -1,4 +1,4 @@
-"""Bottleneck adapters: Houlsby, Pfeiffer, parallel and AdaptFormer are one formula at different places."""
+"""Bottleneck adapters: Houlsby, Pfeiffer, parallel, AdaptFormer and Adapter+ are one formula at different places."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ class Pfeiffer(Method):
     """Width of the bottleneck."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """The nonlinearity phi."""
-    scale: float | Literal["learned"] = 1.0
-    """Factor s on the adapter's output, its bias included; 'learned' starts at 1."""
+    scale: float | Literal["learned", "channels"] = 1.0
+    """Factor s on the adapter's output, its bias included; 'learned' starts at 1, as does one per channel."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout between the nonlinearity and U."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """How often the adapter is left out of a training sample."""
     norm: bool = False
     """LayerNorm on the adapter's input."""
     init: Literal["zero", "normal"] = "zero"
@@ -67,7 +69,7 @@ class ParallelAdapter(Pfeiffer):
     reads: ClassVar[Reads] = "input"
 
     bottleneck: int = Field(default=512, ge=1)
-    scale: float | Literal["learned"] = 4.0
+    scale: float | Literal["learned", "channels"] = 4.0
 
 
 class AdaptFormer(Pfeiffer):
@@ -80,5 +82,22 @@ class AdaptFormer(Pfeiffer):
     reads: ClassVar[Reads] = "residual"
 
     bottleneck: int = Field(default=64, ge=1)
-    scale: float | Literal["learned"] = 0.1
+    scale: float | Literal["learned", "channels"] = 0.1
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class AdapterPlus(Pfeiffer):
+    """A sequential adapter behind each block, on the stream: z + s U phi(D z) (Steitz & Roth 2024, arXiv:2406.06820).
+
+    s has one learned factor per channel. Not the frozen model at the start: D and U are both random, and small.
+    ``targets: [attn]`` puts the adapter between attention and MLP.
+    """
+
+    name: ClassVar[str] = "adapter_plus"
+    reads: ClassVar[Reads] = "stream"
+
+    bottleneck: int = Field(default=8, ge=1)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
+    scale: float | Literal["learned", "channels"] = "channels"
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    init: Literal["zero", "normal"] = "normal"

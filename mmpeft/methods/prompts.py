@@ -81,6 +81,12 @@ class CoOp(_Words):
     classes: int | None = Field(default=None, ge=1)
     """Number of classes with words of their own; the classifier says it where it is not given."""
 
+    @model_validator(mode="after")
+    def _for_each(self) -> Self:
+        if self.classes is not None and not self.class_specific:
+            raise ValueError(f"classes: {self.classes} without class_specific: all classes share the learned words")
+        return self
+
     @property
     def binds_classes(self) -> bool:
         """When each has words of its own."""
@@ -99,8 +105,12 @@ class CoOp(_Words):
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the words of the text tower."""
         from mmpeft.injection.edits import Prompt
+        from mmpeft.injection.sites import LogitsSite
 
         site = self._site(anatomy)
+        for logits in anatomy.sites(LogitsSite):
+            if self.classes not in (None, logits.classes):  # type: ignore[attr-defined]
+                raise ValueError(f"classes: {self.classes}, and the model has {logits.classes}")  # type: ignore[attr-defined]
         template = self._prompt(position=self.position, classes=self.classes)
         if self.position != "end":
             words = template["template"].removesuffix(" {}.").split()

@@ -30,11 +30,21 @@ class LinearProbe(Method):
     name: ClassVar[str] = "linear_probe"
     trains_head: ClassVar[bool] = True
 
+    norm: bool = False
+    """A batch norm without weights before the head, as MAE and AdaptFormer have it; its statistics are saved."""
+
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The task head."""
+        from mmpeft.injection.edits import NormalisedHead
         from mmpeft.injection.sites import ParametersSite
 
-        yield from _copies(anatomy.select(("head",), ParametersSite, "all", self.towers))  # type: ignore[arg-type]
+        for site in anatomy.select(("head",), ParametersSite, "all", self.towers):
+            assert isinstance(site, ParametersSite)
+            linear = "weight" in site.names and site.tensors["weight"].ndim == 2
+            if self.norm and linear:
+                yield site, NormalisedHead(site)
+            else:
+                yield from _copies([site])
 
 
 class BitFit(Method):

@@ -21,7 +21,7 @@ def repetition(config: Config, shots: int | None, seed: int, output: Path) -> Co
     """Return the configuration of one run: so many training images per class, drawn and trained by this seed."""
     data: dict[str, Any] = {"split_seed": seed}
     if shots is not None:
-        data |= {"per_class": shots, "validation": min(shots, VALIDATION)}
+        data |= {"shots": shots, "per_class": shots, "validation": min(shots, VALIDATION)}
     train = config.train.model_copy(update={"seed": seed})
     return config.model_copy(
         update={"data": config.data.model_copy(update=data), "train": train, "output": output, "shots": (), "seeds": ()}

@@ -66,7 +66,7 @@ def train_classifier(config: ZeroShotConfig) -> dict[str, Any]:
     """Train, tune the caches on validation, write the run directory, and return its metrics with the frozen model's."""
     trainer, model, data = make_trainer(config)
     loading = f'model = mmpeft.zero_shot("{config.model.name}", {words(config, data)}, templates={config.templates})'
-    tune = partial(feature_cache.search, model, data.val) if feature_cache.caches(model) else None
+    tune = partial(feature_cache.search, model, data.val) if feature_cache.caches(model) and len(data.val) else None
     return train_and_report(trainer, config, loading, frozen=True, tune=tune)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmpeft.heads.zero_shot import TEMPLATE, Tokenizer, ZeroShotClassifier
-from mmpeft.zoo.loading import load_model
+from mmpeft.zoo.loading import load_model, load_tokenizer
 
 
 def zero_shot(
@@ -29,8 +29,6 @@ def zero_shot(
     Raises:
         ValueError: If the model has no joint space, a template no place, or no tokenizer is known.
     """
-    from mmpeft.zoo.tokenizers import load_tokenizer
-
     source = tokenizer if tokenizer is not None else model
     if isinstance(source, nn.Module):
         raise ValueError("tokenizer: give one (texts -> ids), or the name of the model whose tokenizer it is")

@@ -21,11 +21,11 @@ def test_shipped_config(name: str) -> None:
     assert "base" not in document.data
 
 
-def test_every_method_has_a_digits_config() -> None:
+def test_every_method_has_an_embedded_config() -> None:
     used = {
         method.name
         for name, path in configs().items()
-        if name.endswith("_digits")
+        if name.endswith(("_digits", "_scenes"))
         for method in load_run(path, [])[1].adapters["main"]
     }
     assert used == set(registry())

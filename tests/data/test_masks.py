@@ -73,7 +73,7 @@ def test_splits_of_the_folders_are_kept(tmp_path, model):
     assert splits.val.ids == ["val/0.png", "val/1.png"]
 
 
-@pytest.mark.parametrize("augment", ["flip", "crop", "rotate", "colour"])
+@pytest.mark.parametrize("augment", ["flip", "crop", "shift", "rotate", "colour"])
 def test_mask_and_image_stay_together(folder, model, augment):
     train = load_masks(make_config(folder, augment=[augment]), model).train
     plain, seen = load_masks(make_config(folder), model).train[0], set()
@@ -139,3 +139,8 @@ def test_missing_parts_are_named(folder, tmp_path, model):
         DataConfig(name="masks", path="images")
     with pytest.raises(ValueError, match="mask_path: 'masks' is for name: masks, not for name: folder"):
         DataConfig(name="folder", path="images", mask_path="masks")
+
+
+def test_halves_are_of_classes_that_images_have(folder, model):
+    with pytest.raises(ValueError, match=r"data\.half: 'base' is for images with a class, not for masks or captions"):
+        load_masks(make_config(folder, half="base"), model)

@@ -53,6 +53,16 @@ def test_digits_take_another_number_per_class():
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [50, 100, 1647]
 
 
+def test_any_data_can_be_halved_and_counted_in_shots():
+    base, new = (load_data(DataConfig(name="digits", shots=16, half=half), to_tensor) for half in ("base", "new"))
+    assert (base.classes, new.classes) == (tuple("01234"), tuple("56789"))
+    for splits in (base, new):
+        assert np.bincount(splits.train.labels).tolist() == [16] * 5
+        assert np.bincount(splits.val.labels).tolist() == [4] * 5
+        assert [splits.classes[label] for label in splits.test.labels] == [str(s.label) for s in splits.test.samples]
+    assert len(base.test) + len(new.test) == 1797 - 200
+
+
 def test_folder_of_classes(folder):
     splits = load_data(DataConfig(name="folder", path=str(folder)), to_tensor)
     assert splits.classes == ("dark", "light")

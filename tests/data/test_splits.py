@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmpeft.data import DataConfig
 from mmpeft.data.samples import Sample
-from mmpeft.data.splits import cut_splits, name_classes
+from mmpeft.data.splits import cut_splits, keep_half, name_classes
 
 PINNED = {
     "train": ["ant/4.png", "ant/5.png"],
@@ -125,3 +125,38 @@ def test_missing_labels_are_counted_and_named():
 def test_an_empty_class_is_named():
     with pytest.raises(ValueError, match="1 of 4 classes have no image: dog"):
         name_classes(make_samples(3), config(classes=["ant", "bee", "cat", "dog"]))
+
+
+@pytest.mark.parametrize(("number", "base"), [(4, 2), (5, 3), (1, 1)])
+def test_the_base_half_is_the_larger_one_and_labels_begin_at_zero(number, base):
+    names = tuple("abcde"[:number])
+    samples = make_samples(3, names)
+    classes, labels = name_classes(samples, config())
+    halves = {half: keep_half(samples, labels, classes, half) for half in ("base", "new")}
+    assert halves["base"][2] == names[:base]
+    assert halves["new"][2] == names[base:]
+    assert sum(len(kept) for kept, _, _ in halves.values()) == 3 * number
+    for kept, indices, own in halves.values():
+        assert [own[index] for index in indices] == [sample.label for sample in kept]
+
+
+def test_shots_are_drawn_from_the_splits_of_the_data():
+    samples = [
+        *make_samples(20, split="train", prefix="train/"),
+        *make_samples(9, split="validation", prefix="val/"),
+        *make_samples(7, split="test", prefix="test/"),
+    ]
+    drawn = {shots: split_ids(samples, config(shots=shots)) for shots in (2, 16)}
+    assert [len(drawn[2][name]) for name in ("train", "validation", "test")] == [6, 6, 21]
+    assert [len(drawn[16][name]) for name in ("train", "validation", "test")] == [48, 12, 21]
+    assert set(drawn[2]["train"]) < set(drawn[16]["train"])
+    other = split_ids(samples, config(shots=2, split_seed=1))
+    assert other["train"] != drawn[2]["train"]
+    assert other["validation"] == drawn[2]["validation"]
+
+
+def test_without_validation_its_images_are_trained_on():
+    samples = make_samples(8, split="train", prefix="train/") + make_samples(4, split="validation", prefix="val/")
+    splits = split_ids(samples, config(validation=None, test=2))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [30, 0, 6]
+    assert any(name.startswith("val/") for name in splits["train"])

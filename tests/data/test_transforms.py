@@ -49,3 +49,37 @@ def test_what_does_not_say_its_preprocessing_is_refused():
         load_data(DataConfig(name="digits"), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="crop needs a model"):
         load_data(DataConfig(name="digits", augment=["crop"]), to_tensor)
+
+
+def test_a_wide_image_is_cut_at_the_centre_or_squashed():
+    model = timm.create_model("vit_tiny_patch16_224", pretrained_cfg_overlay={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    image = Image.new("RGB", (80, 40))
+    image.paste((255, 0, 0), (0, 0, 10, 40))
+    reds = [make_transforms(DataConfig(name="digits", fit=fit), model)[1](image)[0].mean() for fit in ("crop", "whole")]
+    assert reds == pytest.approx([0, 1 / 8], abs=2e-3)
+    with pytest.raises(ValueError, match="fit: whole needs a model"):
+        make_transforms(DataConfig(name="digits", fit="whole"), to_tensor)
+
+
+def test_a_shift_moves_the_place_of_the_cut():
+    model = load_model("tiny/vit")
+    transform, _ = make_transforms(DataConfig(name="digits", augment=["shift"]), model)
+    image = Image.linear_gradient("L").convert("RGB")
+    torch.manual_seed(0)
+    tops = [transform(image)[0, 0, 16].item() for _ in range(40)]
+    assert transform(image).shape == (3, 32, 32)
+    steps = sorted({round(top, 4) for top in tops})
+    assert len(steps) == 5  # 36 rows, of which 32 are kept
+    assert steps[0] == pytest.approx(-0.98, abs=0.03)
+
+
+def test_crops_keep_the_share_that_was_asked_for():
+    model = load_model("tiny/vit")
+    image = Image.linear_gradient("L").convert("RGB")
+    torch.manual_seed(0)
+
+    def spans(scale):
+        transform, _ = make_transforms(DataConfig(name="digits", augment=["crop"], crop_scale=scale), model)
+        return [(column[-1] - column[0]).item() for column in (transform(image)[0, :, 16] for _ in range(40))]
+
+    assert max(spans((0.08, 0.1))) < 1.0 < min(spans((0.95, 1.0)))

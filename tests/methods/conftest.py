@@ -1,3 +1,5 @@
+"""Makes the plain models of this folder importable."""
+
 from __future__ import annotations
 
 import sys

@@ -13,6 +13,7 @@ import mmpeft
 EVERY = ("attn.*", "mlp.*")
 VIT = "vit_base_patch16_224"
 EXPECTED: list[tuple[str, dict[str, Any], int]] = [
+    (VIT, {"method": "adapter_plus"}, 165_984),
     (VIT, {"method": "adaptformer", "bottleneck": 1}, 27_660),
     (VIT, {"method": "adaptformer", "bottleneck": 8}, 156_768),
     (VIT, {"method": "adaptformer"}, 1_189_632),
@@ -48,6 +49,7 @@ EXPECTED: list[tuple[str, dict[str, Any], int]] = [
 ]
 WITH_HEAD: list[tuple[int, dict[str, Any], int]] = [
     (100, {"method": "linear_probe"}, 769 * 100),
+    (100, {"method": "linear_probe", "norm": True}, 769 * 100),
     (100, {"method": "adaptformer"}, 1_266_532),
     (100, {"method": "ssf"}, 282_724),
     (6, {"method": "vpt", "tokens": 100}, 926_214),
@@ -136,7 +138,9 @@ def two_towers(architecture: str, classes: int) -> Any:
 
     with torch.device("meta"):
         backbone = open_clip.create_model(architecture, device="meta")
-    return ZeroShotClassifier(backbone, [str(index) for index in range(classes)], ["a {}."], open_clip.get_tokenizer(architecture))
+    return ZeroShotClassifier(
+        backbone, [str(index) for index in range(classes)], ["a {}."], open_clip.get_tokenizer(architecture)
+    )
 
 
 @pytest.mark.parametrize(("architecture", "classes", "method", "count"), TWO_TOWERS)

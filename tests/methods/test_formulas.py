@@ -13,69 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_vit import DEPTH, Plain, Weights
 from torch import Tensor
 
 import mmpeft
-
-Weights = dict[str, Tensor]
-HEADS, DEPTH = 2, 3
-
-
-class Plain:
-    """A pre-norm vision transformer in plain functions, with a place for each method to change."""
-
-    def __init__(self, base: Weights, own: Weights) -> None:
-        self.p, self.a = base, own
-
-    def __call__(self, image: Tensor) -> Tensor:
-        x = F.conv2d(image, self.p["patch_embed.proj.weight"], self.p["patch_embed.proj.bias"], stride=8)
-        x = self.embedded(x.flatten(2).transpose(1, 2))
-        x = torch.cat([self.p["cls_token"].expand(len(x), -1, -1), x], 1) + self.p["pos_embed"]
-        for i in range(DEPTH):
-            x = entering = self.before_block(i, x)
-            h = self.norm(f"blocks.{i}.norm1", x)
-            x = x + self.attention_branch(i, x, h, self.attention(i, h))
-            h = self.norm(f"blocks.{i}.norm2", x)
-            up = F.gelu(self.linear(f"blocks.{i}.mlp.fc1", h))
-            x = x + self.mlp_branch(i, x, h, self.linear(f"blocks.{i}.mlp.fc2", up))
-            x = self.after_block(i, entering, x)
-        x = self.features(image, self.norm("norm", x)[:, 0])
-        return F.linear(x, self.p["head.weight"], self.p["head.bias"])
-
-    def attention(self, i: int, h: Tensor) -> Tensor:
-        q, k, v = self.qkv(i, h).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
-        mixed = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
-        return self.linear(f"blocks.{i}.attn.proj", mixed.transpose(1, 2).flatten(2))
-
-    def qkv(self, i: int, h: Tensor) -> Tensor:
-        return self.linear(f"blocks.{i}.attn.qkv", h)
-
-    def linear(self, path: str, x: Tensor) -> Tensor:
-        return x @ self.p[f"{path}.weight"].T + self.p[f"{path}.bias"]
-
-    def norm(self, path: str, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        return scaled * self.p[f"{path}.weight"] + self.p[f"{path}.bias"]
-
-    def embedded(self, x: Tensor) -> Tensor:
-        return x
-
-    def before_block(self, i: int, x: Tensor) -> Tensor:
-        return x
-
-    def attention_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
-        return y
-
-    def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
-        return y
-
-    def after_block(self, i: int, entering: Tensor, x: Tensor) -> Tensor:
-        return x
-
-    def features(self, image: Tensor, f: Tensor) -> Tensor:
-        return f
 
 
 class LoRA(Plain):
@@ -162,6 +103,20 @@ class Parallel(Adapter):
 class AdaptFormer(Adapter):
     name, scale = "adaptformer", 0.1
     source = staticmethod(lambda stream, normed, y: stream)
+
+
+class AdapterPlus(Adapter):
+    """The stream behind the branch, z = x + branch(x), becomes z + s * (U gelu(D z) + b_U), s a vector."""
+
+    name, phi = "adapter_plus", staticmethod(F.gelu)
+    source = staticmethod(lambda stream, normed, y: stream + y)
+
+
+class BetweenSublayers(AdapterPlus):
+    branches = ("attn",)
+
+    def mlp_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        return y
 
 
 class ResTuning(Adapter):
@@ -343,6 +298,9 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("houlsby", bottleneck=4), Houlsby),
     (spec("parallel_adapter", bottleneck=4), Parallel),
     (spec("adaptformer", bottleneck=4, dropout=0.0), AdaptFormer),
+    (spec("adapter_plus", bottleneck=4, drop_path=0.0), AdapterPlus),
+    (spec("adapter_plus", bottleneck=4, drop_path=0.0, norm=True, scale=1.0), AdapterPlus),
+    (spec("adapter_plus", bottleneck=4, drop_path=0.0, targets=["attn"]), BetweenSublayers),
     (spec("res_tuning", bottleneck=4), ResTuning),
     (spec("res_tuning_bypass", bottleneck=4), Bypass),
     (spec("res_tuning_bypass", bottleneck=4, gated=False), Added),
@@ -396,3 +354,24 @@ def test_starts_as_in_the_papers(make_case: Any) -> None:
     normal = mmpeft.adapt(model, spec("pfeiffer", init="normal"), name="p").state_dict("p")
     ups = torch.cat([value.flatten() for key, value in normal.items() if key.endswith("up.weight")])
     assert 0.007 < ups.std() < 0.011 and ups.abs().max() <= 0.02
+    plus = mmpeft.adapt(model, spec("adapter_plus"), name="plus").state_dict("plus")
+    assert all(torch.equal(value, torch.ones(32)) for key, value in plus.items() if key.endswith("scale"))
+    assert all(value.abs().max() > 0.01 for key, value in plus.items() if key.endswith(("down.weight", "up.weight")))
+
+
+def test_stochastic_depth_leaves_an_adapter_out_of_whole_samples(make_case: Any) -> None:
+    model = make_case("lora", "vit").build()
+    adapters = mmpeft.adapt(model, spec("adapter_plus", layers=[0], drop_path=0.75, init="zero"))
+    with torch.no_grad():
+        for key, parameter in adapters.named_parameters():
+            parameter.fill_(1.0 if key.endswith(("up.bias", "scale")) else 0.0)
+    block, stream = model.blocks[0], torch.randn(400, 5, 32)
+    with adapters.off():
+        frozen = block(stream)
+    model.train()
+    added = (block(stream) - frozen).flatten(1)
+    kept = added.mean(1) > 2
+    torch.testing.assert_close(added, torch.where(kept, 4.0, 0.0)[:, None].expand_as(added), rtol=1e-4, atol=1e-4)
+    assert 60 < kept.sum() < 140
+    model.eval()
+    torch.testing.assert_close(block(stream) - frozen, torch.ones_like(frozen), rtol=1e-4, atol=1e-4)

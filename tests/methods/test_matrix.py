@@ -16,6 +16,7 @@ NOT_IDENTITY = {
     "clip_adapter": "blends features with changed ones",
     "tip_adapter": "the cache was filled",
     "vpt": "tokens are attended to",
+    "adapter_plus": "both matrices are random",
     "res_tuning_bypass": "the paths add up",
     "side_tuning": "the side network has one half",
 }
@@ -117,8 +118,8 @@ MERGING = {
 
 
 @pytest.mark.parametrize("method", mmpeft.methods())
-def test_these_methods_merge_into_a_plain_vit(method: str, make_case: Any) -> None:
-    case = make_case(method, "vit")
+def test_these_methods_merge(method: str, make_case: Any) -> None:
+    case = make_case.at_home(method)
     adapters = case.adapt(case.build())
     if method in MERGING:
         adapters.merge()

@@ -17,7 +17,7 @@ from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
 from mmpeft.injection.edits.tokens import CoupledTokens, Tokens
-from mmpeft.injection.edits.unfreeze import Unfreeze
+from mmpeft.injection.edits.unfreeze import NormalisedHead, Unfreeze
 
 __all__ = [
     "AdaptedInput",
@@ -39,6 +39,7 @@ __all__ = [
     "ImageTokens",
     "LowRank",
     "NewWords",
+    "NormalisedHead",
     "Prompt",
     "Resampler",
     "Scale",

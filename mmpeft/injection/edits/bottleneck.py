@@ -1,4 +1,4 @@
-"""Bottleneck adapters at branch sites: Houlsby, Pfeiffer, parallel, AdaptFormer."""
+"""Bottleneck adapters at branch sites: Houlsby, Pfeiffer, parallel, AdaptFormer, Adapter+."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
-Reads = Literal["output", "input", "residual"]
+Reads = Literal["output", "input", "residual", "stream"]
+Scale = float | Literal["learned", "channels"]
 
 
 class Bottleneck(Edit):
     """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer.
 
-    ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), or the
-    ``residual`` stream entering the branch, in which case f joins after stochastic depth (AdaptFormer). D (bottleneck,
-    width) starts uniform in +-1/sqrt(width) and U (width, bottleneck) at zero, or both from a truncated normal.
+    ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), the
+    ``residual`` stream entering the branch (AdaptFormer), or the ``stream`` behind the branch, so that the block goes
+    on with z + f(z) (Adapter+); in these two f joins after the branch's own stochastic depth. D (bottleneck, width)
+    starts uniform in +-1/sqrt(width) and U (width, bottleneck) at zero, or both from a truncated normal. In training f
+    is left out of a sample with probability ``drop_path`` (Huang et al. 2016, arXiv:1603.09382).
     """
 
     def __init__(
@@ -37,17 +40,19 @@ class Bottleneck(Edit):
         bottleneck: int,
         reads: Reads,
         activation: str,
-        scale: float | Literal["learned"],
+        scale: Scale,
         dropout: float,
+        drop_path: float,
         norm: bool,
         init: Literal["zero", "normal"],
     ) -> None:
         super().__init__()
-        self.reads, self.activation, self.dropout = reads, activation, dropout
+        self.reads, self.activation, self.dropout, self.drop_path = reads, activation, dropout, drop_path
         self.norm = nn.LayerNorm(site.width) if norm else None
         self.down = nn.Linear(site.width, bottleneck)
         self.up = nn.Linear(bottleneck, site.width)
-        self.scale = nn.Parameter(torch.ones(1)) if scale == "learned" else scale
+        learned = {"learned": 1, "channels": site.width}
+        self.scale = nn.Parameter(torch.ones(learned[scale])) if isinstance(scale, str) else scale
         self._reset(init)
 
     def _reset(self, init: Literal["zero", "normal"]) -> None:
@@ -61,7 +66,7 @@ class Bottleneck(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the sublayer, or to the end of its branch with a tap on the residual stream."""
         assert isinstance(site, BranchSite)
-        if self.reads == "residual":
+        if self.reads in ("residual", "stream"):
             if site.entry is None or site.exit is None:
                 raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
             return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
@@ -69,8 +74,12 @@ class Bottleneck(Edit):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""
-        z = y if self.reads == "output" else x
-        return y + self._transform(z)
+        z = y if self.reads == "output" else x + y if self.reads == "stream" else x
+        f = self._transform(z)
+        if self.drop_path and self.training:
+            kept = f.new_empty(len(f), *[1] * (f.ndim - 1)).bernoulli_(1 - self.drop_path)
+            f = f * (kept / (1 - self.drop_path))
+        return y + f
 
     def _transform(self, z: Tensor) -> Tensor:
         if self.norm is not None:
@@ -82,7 +91,8 @@ class Bottleneck(Edit):
 
     def extra_repr(self) -> str:
         """Input, activation and scale."""
-        return f"reads={self.reads}, activation={self.activation}, scale={self.scale}"
+        scale = "learned" if isinstance(self.scale, Tensor) else self.scale
+        return f"reads={self.reads}, activation={self.activation}, scale={scale}"
 
 
 def _cast(layer: nn.Linear | nn.LayerNorm, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Call, Edit
+from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
 from mmpeft.injection.sites import ParametersSite, Site
 
 
@@ -48,3 +50,39 @@ class Unfreeze(Edit):
     def extra_repr(self) -> str:
         """Names and shapes."""
         return ", ".join(f"{name} {tuple(self._parameters[name].shape)}" for name in self.names)  # type: ignore[union-attr]
+
+
+class NormalisedHead(Unfreeze):
+    """``W (x - mean) / sqrt(var + eps) + b``: trainable copies of W and b behind a batch norm without weights.
+
+    In training, mean and variance are the batch's, and running ones (momentum 0.1) are kept for evaluation; in a head
+    that is not trained they stay as they are. AdaptFormer's head, as in MAE (He et al. 2022, arXiv:2111.06377).
+    """
+
+    shifts = True
+    eps = 1e-6
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, site: ParametersSite) -> None:
+        super().__init__(site)
+        width = site.tensors["weight"].shape[1]
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the head's parameters, and to its input."""
+        return [*super().bind(site), Binding(edit=self, host=site.host, point="input", site=site)]
+
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
+        """Normalise the features (batch, width)."""
+        features, training = args[0], self.training and self.get_parameter("weight").requires_grad
+        if training and len(features) == 1:
+            raise ValueError("norm: a training batch of one sample has no variance; train.drop_last=true leaves it out")
+        normed = F.batch_norm(features.float(), self.running_mean, self.running_var, training=training, eps=self.eps)
+        return (normed.to(features.dtype), *args[1:]), kwargs
+
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """``W / sqrt(var + eps)`` and ``b - W mean / sqrt(var + eps)``."""
+        scaled = weight / (self.running_var.to(weight) + self.eps).sqrt()
+        return scaled, None if bias is None else bias - scaled @ self.running_mean.to(weight)

@@ -79,6 +79,17 @@ def test_several_adapters_are_trained_saved_and_loaded_together(classify: Module
     assert classify.evaluate(config) == pytest.approx(metrics["test"])
 
 
+def test_the_last_weights_are_kept_where_all_images_are_trained_on(classify: ModuleType, tmp_path: Path) -> None:
+    data = SETTINGS["data"] | {"validation": None}
+    metrics = classify.run(make_config(classify, tmp_path, data=data, train={"max_steps": 2, "monitor": None}))
+    assert "validation" not in metrics
+    assert metrics["selected"] == "step 2, the last one, whatever its scores"
+    card = (tmp_path / "README.md").read_text()
+    assert "| test |" in card
+    assert "| validation |" not in card
+    assert classify.evaluate(make_config(classify, tmp_path, data=data)) == pytest.approx(metrics["test"])
+
+
 def test_the_same_seed_gives_the_same_numbers(classify: ModuleType, tmp_path: Path) -> None:
     first, second, other = (
         classify.run(make_config(classify, tmp_path / str(run), train={"max_steps": 2, "seed": seed}))["test"]["loss"]

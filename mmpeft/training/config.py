@@ -66,8 +66,8 @@ class TrainConfig(Settings):
     """Weight decay: decoupled for adamw, added to the gradient for sgd."""
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer."""
+    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes and a GPU."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8

@@ -81,7 +81,12 @@ def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site
         if isinstance(host, nn.Module):
             entry = getattr(block, norm) if plain and norm else None
             ends: dict[str, Any] = {"entry": entry, "exit": None if entry is None else host}
-            own: dict[str, Any] = {"name": name, "path": f"{path}.{inner}", "host": host, "host_path": f"{path}.{inner}"}
+            own: dict[str, Any] = {
+                "name": name,
+                "path": f"{path}.{inner}",
+                "host": host,
+                "host_path": f"{path}.{inner}",
+            }
             yield BranchSite(width=width, **own, **ends, **place)
     yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
     for inner, module in block.named_modules():

@@ -100,15 +100,19 @@ class Anatomy:
     joint: Joint | None = None
     words: Callable[[str], tuple[int, ...]] | None = None
     ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
+    label: str = ""
+    """The model's name in a pipeline of several."""
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""
         return [tower.name for tower in self.towers]
 
     def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
-        """Return the towers of these names; an unknown name is an error."""
+        """Return the towers of these names, all of them for the model's name in a pipeline; others are an error."""
         wanted = self.tower_names() if names == "all" else [names] if isinstance(names, str) else list(names)
         known = {tower.name: tower for tower in self.towers}
+        if self.label in wanted and self.label not in known:
+            return list(self.towers)
         for name in wanted:
             if name not in known:
                 raise ValueError(f"towers: {self.describe()} has no tower {name!r}{nearest(name, known)}")

@@ -28,7 +28,7 @@ class Method(Settings):
     layers: str | tuple[int, ...] = Field(default="all", examples=["all", "last:4", "first:2", [0, 3, 7]])
     """Which blocks of a tower: all, first:N, last:N, or indices."""
     towers: str | tuple[str, ...] = "all"
-    """Which towers of the model: all, one name, or several."""
+    """Which towers of the model: all, one name, or several; in a pipeline also a module's label (text_encoder_2)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

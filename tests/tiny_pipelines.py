@@ -36,7 +36,8 @@ def autoencoder(channels: int = 4, **options: Any) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=channels, norm_num_groups=4, **options,
     )  # fmt: skip
 
@@ -47,7 +48,8 @@ def unet(**options: Any) -> Any:
     own: dict[str, Any] = {
         "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24,
         "attention_head_dim": 8, "norm_num_groups": 4,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     }  # fmt: skip
     return UNet2DConditionModel(**own | options)
 
@@ -87,7 +89,8 @@ def stable_diffusion_3() -> Any:
     torch.manual_seed(0)
     model = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=64, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4, pos_embed_max_size=8,
+        joint_attention_dim=64, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4,
+        pos_embed_max_size=8,
     )  # fmt: skip
     texts = {"text_encoder": text_encoder(projected=True), "text_encoder_2": text_encoder(projected=True)}
     tokens = {"tokenizer": tokenizer(), "tokenizer_2": tokenizer(), "tokenizer_3": None, "text_encoder_3": None}

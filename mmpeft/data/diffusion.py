@@ -32,9 +32,9 @@ SEEDS = 2**31
 class DiffusionSplit(ImageSplit):
     """One split: dicts with ``id``, ``prompt`` and ``draw``, from which the objective draws all that is random.
 
-    ``image`` (3, height, width) is in [-1, 1]; ``sizes`` are the numbers of its frame. Where there are such: ``control``
-    (3, height, width) in [0, 1]; ``mask`` (height, width), 1 where the picture counts; ``reference``, the picture
-    prepared for the encoder of image prompts; and the same of a picture of the class under ``class_image``,
+    ``image`` (3, height, width) is in [-1, 1]; ``sizes`` are the numbers of its frame. Where there are such:
+    ``control`` (3, height, width) in [0, 1]; ``mask`` (height, width), 1 where the picture counts; ``reference``, the
+    picture prepared for the encoder of image prompts; and the same of a picture of the class under ``class_image``,
     ``class_prompt`` ... ``groups`` are the samples' shapes, where not all have the same.
     """
 
@@ -75,7 +75,7 @@ class DiffusionSplit(ImageSplit):
         item |= {"prompt": frame.prefix + prompt, "image": frame.placed(cut), "sizes": frame.numbers}
         if self.config.control is not None or sample.control is not None:
             item["control"] = frame.placed(self._control(sample, frame, cut), (0.0, 1.0))
-        if self.config.rescale:
+        if rescale:
             item["mask"] = frame.inside(self.margin)
         elif self.config.masked:
             assert sample.mask is not None
@@ -117,7 +117,9 @@ def _changed(caption: str, config: DiffusionData) -> str:
     kept, loose = tags[: config.keep_tags], tags[config.keep_tags :]
     if config.shuffle_tags:
         loose = [loose[place] for place in torch.randperm(len(loose)).tolist()]
-    left = [tag for tag, chance in zip(loose, torch.rand(len(loose)).tolist(), strict=True) if chance >= config.drop_tags]
+    left = [
+        tag for tag, chance in zip(loose, torch.rand(len(loose)).tolist(), strict=True) if chance >= config.drop_tags
+    ]
     return ", ".join([*kept, *left] or loose[:1])
 
 
@@ -148,7 +150,9 @@ def load_pictures(
         verify_images(controls, config.model_copy(update={"path": config.control_path}))
     how: dict[str, Any] = {"config": config, "framing": Framing(resolution, config.bucket_step), "reference": reference}
     train, val, test = (
-        DiffusionSplit(part, **how, training=name == "train", classes=classes if name == "train" else None, margin=factor)
+        DiffusionSplit(
+            part, **how, training=name == "train", classes=classes if name == "train" else None, margin=factor
+        )
         for name, part in cut.items()
     )
     return DataSplits(train, val, test, ())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Size = tuple[int, int]
 FAR, SMALL, LARGE = 1 / 3, 0.6, (1.2, 1.4)
-"""Of Custom Diffusion: the smallest share of a side that a picture takes; below which it is called small; zooming in."""
+"""Of Custom Diffusion: the smallest share of a side that a picture takes, where small ends, zooming in."""
 PREFIXES = {"small": ("a far away ", "very small "), "large": ("zoomed in ", "close up ")}
 
 
@@ -69,7 +69,7 @@ def _array(image: Image.Image) -> Any:
 
 @dataclass(frozen=True)
 class Framing:
-    """Draws frames of about ``resolution`` squared pixels: squares, or with a ``step`` of a shape near the picture's."""
+    """Draws frames of about ``resolution`` squared pixels: squares, or with a ``step`` of the picture's shape."""
 
     resolution: int
     step: int | None = None
@@ -106,7 +106,7 @@ class Framing:
         return self._rescaled(frame, generator) if rescale else frame
 
     def _rescaled(self, frame: Frame, generator: torch.Generator) -> Frame:
-        """Set a square small on empty ground, leave it, or zoom in (Kumari et al. 2023): 2/3 up to its size, 1/3 more."""
+        """Set a square small on empty ground, leave it, or (one time of three) zoom in (Kumari et al. 2023)."""
         side = min(frame.size)
         if float(torch.rand((), generator=generator)) < 2 / 3:
             own = _whole(int(FAR * side), side, generator)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmpeft.heads.diffusion_families import Text, family_of
 from mmpeft.heads.image_encoder import ImageEncoder
-from mmpeft.injection.adapters import Adapters, adapters, modules_of
+from mmpeft.injection.adapters import Adapters, adapters
 from mmpeft.injection.edits import ControlBranch, FeatureMaps, ImageTokens
+from mmpeft.injection.planning import modules_of
 
 TAKERS: dict[str, tuple[type, ...]] = {"control": (ControlBranch, FeatureMaps), "reference": (ImageTokens,)}
 """What edits take, by the name that it has in a batch."""
@@ -97,7 +98,9 @@ class Denoiser(nn.Module):
         moments = torch.cat([found.mean, found.std], 1)
         wrong = [name for name, own in zip(names, moments, strict=True) if not own.isfinite().all()]
         if wrong:
-            raise ValueError(f"the autoencoder makes NaN or infinity of {', '.join(wrong)}: broken weights or pictures?")
+            raise ValueError(
+                f"the autoencoder makes NaN or infinity of {', '.join(wrong)}: broken weights or pictures?"
+            )
         return moments
 
     def scaled(self, latents: Tensor) -> Tensor:
@@ -122,12 +125,9 @@ class Denoiser(nn.Module):
 
     def conditions(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> dict[str, Tensor]:
         """Return what the adapters take of a batch, by their names; ``dropped`` marks samples without image prompt."""
-        found = {name: batch["control"] for name in self.takers("control")}
-        names = self.takers("reference")
-        if names:
-            features = self.features(batch["reference"], dropped)
-            found.update(dict.fromkeys(names, features))
-        return found
+        controlled, prompted = self.takers("control"), self.takers("reference")
+        found = dict.fromkeys(controlled, batch["control"]) if controlled else {}
+        return found | (dict.fromkeys(prompted, self.features(batch["reference"], dropped)) if prompted else {})
 
     def features(self, images: Tensor, dropped: Tensor | None = None) -> Tensor:
         """Return the features of image prompts; of dropped ones zeros, or those of zeros where positions are used."""

@@ -28,9 +28,9 @@ class Denoising(Objective):
     latent distribution, noise, noise level, what is dropped) comes from its own ``draw``, so neither the other samples
     of the batch nor an interruption change it. Class pictures (prior preservation: ``class_image`` ...) go through the
     same pass: ``L_concept + prior L_class``, each with its own weights. Where a ``mask`` is given the error counts
-    inside only: ``sum(m |.|^2) / sum(m)``, with m one number per place, as Custom Diffusion has it; so it is larger by
-    the number of latent channels than a mean. Score: ``loss``, without class pictures or drops, at four
-    evenly spread noise levels with the same noise each time.
+    inside only: ``sum(m |.|^2) / sum(m)``, with m one number per place, as Custom Diffusion has it: larger by the
+    number of latent channels than a mean, which the class pictures' is. Score: ``loss``, without class pictures or
+    drops, at four evenly spread noise levels with the same noise each time.
 
     ``latents`` and ``text`` keep what the frozen encoders made, by sample id and by text.
     """
@@ -141,15 +141,17 @@ def joined(batch: Batch) -> Batch:
         name: torch.cat([own, other]) if isinstance(own, Tensor) else [*own, *other]
         for name, (own, other) in pairs.items()
     }
-    return rows
+    return rows | ({"mask": batch["mask"]} if "mask" in batch else {})
 
 
 def _means(squared: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean over each sample (batch, channels, height, width), or the mean over the cells inside its mask."""
+    """Return the mean over each sample (batch, channels, height, width); of the first ones, inside their masks."""
     if mask is None:
         return squared.flatten(1).mean(1)
+    masked, plain = squared[: len(mask)], squared[len(mask) :]
     inside = (adaptive_avg_pool2d(mask[:, None].float(), squared.shape[-2:]) > 0.99).to(squared)
-    return (squared * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+    found = (masked * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+    return torch.cat([found, plain.flatten(1).mean(1)])
 
 
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:

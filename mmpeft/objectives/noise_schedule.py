@@ -110,7 +110,7 @@ def _diffusion(scheduler: Any, settings: DenoisingSettings) -> NoiseSchedule:
 
 
 def zero_terminal(signal: Tensor) -> Tensor:
-    """Shift and scale factors of the signal so that the last is 0 and the first stays (Lin et al. 2023, algorithm 1)."""
+    """Shift and scale factors of the signal: the last becomes 0, the first stays (Lin et al., arXiv:2305.08891)."""
     first, last = signal[0], signal[-1]
     return (signal - last) * first / (first - last)
 

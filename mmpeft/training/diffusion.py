@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 import mmpeft
@@ -38,7 +38,7 @@ SHOWN = 4
 
 
 def run(config: DiffusionConfig, encoder: Encoder | None = None, *, frozen: bool = False) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics; with ``frozen`` the model without adapters is tested too."""
+    """Train, write the run directory, and return its metrics; ``frozen`` also tests the model without adapters."""
     RunDirectory(config.output).claim(config.train.resume)
     loading = f'model = mmpeft.load_model("{config.model.name}")'
     return train_and_report(build(config, encoder), config, loading, frozen=frozen)
@@ -105,7 +105,7 @@ def load(config: DiffusionConfig, encoder: Encoder | None = None) -> tuple[Denoi
     if config.loss.zero_terminal_snr:
         rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **rescaled)
-    model = Denoiser(pipeline, None if encoder is None else encoder[0])
+    model = Denoiser(pipeline, None if encoder is None else encoder[0]).requires_grad_(False)
     data = load_pictures(config.data, _resolution(config, model), model.factor, None if encoder is None else encoder[1])
     return model, data
 
@@ -151,20 +151,20 @@ def _stores(cache: CacheSettings, config: DiffusionConfig, model: Denoiser) -> d
     texts = {label: own for label, own in model.adapters.modules.items() if label.startswith("text_encoder")}
     if cache.latents is not None:
         views = f"{config.data.views or 1} version(s) of each picture"
-        stores["latents"] = _store(cache.latents, cache.path, "latents", weights_key(pipeline.vae))
+        stores["latents"] = _store(cache.latents, cache.path / "latents", pipeline.vae)
         print(f"cache: latents by sample id in {cache.latents}, {views}, in fp32")
     if cache.text is not None:
         changed = [name for name in model.adapters.active for label, part in model.adapters.parts(name).items()
                    if label in texts and part.places]  # fmt: skip
         if changed:
             raise ValueError(f"cache.text: {cache.text!r}, but adapter {changed[0]!r} changes the text encoder: null")
-        stores["text"] = _store(cache.text, cache.path, "text", weights_key(*texts.values()))
+        stores["text"] = _store(cache.text, cache.path / "text", *texts.values())
         print(f"cache: encoded texts in {cache.text}, in {config.precision}")
     return stores
 
 
-def _store(kind: str, path: Path, what: str, key: str) -> TensorStore:
-    return TensorStore(path.expanduser() / what / key if kind == "disk" else None)
+def _store(kind: str, path: Path, *encoders: nn.Module) -> TensorStore:
+    return TensorStore(path.expanduser() / weights_key(*encoders) if kind == "disk" else None)
 
 
 def _checkpoint(model: Denoiser) -> None:
@@ -180,7 +180,10 @@ def _checkpoint(model: Denoiser) -> None:
 def _check_conditions(model: Denoiser, data: DataSplits, config: DiffusionConfig) -> None:
     """Raise a ValueError if an adapter takes what the samples don't have, or has another width than the encoder."""
     sample = data.train[0]
-    for kind, advice in (("control", "data.control or data.control_path"), ("reference", "task: diffusion/image_prompt")):
+    for kind, advice in (
+        ("control", "data.control or data.control_path"),
+        ("reference", "task: diffusion/image_prompt"),
+    ):
         if model.takers(kind) and kind not in sample:
             raise ValueError(f"adapters.{model.takers(kind)[0]}: no {kind} image for it: set {advice}")
     wanted = {

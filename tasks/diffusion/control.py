@@ -23,7 +23,9 @@ class Config(DiffusionConfig):
     @model_validator(mode="after")
     def _has_control(self) -> Config:
         if self.data.control is None and self.data.control_path is None:
-            raise ValueError("data.control: missing; edges or mask, or data.control_path with an image for each picture")
+            raise ValueError(
+                "data.control: missing; edges or mask, or data.control_path with an image for each picture"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Pictures from a model and finished adapters, several at once, each with its scale, its control image or its image prompt.
+"""Pictures from a model and finished adapters, several at once, each with its scale, control image or image prompt.
 
 mmpeft train diffusion/generate_scenes prompts="[a large red star]" output=pictures
 python tasks/diffusion/generate.py configs/diffusion/generate_scenes.yaml sampling.steps=50
@@ -50,7 +50,7 @@ class Config(Settings):
     """``diffusion/generate``."""
     model: str
     """The pipeline: ``tiny/sd``, ``diffusers/OWNER/NAME`` or a local folder."""
-    load: dict[str, Loaded] = {}
+    load: dict[str, Loaded] = Field(default={})
     """Finished adapters by name, in the order in which they apply."""
     image_encoder: str | None = None
     """Of image prompts: ``tiny/clip``, or ``hf/OWNER/NAME`` of a CLIP vision model."""

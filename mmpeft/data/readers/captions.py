@@ -1,4 +1,4 @@
-"""A folder of images with captions: JSON, CSV as Hugging Face's imagefolder has it, Karpathy's splits, or x.txt files."""
+"""A folder of images with captions: JSON, CSV as Hugging Face's imagefolder has it, Karpathy's splits, or x.txt."""
 
 from __future__ import annotations
 

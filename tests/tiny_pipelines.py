@@ -48,8 +48,8 @@ def unet(**options: Any) -> Any:
     own: dict[str, Any] = {
         "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24,
         "attention_head_dim": 8, "norm_num_groups": 4,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     }  # fmt: skip
     return UNet2DConditionModel(**own | options)
 
@@ -74,7 +74,8 @@ def stable_diffusion_xl() -> Any:
     model = unet(
         cross_attention_dim=48, addition_embed_type="text_time", addition_time_embed_dim=4,
         projection_class_embeddings_input_dim=16 + 6 * 4, transformer_layers_per_block=(1, 1),
-        use_linear_projection=True,
+        use_linear_projection=True, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     texts = {"text_encoder": text_encoder(), "text_encoder_2": text_encoder(projected=True)}
     scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -93,26 +94,31 @@ def stable_diffusion_3() -> Any:
         pos_embed_max_size=8,
     )  # fmt: skip
     texts = {"text_encoder": text_encoder(projected=True), "text_encoder_2": text_encoder(projected=True)}
-    tokens = {"tokenizer": tokenizer(), "tokenizer_2": tokenizer(), "tokenizer_3": None, "text_encoder_3": None}
+    texts["text_encoder_3"] = t5(64)
+    tokens = {name: tokenizer() for name in ("tokenizer", "tokenizer_2", "tokenizer_3")}
     return StableDiffusion3Pipeline(
         transformer=model, vae=autoencoder(shift_factor=0.1), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         **texts, **tokens,
     )  # fmt: skip
 
 
+def t5(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=150, d_model=width, d_kv=12, num_heads=2, d_ff=32, num_layers=1))
+
+
 def flux() -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
     model = FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=24, pooled_projection_dim=24, axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
-    second = T5EncoderModel(T5Config(vocab_size=150, d_model=24, d_kv=12, num_heads=2, d_ff=32, num_layers=1))
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=autoencoder(shift_factor=0.1),
-        text_encoder=text_encoder(), tokenizer=tokenizer(), text_encoder_2=second, tokenizer_2=tokenizer(),
+        text_encoder=text_encoder(), tokenizer=tokenizer(), text_encoder_2=t5(24), tokenizer_2=tokenizer(),
         transformer=model,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Pictures that look like a given one: IP-Adapter.
 
 mmpeft train diffusion/ip_adapter_scenes
-mmpeft predict runs/ip_adapter_scenes --index 3 prompt=""
+mmpeft predict runs/ip_adapter_scenes prompt="" --index 3
 accelerate launch tasks/diffusion/image_prompt.py configs/diffusion/ip_adapter_sd15.yaml
 """
 

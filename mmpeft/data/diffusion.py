@@ -45,7 +45,7 @@ class DiffusionSplit(ImageSplit):
         framing: Framing,
         *,
         training: bool,
-        classes: Mapping[object, Sequence[Sample]] | None = None,
+        classes: Mapping[int, Sequence[Sample]] | None = None,
         reference: Reference | None = None,
         margin: int = 8,
     ) -> None:
@@ -57,7 +57,7 @@ class DiffusionSplit(ImageSplit):
         sample = self.samples[index]
         item = self._item(sample, rescale=self.config.rescale)
         if self.priors:
-            others = self.priors[sample.label]
+            others = self.priors[int(sample.label or 0)]
             prior = self._item(others[_draw(len(others))], rescale=False)
             item |= {f"class_{name}": value for name, value in prior.items()}
         return item
@@ -158,11 +158,11 @@ def load_pictures(
     return DataSplits(train, val, test, ())
 
 
-def _read(config: DiffusionData) -> tuple[dict[str, list[Sample]], dict[object, list[Sample]]]:
+def _read(config: DiffusionData) -> tuple[dict[str, list[Sample]], dict[int, list[Sample]]]:
     """Return the samples of each split, and the class pictures of each concept."""
     if config.name == "concepts":
         samples = read_concepts(config)
-        return dict.fromkeys(("train", "validation", "test"), samples), {**read_classes(config)}
+        return dict.fromkeys(("train", "validation", "test"), samples), read_classes(config)
     samples = READERS[config.name](config)
     if config.control_path is not None:
         samples = _with_controls(samples, config)

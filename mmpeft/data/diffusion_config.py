@@ -16,11 +16,13 @@ class Concept(Settings):
     """Something to learn from a few pictures: all of them mean the same text."""
 
     path: str
-    """The folder of its pictures."""
+    """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones."""
+    count: PositiveInt | None = None
+    """At most so many of them; null takes all."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str
     """What they show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn."""
     class_path: str | None = None
-    """A folder of other pictures of its class, which are to stay as they are (prior preservation)."""
+    """The same of other pictures of its class, which are to stay as they are (prior preservation)."""
     class_prompt: str | None = None
     """What those show: ``a photo of a cat``."""
 

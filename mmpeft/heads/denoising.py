@@ -169,7 +169,7 @@ class Denoiser(nn.Module):
                 height=size[0],
                 width=size[1],
                 output_type="latent",
-                **({"negative_prompt": [negative] * len(prompts)} if guided else {}),
+                **({"negative_prompt": [negative] * len(prompts)} if guided and negative else {}),
             ).images
         return self.decoded(self.family.unpack(pipeline, latents, size))
 
@@ -177,5 +177,5 @@ class Denoiser(nn.Module):
         """Return the features that stand for no image prompt, as many as there are."""
         if self.reference is None or not self.reference.positions:
             return torch.zeros_like(features)
-        size = self.reference.model.config.image_size  # type: ignore[union-attr]
-        return self.reference(features.new_zeros(1, 3, size, size)).expand_as(features)  # type: ignore[no-any-return]
+        size = self.reference.image_size
+        return self.reference(features.new_zeros(1, 3, size, size)).expand_as(features)

@@ -81,7 +81,8 @@ def _encode_flux(pipeline: Any, prompts: list[str]) -> Text:
 def _predict_flux(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes: Tensor) -> Tensor:
     """Flux takes 2 x 2 places as one, times in [0, 1], and if distilled the guidance (3.5 as in its own use)."""
     count, channels, height, width = noisy.shape
-    model, place = pipeline.transformer, {"device": noisy.device, "dtype": noisy.dtype}
+    model = pipeline.transformer
+    place: dict[str, Any] = {"device": noisy.device, "dtype": noisy.dtype}
     packed = pipeline._pack_latents(noisy, count, channels, height, width)
     found = model(
         hidden_states=packed,

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from mmpeft.injection.anatomy import anatomy
 
+WITH_POSITIONS = ("CLIPVisionModelWithProjection", "CLIPModel")
+"""Classes of transformers that show what they make of each position."""
+
 
 class ImageEncoder(nn.Module):
     """A frozen vision tower: images (batch, 3, height, width), prepared as it wants them, to features.
@@ -24,10 +27,16 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.model, self.positions, self.joint = model, positions, anatomy(model).joint
         self.requires_grad_(False).eval()
-        projected = type(model).__name__ == "CLIPVisionModelWithProjection"
-        if not projected and (positions or self.joint is None):
+        kind = type(model).__name__
+        if kind not in WITH_POSITIONS and (positions or self.joint is None):
             wanted = "features of all positions" if positions else "image features"
-            raise ValueError(f"image_encoder: {type(model).__name__} gives no {wanted}: use a CLIP vision model")
+            raise ValueError(f"image_encoder: {kind} gives no {wanted}: use a {' or '.join(WITH_POSITIONS)}")
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that a model of transformers takes."""
+        config: Any = self.model.config
+        return int(getattr(config, "vision_config", config).image_size)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -35,6 +44,7 @@ class ImageEncoder(nn.Module):
         if self.joint is not None and not self.positions:
             return self.joint.image(images)
         model: Any = self.model
-        output = model(pixel_values=images, output_hidden_states=self.positions)
-        found: Tensor = output.hidden_states[-2] if self.positions else output.image_embeds
-        return found
+        if not self.positions:
+            return model(pixel_values=images).image_embeds
+        tower = getattr(model, "vision_model", model)
+        return tower(pixel_values=images, output_hidden_states=True).hidden_states[-2]

@@ -149,7 +149,8 @@ def _means(squared: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return squared.flatten(1).mean(1)
     masked, plain = squared[: len(mask)], squared[len(mask) :]
-    inside = (adaptive_avg_pool2d(mask[:, None].float(), squared.shape[-2:]) > 0.99).to(squared)
+    height, width = squared.shape[-2:]
+    inside = (adaptive_avg_pool2d(mask[:, None].float(), (height, width)) > 0.99).to(squared)
     found = (masked * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
     return torch.cat([found, plain.flatten(1).mean(1)])
 

@@ -1,7 +1,7 @@
 """Pictures from a model and finished adapters, several at once, each with its scale, control image or image prompt.
 
-mmpeft train diffusion/generate_scenes prompts="[a large red star]" output=pictures
-python tasks/diffusion/generate.py configs/diffusion/generate_scenes.yaml sampling.steps=50
+mmpeft train diffusion/generate_tiny prompts="[a large red star]" output=pictures
+python tasks/diffusion/generate.py configs/diffusion/generate_tiny.yaml sampling.steps=50
 """
 
 from __future__ import annotations

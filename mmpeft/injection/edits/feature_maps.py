@@ -63,9 +63,9 @@ class FeatureMaps(Edit):
         first = channels * factor**2
         self.conv_in = None if light else nn.Conv2d(first, site.widths[0], 3, padding=1)
         widths = [first if light else site.widths[0], *site.widths]
-        large = factor > 8
+        before = (site.strides[0], *site.strides)
         self.body = nn.ModuleList(
-            Stage(widths[k], out, depth=depth, down=k == 2 if large else k > 0, light=light)
+            Stage(widths[k], out, depth=depth, down=site.strides[k] > before[k], light=light)
             for k, out in enumerate(site.widths)
         )
         self.takes = Condition()

@@ -164,9 +164,7 @@ def test_the_command_line_trains_draws_and_evaluates(
     assert main(["eval", str(tmp_path / "run")]) == 0
 
 
-def test_black_and_broken_pictures_are_reported(
-    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_black_and_broken_pictures_are_reported(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A decoder whose last bias is very negative paints black; one that is NaN paints nothing."""
     for bias, fault in ((-100.0, "black"), (float("nan"), "nan")):
         broken = tmp_path / fault
@@ -215,7 +213,14 @@ def test_what_does_not_go_together(
         other["model"] = other["model"] | {"name": str(here / "model")}
     with pytest.raises(ValueError, match=message):
         task.check(
-            make(task, here, tmp_path, adapters, data={"name": "captions", "path": str(here / "pictures"), **data}, **other)
+            make(
+                task,
+                here,
+                tmp_path,
+                adapters,
+                data={"name": "captions", "path": str(here / "pictures"), **data},
+                **other,
+            )
         )
 
 

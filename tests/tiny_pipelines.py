@@ -123,11 +123,26 @@ def flux() -> Any:
     )  # fmt: skip
 
 
+def pixart() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    model = PixArtTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, cross_attention_dim=16, caption_channels=24, norm_num_groups=4,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+    return PixArtAlphaPipeline(
+        vae=autoencoder(), transformer=model, scheduler=scheduler, text_encoder=t5(24), tokenizer=tokenizer()
+    )
+
+
 PIPELINES = {
     "sd": stable_diffusion,
     "sdxl": stable_diffusion_xl,
     "sd3": stable_diffusion_3,
     "flux": flux,
+    "pixart": pixart,
 }
 
 

@@ -169,6 +169,7 @@ class Denoiser(nn.Module):
                 height=size[0],
                 width=size[1],
                 output_type="latent",
+                **self.family.options,
                 **({"negative_prompt": [negative] * len(prompts)} if guided and negative else {}),
             ).images
         return self.decoded(self.family.unpack(pipeline, latents, size))

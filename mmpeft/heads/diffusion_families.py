@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Family:
     unpack: Callable[[Any, Tensor, tuple[int, int]], Tensor] = lambda pipeline, latents, size: latents
     negative: bool = True
     """Whether a pipeline takes a negative prompt."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else a pipeline is called with: PixArt would draw in sizes of its own choice."""
 
 
 def family_of(pipeline: Any) -> Family:
@@ -124,5 +126,10 @@ FAMILIES = {
     "StableDiffusionXLPipeline": Family("unet", _encode_pooled, _predict_sdxl),
     "StableDiffusion3Pipeline": Family("transformer", _encode_pooled, _predict_sd3),
     "FluxPipeline": Family("transformer", _encode_flux, _predict_flux, _unpack_flux, negative=False),
-    "PixArtAlphaPipeline": Family("transformer", _encode_pixart, _predict_pixart),
+    "PixArtAlphaPipeline": Family(
+        "transformer",
+        _encode_pixart,
+        _predict_pixart,
+        options={"use_resolution_binning": False, "clean_caption": False},
+    ),
 }

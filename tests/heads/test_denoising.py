@@ -22,7 +22,14 @@ VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "n
 def test_a_picture_is_the_pipelines_own(kind: str) -> None:
     pipeline = PIPELINES[kind]()
     model = Denoiser(pipeline).eval()
-    how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16, "output_type": "pt"}
+    how = {
+        **model.family.options,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "height": 16,
+        "width": 16,
+        "output_type": "pt",
+    }
     theirs = pipeline(["a cat"], generator=[torch.Generator().manual_seed(5)], **how).images
     ours = model.draw(["a cat"], [5], {}, steps=2, guidance=3.0, size=(16, 16))
     torch.testing.assert_close(ours, theirs)

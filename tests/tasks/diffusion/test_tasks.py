@@ -107,7 +107,7 @@ def test_an_image_prompt_by_the_embedded_clip(here: Path, tmp_path: Path) -> Non
     assert task.predict(config, 1).is_file()
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "pixart"])
 def test_other_families(here: Path, tmp_path: Path, kind: str) -> None:
     PIPELINES[kind]().save_pretrained(tmp_path / "model")
     tower = "unet" if kind == "sdxl" else "transformer"
@@ -251,3 +251,16 @@ def test_generate_with_several_adapters(here: Path, tmp_path: Path, capsys: pyte
     first, second = (np.asarray(Image.open(config.output / f"000{i}.png")) for i in (0, 1))
     assert (first != second).any()
     assert "4 pictures" in capsys.readouterr().out
+
+
+def test_pictures_of_several_shapes_are_trained_in_batches_of_one(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "pictures", tmp_path / "pictures")
+    for name, size in (("wide", (16, 32)), ("high", (40, 20))):
+        for path in pictures(tmp_path / name, 6, size=size).iterdir():
+            shutil.move(path, tmp_path / "pictures" / f"{name}_{path.name}")
+    task = load("control")
+    data = {"name": "captions", "path": str(tmp_path / "pictures"), "control": "edges", "bucket_step": 4}
+    config = make(task, here, tmp_path / "run", CONTROL, data=data, train={"epochs": 1, "batch_size": 3})
+    shapes = {tuple(batch["image"].shape[2:]) for batch, _ in task.diffusion.build(config).batches}
+    assert shapes == {(16, 16), (12, 20), (20, 12)}
+    assert task.run(config)["test"]["loss"] < 5

@@ -19,11 +19,14 @@ help:  ## this list
 
 setup: .venv/.ready  ## make .venv with everything that was tested (constraints.txt)
 
-run: setup  ## adapt the embedded ViT to handwritten digits with five methods, compare and picture them
-	rm -rf out/first_run
+run: setup  ## adapt the embedded ViT to handwritten digits and the embedded CLIP to shapes, compare and picture it
+	rm -rf out/first_run out/first_run_clip
 	OMP_NUM_THREADS=$(CORES) $(BIN)/mmpeft compare vision/linear_probe_digits vision/vpt_deep_digits vision/lora_digits \
 		vision/adaptformer_digits vision/full_fine_tuning_digits output=out/first_run
 	$(BIN)/mmpeft predict out/first_run/lora_digits
+	OMP_NUM_THREADS=$(CORES) $(BIN)/mmpeft compare vlm/tip_adapter_scenes vlm/clip_adapter_scenes vlm/clip_lora_scenes \
+		output=out/first_run_clip
+	$(BIN)/mmpeft predict out/first_run_clip/clip_lora_scenes
 
 test: setup  ## all tests that need neither a GPU nor minutes
 	$(BIN)/python -m pytest -n auto
@@ -33,8 +36,9 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## side by side with the peers, in short; the long version is benchmarks/*.py without --quick
+bench: setup  ## side by side with the peers, and with and without the cache; benchmarks/*.py without --quick take longer
 	$(BIN)/python benchmarks/injection.py --quick
+	$(BIN)/python benchmarks/cache.py --quick
 
 clean:  ## remove what the commands made
 	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

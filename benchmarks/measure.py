@@ -100,19 +100,24 @@ def versions(*packages: str) -> str:
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
-def markdown(rows: list[Row], peer: str) -> str:
+def markdown(rows: list[Row], ours: str, peer: str) -> str:
     """Return the rows as a Markdown table."""
-    lines = [f"| measured | mmpeft | {peer} | mmpeft / {peer} |", "|---|---|---|---|"]
+    lines = [f"| measured | {ours} | {peer} | {ours} / {peer} |", "|---|---|---|---|"]
     lines += [f"| {r.what} | {r.ours} | {r.peer} | {'' if r.ratio is None else f'{r.ratio:.2f}'} |" for r in rows]
     return "\n".join(lines)
 
 
-def publish(name: str, rows: list[Row], packages: tuple[str, ...], write: bool) -> None:
-    """Print the table, keep it as JSON in benchmarks/out, and with ``write`` add it to benchmarks/RESULTS.md."""
+def publish(
+    name: str, rows: list[Row], packages: tuple[str, ...], write: bool, sides: tuple[str, str] = ("mmpeft", "peft")
+) -> None:
+    """Print the table, keep it as JSON in benchmarks/out, and with ``write`` add it to benchmarks/RESULTS.md.
+
+    ``sides`` are the names of the two columns.
+    """
     command = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     head = {"command": command, "machine": machine(), "date": today, "versions": versions(*packages)}
-    table = markdown(rows, "peft")
+    table = markdown(rows, *sides)
     print("\n".join(f"{key}: {value}" for key, value in head.items()), table, sep="\n\n")
     (HERE / "out").mkdir(exist_ok=True)
     (HERE / "out" / f"{name}.json").write_text(json.dumps({**head, "rows": [asdict(row) for row in rows]}, indent=2))

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python tools/few_shot_table.py             (about an hour on an idle core)
     OMP_NUM_THREADS=1 python tools/few_shot_table.py scenes --shots 4 --seeds 1
 
-A seed picks the training images (and at most four per class for validation), the initialisation and the order. It writes
-docs/few_shot.png and prints the tables as markdown. Finished runs are kept under `--work` and not repeated.
+A seed picks the training images (and at most four per class for validation), the initialisation and the order. It
+writes docs/few_shot.png and prints the tables as markdown. Finished runs are kept under `--work` and not repeated.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ METHODS = {
     "tip_adapter_f": "Tip-Adapter-F",
     "clip_lora": "CLIP-LoRA",
 }
-DATA = {"scenes": "drawn shapes, hatched (a style never seen)", "digits": "handwritten digits"}
+DATA = {"scenes": "drawn shapes, neon (a style never seen)", "digits": "handwritten digits"}
 Table = dict[str, dict[int, tuple[float, float]]]
 
 
 def measure(data: str, shots: list[int], seeds: list[int], work: Path) -> Table:
-    """Return the mean test accuracy and its standard deviation in percent, by method and shots; 0 shots are the frozen."""
+    """Return the mean test accuracy and its standard deviation in percent, by method and shots."""
     table: Table = {"zero-shot": {}}
     for name, label in METHODS.items():
         overrides = [f"shots={shots}", f"seeds={seeds}", f"output={work / data / name}"]

@@ -1,7 +1,7 @@
-"""Run the digits configurations as they are, and write time and test accuracy into the third line of each.
+"""Run configurations on embedded data as they are, and write time and test accuracy into the third line of each.
 
-python tools/measure_configs.py             (all of them)
-python tools/measure_configs.py lora vpt_deep
+python tools/measure_configs.py             (all of classification)
+python tools/measure_configs.py vision/lora_digits vlm/coop_scenes
 
 Run it on an otherwise idle machine: the seconds are part of what is written.
 """
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from mmpeft.cli.run import load_run
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "vision"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def measured(path: Path) -> str:
@@ -25,19 +25,24 @@ def measured(path: Path) -> str:
         metrics = task.run(config)
     seconds = 5 * max(1, round(metrics["seconds"] / 5))
     accuracy = round(100 * metrics["test"]["accuracy"])
-    return f"# About {seconds} s on {os.cpu_count()} cores, and {accuracy} % test accuracy."
+    frozen = f" (zero-shot {round(100 * metrics['frozen']['accuracy'])} %)" if "frozen" in metrics else ""
+    return f"# About {seconds} s on {os.cpu_count()} cores, and {accuracy} % test accuracy{frozen}."
 
 
 def main() -> None:
     """Measure the configurations that are named, or all."""
-    names = sys.argv[1:] or sorted(path.stem.removesuffix("_digits") for path in CONFIGS.glob("*_digits.yaml"))
-    for name in names:
-        path = CONFIGS / f"{name}_digits.yaml"
+    every = [
+        *CONFIGS.glob("vision/*_digits.yaml"),
+        *CONFIGS.glob("vlm/*_digits.yaml"),
+        *CONFIGS.glob("vlm/*_scenes.yaml"),
+    ]
+    classified = (path for path in every if not path.stem.startswith(("base_to_new", "retrieval")))
+    for path in [CONFIGS / f"{name}.yaml" for name in sys.argv[1:]] or sorted(classified):
         comment = measured(path)
         what, command, *rest = path.read_text(encoding="utf-8").splitlines()
         settings = [line for line in rest if not line.startswith("#")]
         path.write_text("\n".join([what, command, comment, *settings]) + "\n", encoding="utf-8")
-        print(name, comment)
+        print(path.stem, comment)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ A cell is made by planning the method on the real architecture, built on the met
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -16,6 +17,7 @@ import transformers
 from torch import nn
 
 import mmpeft
+from mmpeft.heads.zero_shot import ZeroShotClassifier
 from mmpeft.injection.adapters import plan
 
 README = Path(__file__).parents[1] / "README.md"
@@ -34,7 +36,10 @@ CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transfo
 
 
 def models() -> dict[str, nn.Module]:
-    """Return one model per column, on the meta device; the last is a torch module that no reader knows."""
+    """Return one model per column, on the meta device; the last is a torch module that no reader knows.
+
+    Models of text and images stand there as the zero-shot classifiers that ``mmpeft.zero_shot`` makes of them.
+    """
     with torch.device("meta"):
         found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
         found |= {title: _clip(title, name) for title, name in CLIP.items()}
@@ -44,8 +49,17 @@ def models() -> dict[str, nn.Module]:
 
 def _clip(title: str, name: str) -> nn.Module:
     if title == "open_clip":
-        return mmpeft.load_model(f"open_clip/{name}", device="meta")
-    return getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")())
+        backbone = mmpeft.load_model(f"open_clip/{name}", device="meta")
+    else:
+        backbone = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")())
+    tokenizer = partial(_tokenize, 64 if name == "Siglip" else 77)
+    return ZeroShotClassifier(backbone, ["cat", "dog"], ["a photo of a {}."], tokenizer)
+
+
+def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
+    """Return ids of as many words, between a start and an end."""
+    rows = [[1, *([2] * len(text.split())), 3] for text in texts]
+    return torch.tensor([row + [0] * (length - len(row)) for row in rows], device="cpu")
 
 
 def works(method: mmpeft.Method, model: nn.Module) -> bool:

@@ -158,7 +158,7 @@ def main() -> None:
     data = Captioned(bank, options.seed, options.scenes, options.letters)
     optimizer = torch.optim.AdamW(grouped(model, options.lr), betas=(0.9, 0.98))
     first, seconds = resume(options.work / "checkpoint.pt", model, average, optimizer, data)
-    start, running = time.process_time() - seconds, math.nan
+    start, running = time.perf_counter() - seconds, math.nan
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, group["peak"])
@@ -173,15 +173,15 @@ def main() -> None:
                 mean.lerp_(value, 1 - min(0.995, (step + 1) / (step + 10)))
         running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
         if step % 50 == 0:
-            elapsed = time.process_time() - start
+            elapsed = time.perf_counter() - start
             print(f"{step:6d} {elapsed:6.0f} s  loss {running:.3f}  scale {model.logit_scale.exp():.1f}", flush=True)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
-            save(options.work / "checkpoint.pt", step + 1, time.process_time() - start, model, average, optimizer, data)
+            save(options.work / "checkpoint.pt", step + 1, time.perf_counter() - start, model, average, optimizer, data)
         if (step + 1) % 200 == 0:
             print(measure(average, tokenizer, per_style=400), flush=True)
     facts = {"steps": options.steps, "scenes": options.scenes, "letters": options.letters, "seed": options.seed}
     facts |= {
-        "cpu_seconds": round(time.process_time() - start),
+        "seconds": round(time.perf_counter() - start),
         "last_loss": round(running, 3),
         "data": "mmpeft/data/scenes.py",
     }

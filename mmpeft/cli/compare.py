@@ -32,7 +32,7 @@ def compare(options: Namespace) -> None:
     for number, (task, config, _) in enumerate(runs, 1):
         print_heading(f"{number} of {len(runs)}: {_label(config)}")
         rows.append((_label(config), RunDirectory(config.output).finished() or task.run(config)))
-    print_table(COLUMNS, [_cells(label, metrics) for label, metrics in rows])
+    print_table(COLUMNS, [*_frozen(rows[0][1]), *(_cells(label, metrics) for label, metrics in rows)])
     picture = draw(rows, output / "comparison.png", f"{runs[0][1].model.name} on {runs[0][1].data.name}")
     print(f"picture: {picture}; adapters: {output}/*/adapter")
 
@@ -50,6 +50,9 @@ def draw(rows: Sequence[tuple[str, dict[str, Any]]], path: Path, title: str) -> 
         x, y = metrics["trainable_parameters"], metrics["test"][metric]
         axes.scatter(x, y, s=60, zorder=3)
         axes.annotate(label, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+    if "frozen" in rows[0][1]:
+        axes.axhline(rows[0][1]["frozen"][metric], linestyle="--", color="grey", label="none (frozen)")
+        axes.legend(loc="lower right", fontsize=9)
     axes.set(xscale="log", xlabel="trainable parameters", ylabel=f"test {metric}", title=title)
     axes.margins(0.18)
     axes.grid(alpha=0.3)
@@ -59,6 +62,13 @@ def draw(rows: Sequence[tuple[str, dict[str, Any]]], path: Path, title: str) -> 
 
 def _label(config: RunConfig) -> str:
     return " + ".join(method.label() for methods in config.adapters.values() for method in methods)
+
+
+def _frozen(metrics: dict[str, Any]) -> list[list[str]]:
+    """Return a row for the model without adapters, where it can do the task by itself."""
+    if "frozen" not in metrics:
+        return []
+    return [["none (frozen)", "0", "0.00", f"{metrics['frozen'][_metric(metrics)]:.4f}", "", ""]]
 
 
 def _metric(metrics: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ class CaptionedSplit(ImageSplit):
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]
         captions = captions_of(sample)
-        if self.one:
+        if self.one and len(captions) > 1:
             captions = [captions[int(torch.randint(len(captions), ()))]]
         text = pad(self.tokenizer(captions), (0, 0, 0, self.most - len(captions)))
         image = self.transform(sample.open().convert("RGB"))

@@ -252,8 +252,11 @@ def _under(path: str, prefixes: Iterable[str]) -> bool:
 
 
 def choose_layers(layers: Layers, count: int) -> set[int]:
-    """Return the indices that ``all``, ``first:4``, ``last:4`` or ``[0, 3, -1]`` mean among ``count`` blocks."""
-    if layers == "all":
+    """Return the indices that ``all``, ``first:4``, ``last:4`` or ``[0, 3, -1]`` mean among ``count`` blocks.
+
+    None in a tower without blocks, as a head of ours is: the others are asked.
+    """
+    if layers == "all" or not count:
         return set(range(count))
     if isinstance(layers, str):
         end, _, number = layers.partition(":")

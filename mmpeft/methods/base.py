@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmpeft.settings import Settings, nearest
 
@@ -24,11 +24,19 @@ class Method(Settings):
 
     name: ClassVar[str] = ""
     trains_head: ClassVar[bool] = False
+    layered: ClassVar[bool] = True
+    """Whether the method has something in each block, of which ``layers`` can choose."""
 
     layers: str | tuple[int, ...] = Field(default="all", examples=["all", "last:4", "first:2", [0, 3, 7]])
     """Which blocks of a tower: all, first:N, last:N, or indices."""
     towers: str | tuple[str, ...] = "all"
     """Which towers of the model: all, one name, or several; in a pipeline also a module's label (text_encoder_2)."""
+
+    @model_validator(mode="after")
+    def _layers_mean_something(self) -> Self:
+        if not self.layered and self.layers != "all":
+            raise ValueError(f"layers: {self.layers!r} means nothing to {self.name!r}, which changes no block")
+        return self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -22,6 +22,7 @@ class CLIPAdapter(Method):
     """
 
     name: ClassVar[str] = "clip_adapter"
+    layered: ClassVar[bool] = False
 
     towers: str | tuple[str, ...] = "vision"
     reduction: int = Field(default=4, ge=1)
@@ -46,6 +47,7 @@ class TipAdapter(Method):
     """
 
     name: ClassVar[str] = "tip_adapter"
+    layered: ClassVar[bool] = False
 
     shots: int = Field(default=16, ge=1)
     """Samples of each class that the cache has room for."""

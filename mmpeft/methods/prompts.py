@@ -72,6 +72,7 @@ class CoOp(_Words):
     """
 
     name: ClassVar[str] = "coop"
+    layered: ClassVar[bool] = False
 
     tokens: int = Field(default=16, ge=1)
     position: Literal["end", "middle", "front"] = "end"
@@ -126,6 +127,7 @@ class CoCoOp(_Words):
     """
 
     name: ClassVar[str] = "cocoop"
+    layered: ClassVar[bool] = False
 
     reduction: int = Field(default=16, ge=1)
     """Width of the image features over the network's hidden width."""

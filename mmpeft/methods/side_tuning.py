@@ -22,6 +22,7 @@ class SideTuning(Method):
     """
 
     name: ClassVar[str] = "side_tuning"
+    layered: ClassVar[bool] = False
 
     channels: int = Field(default=32, ge=1)
     """Channels of the first convolution; each further one doubles them."""

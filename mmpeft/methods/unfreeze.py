@@ -28,6 +28,7 @@ class LinearProbe(Method):
     """The task head only; in a list with another method, the head beside it."""
 
     name: ClassVar[str] = "linear_probe"
+    layered: ClassVar[bool] = False
     trains_head: ClassVar[bool] = True
 
     norm: bool = False

@@ -37,6 +37,22 @@ class Monitor(Settings):
     """Whether a larger (``max``) or a smaller (``min``) score is better."""
 
 
+def as_store(cache: Any) -> Any:
+    """Read a bare word as the store of a cache."""
+    return {"store": cache} if isinstance(cache, str) else cache
+
+
+class CacheConfig(Settings):
+    """Whether what lies in front of the first edit is computed once per image; in YAML a bare ``store`` will do."""
+
+    store: Literal["auto", "off", "memory", "disk"] = "auto"
+    """Where it is kept; ``auto`` is memory where that pays and fits, and else off, saying why."""
+    views: PositiveInt | None = None
+    """Random augmentations of each image that are kept and used in turn; null: with augmentation there is no cache."""
+    folder: Path | None = None
+    """Where ``disk`` keeps it, for other runs to use too; ``prefix_cache`` in the run directory unless given."""
+
+
 class EpochAverage(Settings):
     """Weights of a mean over epochs: normal density at the epochs 1, 2 ... (Khattak et al. 2023, arXiv:2307.06948)."""
 
@@ -120,6 +136,8 @@ class TrainConfig(Settings):
     """Processes that load data; 0 loads it in the training process."""
     drop_last: bool = False
     """Whether a last, smaller training batch of an epoch is left out."""
+    cache: Annotated[CacheConfig, BeforeValidator(as_store)] = CacheConfig()
+    """The cache of the frozen prefix: a ``store``, or a ``CacheConfig``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

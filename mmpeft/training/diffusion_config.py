@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from mmpeft.data.diffusion_config import DiffusionData
 from mmpeft.objectives.denoising_settings import DenoisingSettings
 from mmpeft.settings import Settings
-from mmpeft.training.config import Monitor, RunConfig, TrainConfig
+from mmpeft.training.config import CacheConfig, Monitor, RunConfig, TrainConfig, as_store
 
 LOWEST_LOSS = Monitor(metric="loss", mode="min")
 
@@ -27,6 +27,9 @@ class DiffusionTraining(TrainConfig):
     monitor: Monitor | None = None
     """The validation score that selects the best weights, such as ``{metric: loss, mode: min}``; null keeps the last
     ones: the loss says little about pictures."""
+    cache: Annotated[CacheConfig, BeforeValidator(as_store)] = CacheConfig(store="off")
+    """The cache of a frozen prefix, which a denoiser has not: noise is the first thing that it sees. Its encoders have one
+    of their own, under ``cache``."""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they made: less memory, a third more time."""
 

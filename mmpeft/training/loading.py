@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mmpeft.objectives.base import Batch
-from mmpeft.training.random_state import seeded
+from mmpeft.training.random_state import capture, seeded
 from mmpeft.training.sampler import BatchOrder, Key
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ class Split(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
-class SeededSplit(Dataset[tuple[dict[str, Any], bool]]):
+class Samples(Dataset[tuple[dict[str, Any], bool]]):
+    """Samples by key, each with whether it counts."""
+
+    opens_images = True
+    """Whether fetching one is work for other processes."""
+
+
+class SeededSplit(Samples):
     """Fetches each sample under random numbers that depend on (seed, epoch, sample id) alone."""
 
     def __init__(self, split: Split, seed: int) -> None:
@@ -42,6 +49,13 @@ class SeededSplit(Dataset[tuple[dict[str, Any], bool]]):
     def __getitem__(self, key: Key) -> tuple[dict[str, Any], bool]:
         with seeded(self.seed, key.epoch, self.ids[key.position]):
             return self.split[key.position], key.counted
+
+    def draws(self) -> bool:
+        """Tell whether fetching a sample draws random numbers, as augmentation does."""
+        with seeded(self.seed, 0, self.ids[0]):
+            before = capture()
+            self.split[0]
+            return capture() != before
 
 
 SplitName = Literal["train", "val", "test"]
@@ -71,6 +85,12 @@ class Loaders:
     config: TrainConfig
     process: int
     processes: int
+    cached: Mapping[SplitName, Samples] = field(default_factory=dict)
+    """Splits that take the place of the data's own."""
+
+    def images(self, name: SplitName) -> SeededSplit:
+        """Return a split of the data, whatever is cached of it."""
+        return SeededSplit(getattr(self.data, name), self.config.seed)
 
     def order(self, name: SplitName) -> BatchOrder:
         """Return the order of a split: shuffled for training, as it comes otherwise."""
@@ -91,11 +111,13 @@ class Loaders:
         The loader has a generator of its own: otherwise each new iterator would draw from the global one, and a run
         resumed in the middle of an epoch would see other dropout masks.
         """
+        samples = self.cached.get(name, self.images(name))
+        workers = self.config.workers if samples.opens_images else 0
         return DataLoader(
-            SeededSplit(getattr(self.data, name), self.config.seed),
+            samples,
             batch_sampler=order or self.order(name),
-            num_workers=self.config.workers,
-            persistent_workers=self.config.workers > 0 and order is not None,
+            num_workers=workers,
+            persistent_workers=workers > 0 and order is not None,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_collate,
             generator=torch.Generator(),
@@ -106,6 +128,11 @@ class Loaders:
 def _ignore_interrupts(worker: int) -> None:
     """Leave Ctrl-C to the trainer, which still wants the batches of its last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def listed(samples: list[Any]) -> list[Any]:
+    """Return the samples of a batch as they are."""
+    return samples
 
 
 def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:

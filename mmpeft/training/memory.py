@@ -6,6 +6,7 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 _CLEAR = Path("/proc/self/clear_refs")
@@ -35,3 +36,8 @@ def peak_bytes() -> int:
         lines = _STATUS.read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def available_bytes() -> int:
+    """Return the main memory that new data may take without swapping, in bytes."""
+    return int(psutil.virtual_memory().available)

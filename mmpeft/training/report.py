@@ -47,7 +47,7 @@ def train_and_report(
     if frozen:
         with trainer.adapters.off():
             scores["frozen"] = trainer.evaluate("test")
-    metrics = {**summary(config, result), **_counts(trainer), **scores}
+    metrics = {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
     if main:
         directory.write_json("metrics.json", metrics)
         draw_curves(directory.records(), directory.path / "curves.png")

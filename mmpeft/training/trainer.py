@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from accelerate.utils import set_seed
@@ -27,6 +27,7 @@ from mmpeft.training.interruption import Interrupted, Interruption
 from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
 from mmpeft.training.optimizer import make_optimizer, set_lr
 from mmpeft.training.parallel import parallelise
+from mmpeft.training.prefix_cache import PrefixCache
 from mmpeft.training.preview import Preview
 from mmpeft.training.progress import ProgressDisplay
 from mmpeft.training.run_directory import RunDirectory
@@ -66,7 +67,7 @@ class Trainer:
     ) -> None:
         if config.monitor is not None and not len(data.val):
             raise ValueError("train.monitor: there is no validation split to choose by; null keeps the last weights")
-        self.data, self.config, self.adapters, self.preview = data, config, adapters, preview
+        self.data, self.config, self.adapters, self.plain, self.preview = data, config, adapters, model, preview
         self.accelerator = make_accelerator(config, output)
         self.objective = objective.to(self.accelerator.device)
         self.model = parallelise(model, adapters.parameters(), self.accelerator)
@@ -89,6 +90,7 @@ class Trainer:
             self._fixed(parameters),
         )
         self.progress = Progress()
+        self.prefix_cache: dict[str, Any] = {}
         self._interruption = Interruption()
 
     def fit(self) -> Result:
@@ -102,10 +104,8 @@ class Trainer:
         self._clock = monotonic()
         self._begin()
         try:
-            with (
-                self._interruption,
-                ProgressDisplay(self.schedule.total, self.progress.step, shown=self._main) as self._display,
-            ):
+            self._cache_prefix()
+            with self._interruption, self._new_display() as self._display:
                 if not self.adapters.parameters():
                     self._validate()
                 while self.adapters.parameters() and not self._finished():
@@ -156,6 +156,19 @@ class Trainer:
         else:
             set_seed(self.config.seed + self.accelerator.process_index)
             self.store.save(self.progress)
+
+    def _new_display(self) -> ProgressDisplay:
+        return ProgressDisplay(self.schedule.total, self.progress.step, shown=self._main)
+
+    def _cache_prefix(self) -> None:
+        """Compute once what lies in front of the first edit, if that pays, and go on from there."""
+        epochs = -(-self.schedule.total * self.config.accumulate // len(self.order))
+        parts = (self.plain, self.objective, self.loaders, self.config, self.accelerator, self.directory.path)
+        with explained_out_of_memory(self.config):
+            cached = PrefixCache(*parts, epochs, self._new_display().say).prepare()
+        self.prefix_cache, self.loaders = cached.summary, cached.loaders
+        self.objective = self.stepper.objective = cached.objective
+        self.batches = self.loaders.loader("train", self.order)
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 import mmpeft
 from mmpeft.data import DataSplits, load_data
+from mmpeft.data.protocols import FEW_SHOT
 from mmpeft.heads.zero_shot import TEMPLATE, ZeroShotClassifier
 from mmpeft.methods import PromptSRC
 from mmpeft.objectives.classification import Classification
@@ -25,8 +26,9 @@ from mmpeft.zoo import load_tokenizer
 class ZeroShotConfig(RunConfig):
     """One run on a zero-shot classifier, or its repetition over seeds."""
 
-    templates: Annotated[tuple[str, ...], Field(min_length=1)] = (TEMPLATE,)
-    """Texts with a place ``{}`` for the name of a class; several are averaged."""
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Texts with a place ``{}`` for the name of a class; several are averaged. Null takes those of the data's protocol,
+    or "a photo of a {}."."""
     class_names: Annotated[dict[str, str], Field(default_factory=dict)]
     """Words for classes whose names in the data say little; of all others "_" becomes a space."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -43,7 +45,7 @@ def load_classifier(config: ZeroShotConfig) -> tuple[ZeroShotClassifier, DataSpl
     backbone = mmpeft.load_model(config.model.name, image_size=config.model.image_size)
     data = load_data(config.data, backbone)
     tokenizer = load_tokenizer(config.model.name)
-    return mmpeft.zero_shot(backbone, words(config, data), templates=config.templates, tokenizer=tokenizer), data
+    return mmpeft.zero_shot(backbone, words(config, data), templates=templates(config), tokenizer=tokenizer), data
 
 
 def load_adapted(config: ZeroShotConfig) -> tuple[ZeroShotClassifier, DataSplits]:
@@ -65,9 +67,15 @@ def make_trainer(config: ZeroShotConfig) -> tuple[Trainer, ZeroShotClassifier, D
 def train_classifier(config: ZeroShotConfig) -> dict[str, Any]:
     """Train, tune the caches on validation, write the run directory, and return its metrics with the frozen model's."""
     trainer, model, data = make_trainer(config)
-    loading = f'model = mmpeft.zero_shot("{config.model.name}", {words(config, data)}, templates={config.templates})'
+    loading = f'model = mmpeft.zero_shot("{config.model.name}", {words(config, data)}, templates={templates(config)})'
     tune = partial(feature_cache.search, model, data.val) if feature_cache.caches(model) and len(data.val) else None
     return train_and_report(trainer, config, loading, frozen=True, tune=tune)
+
+
+def templates(config: ZeroShotConfig) -> tuple[str, ...]:
+    """Return the texts of the configuration, of the data's protocol, or the usual one."""
+    known = FEW_SHOT.get(config.data.dataset or "") if config.data.name == "few_shot" else None
+    return config.templates or (known.templates if known else (TEMPLATE,))
 
 
 def words(config: ZeroShotConfig, data: DataSplits) -> list[str]:

@@ -1,7 +1,7 @@
 """Image-text retrieval: adapt a two-tower model to pictures with captions, by a contrastive loss.
 
 mmpeft train vlm/retrieval_lora_scenes
-mmpeft predict runs/retrieval_lora_scenes query="a large red star"
+mmpeft predict runs/retrieval_lora_scenes query="a large red star on a white ground"
 accelerate launch tasks/vlm/retrieval.py configs/vlm/retrieval_lora_scenes.yaml
 """
 

@@ -85,6 +85,13 @@ def test_adapter_and_decoder_train_together_and_come_back(method: Any, tmp_path:
     assert torch.equal(fresh(images()), model(images()))
 
 
+def test_layers_are_those_of_the_backbone() -> None:
+    model = make()
+    adapters = mmpeft.adapt(model, [mmpeft.LoRA(rank=2, layers="last:1"), mmpeft.LinearProbe()])
+    places = {name.partition("attn")[0] for name, _ in adapters.named_parameters() if "lora" in name}
+    assert places == {"main.blocks.2."}
+
+
 def test_an_adapter_loads_into_the_bare_backbone(tmp_path: Any) -> None:
     model = make()
     adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2))

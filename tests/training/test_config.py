@@ -54,6 +54,8 @@ def test_imports_no_torch() -> None:
         ({"epochs": 1, "betas": [0.9]}, "betas.1"),
         ({"epochs": 1, "trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
         ({"epochs": 1, "precision": "fp8"}, "one of: bf16, fp16, fp32"),
+        ({"epochs": 1, "cache": "disc"}, "did you mean 'disk'"),
+        ({"epochs": 1, "cache": {"views": 0}}, "greater than 0"),
     ],
 )
 def test_train_config_refuses(values: dict[str, Any], message: str) -> None:

@@ -40,3 +40,10 @@ def test_loading_leaves_the_global_generators_alone() -> None:
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[attr-defined]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_it_knows_whether_images_are_random() -> None:
+    config = TrainConfig(epochs=1)
+    splits = {noise: Loaders(make_splits(noise), config, 0, 1).images("train") for noise in (0.0, 1.0)}
+    assert not splits[0.0].draws()
+    assert splits[1.0].draws()

@@ -1,3 +1,5 @@
+import os
+
 import torch
 
 from mmpeft.training import memory
@@ -16,3 +18,8 @@ def test_peak_is_what_was_held_since_the_reset() -> None:
     grown = memory.peak_bytes() - floor
     assert 60 * 2**20 < grown < 200 * 2**20
     assert ("GPU" if device == "cuda" else "resident") in memory.kind()
+
+
+def test_available_memory_is_a_part_of_all() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < memory.available_bytes() < total

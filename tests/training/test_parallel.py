@@ -10,15 +10,25 @@ LAUNCH = (*LAUNCH, "--dynamo_backend", "no", "--main_process_port", "0")
 SETTINGS = {"optimizer": "sgd", "lr": 0.05, "accumulate": 2, "clip": 1.0, "ema": 0.5}
 
 
-@pytest.mark.parametrize("how", [("--multi_gpu",), ("--use_fsdp", "--fsdp_version", "2")], ids=["ddp", "fsdp2"])
-def test_two_processes_train_what_one_does(tmp_path: Path, start: Any, how: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("how", "layers", "cache"),
+    [
+        (("--multi_gpu",), "last:1", "the input of blocks.1"),
+        (("--use_fsdp", "--fsdp_version", "2"), "all", "off, for the model is sharded (FSDP)"),
+    ],
+    ids=["ddp", "fsdp2"],
+)
+def test_two_processes_train_what_one_does(
+    tmp_path: Path, start: Any, how: tuple[str, ...], layers: str, cache: str
+) -> None:
     """The same global batches, 22 samples in batches of 8; the program resumes its run once and compares."""
-    options = [f"{key}={value}" for key, value in SETTINGS.items()]
+    options = [f"{key}={value}" for key, value in {**SETTINGS, "layers": layers}.items()]
     two = start(tmp_path / "two", "batch_size=4", "again=true", *options, launcher=(*LAUNCH, *how))
-    one = make_trainer(tmp_path / "one", batch_size=8, **SETTINGS)
+    one = make_trainer(tmp_path / "one", batch_size=8, cache="off", layers=layers, **SETTINGS)
     result = one.fit()
     output, _ = two.communicate(timeout=200)
     assert two.returncode == 0, output
+    assert f"prefix cache: {cache}" in output
 
     found = torch.load(tmp_path / "two" / "outcome.pt", weights_only=False)
     difference = max(float((found["weights"][name] - value).abs().max()) for name, value in weights(one).items())

@@ -15,7 +15,7 @@ SGD = {"optimizer": "sgd", "lr": 0.05, "epochs": 2}
 
 
 class Breaking(Classification):
-    """A loss that turns NaN (or only its gradient does) in the given call."""
+    """A loss that turns NaN (or only its gradient does) in the given call; looking for a prefix makes calls too."""
 
     def __init__(self, call: int, gradient_only: bool = False) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path, accumulate: int) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, objective=Breaking(call=8), batch_size=4, seed=3)
+    trainer = make_trainer(tmp_path, objective=Breaking(call=8), batch_size=4, seed=3, cache="off")
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.fit()
     message, saved = str(caught.value), tmp_path / "checkpoints" / "step_7"
@@ -53,8 +53,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(tmp_path: Path
     assert len(ids) == message.count("picture-") == 4
     groups, state = load_checkpoint(saved)
     assert [state["progress"][key] for key in ("step", "epoch", "batch")] == [7, 1, 1]
-    good = make_trainer(tmp_path / "good", seed=3, epochs=None, max_steps=7, schedule="constant", warmup_steps=0)
-    bad = make_trainer(tmp_path / "bad", objective=Breaking(8), seed=3, schedule="constant", warmup_steps=0)
+    settings = {"seed": 3, "schedule": "constant", "warmup_steps": 0, "cache": "off"}
+    good = make_trainer(tmp_path / "good", epochs=None, max_steps=7, **settings)
+    bad = make_trainer(tmp_path / "bad", objective=Breaking(8), **settings)
     good.fit()
     with pytest.raises(NonFiniteLossError):
         bad.fit()
@@ -64,7 +65,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(tmp_path: Path
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, objective=Breaking(call=3, gradient_only=True))
+    trainer = make_trainer(tmp_path, objective=Breaking(call=3, gradient_only=True), cache="off")
     with pytest.raises(NonFiniteLossError, match=r"stopped at step 3 .* gradient norm (nan|inf)"):
         trainer.fit()
     assert (tmp_path / "checkpoints" / "step_2").is_dir()

@@ -48,7 +48,8 @@ class Pictures:
         generator = torch.Generator().manual_seed(self.seed * 1000 + index)
         image = torch.randn(3, 16, 16, generator=generator)
         image[index % CLASSES] += 1.0
-        image = image + self.noise * (torch.randn(()) + random.random() + np.random.random())
+        if self.noise:
+            image = image + self.noise * (torch.randn(()) + random.random() + np.random.random())
         return {"image": image.float(), "label": index % CLASSES, "id": self.ids[index]}
 
 
@@ -69,10 +70,17 @@ def make_model() -> nn.Module:
 
 
 def make_trainer(
-    output: Path, data: Splits | None = None, dropout: float = 0.0, objective: Any = None, **settings: Any
+    output: Path,
+    data: Splits | None = None,
+    dropout: float = 0.0,
+    layers: str = "all",
+    methods: Any = None,
+    objective: Any = None,
+    **settings: Any,
 ) -> Trainer:
     model = make_model()
-    adapters = mmpeft.adapt(model, [mmpeft.LoRA(rank=2, dropout=dropout), mmpeft.LinearProbe()])
+    methods = methods or [mmpeft.LoRA(rank=2, dropout=dropout, layers=layers), mmpeft.LinearProbe()]
+    adapters = mmpeft.adapt(model, methods)
     defaults = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.1, "warmup_steps": 2}
     config = TrainConfig.model_validate(defaults | settings)
     return Trainer(model, adapters, objective or Classification(), data or make_splits(), config, output)
@@ -100,7 +108,7 @@ def resume_again(trainer: Trainer, output: Path, options: dict[str, Any]) -> Non
 
 
 def main(output: str, *overrides: str) -> None:
-    """Train with the overrides; ``noise``, ``dropout`` and ``delay`` belong to data and model."""
+    """Train with the overrides; ``noise``, ``dropout``, ``layers`` and ``delay`` belong to data and model."""
     torch.set_num_threads(1)
     options = {key: yaml.safe_load(value) for key, value in (override.split("=", 1) for override in overrides)}
     data, again = make_splits(noise=options.pop("noise", 0.0), delay=options.pop("delay", 0.0)), options.pop("again", 0)

@@ -85,11 +85,11 @@ def zero_shot(clip, tokenizer, scenes, names, labels):
 
 def test_combinations_never_seen_are_named(clip, tokenizer):
     scenes = [scene for scene in scenes_of("plain") if is_held_out(scene.shape, scene.colour)][::2]
-    assert zero_shot(clip, tokenizer, scenes, SHAPES, [SHAPES.index(scene.shape) for scene in scenes]) > 0.6
+    assert zero_shot(clip, tokenizer, scenes, SHAPES, [SHAPES.index(scene.shape) for scene in scenes]) > 0.7
     pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     labels = [pairs.index((scene.shape, scene.colour)) for scene in scenes]
     names = [f"{colour} {shape}" for shape, colour in pairs]
-    assert zero_shot(clip, tokenizer, scenes, names, labels) > 0.5
+    assert zero_shot(clip, tokenizer, scenes, names, labels) > 0.65
 
 
 def test_unseen_styles_leave_something_to_learn(clip, tokenizer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+
+from PIL import Image
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.drawing import draw, draw_mask
@@ -32,11 +34,17 @@ def scenes_of(style: str) -> list[Scene]:
     ]
 
 
+@lru_cache(maxsize=len(STYLES) * len(SHAPES) * PER_SHAPE)
+def painted(scene: Scene) -> Image.Image:
+    """Paint a scene; once, for a picture takes longer to paint than to learn from."""
+    return draw(scene)
+
+
 def _sample(scene: Scene, number: int) -> Sample:
     return Sample(
         id=f"scenes/{scene.style}/{number:04d}",
         label=scene.shape,
-        open=partial(draw, scene),
+        open=partial(painted, scene),
         caption=scene.caption,
         mask=partial(draw_mask, scene),
     )

@@ -109,6 +109,24 @@ def test_one_tower_alone_can_be_adapted(retrieval: ModuleType, folder: Path, tmp
     assert trainer.try_step()["grad_norm"] > 0
 
 
+@pytest.mark.parametrize("towers", ["vision", "text", "all"])
+def test_the_cache_of_the_frozen_prefix_changes_no_number(
+    retrieval: ModuleType, folder: Path, tmp_path: Path, towers: str
+) -> None:
+    (tmp_path / "one.json").write_text(
+        json.dumps({name: texts[0] for name, texts in json.loads((folder / "captions.json").read_text()).items()})
+    )
+    data = {"name": "captions", "path": str(folder), "caption_path": str(tmp_path / "one.json")}
+    adapters = {"main": {"method": "lora", "rank": 2, "layers": "last:1", "towers": towers}}
+    found = {}
+    for store in ("auto", "off"):
+        train = {"epochs": 3, "batch_size": 9, "lr": 1e-2, "cache": {"store": store}}
+        config = make_config(retrieval, folder, tmp_path / store, adapters=adapters, data=data, train=train)
+        found[store] = retrieval.run(config)
+    assert found["auto"]["prefix_cache"]["store"] == "memory"
+    assert found["auto"]["test"] == pytest.approx(found["off"]["test"])
+
+
 def test_the_sigmoid_loss_needs_a_bias(retrieval: ModuleType, folder: Path, tmp_path: Path) -> None:
     trainer, _, _ = retrieval.build(make_config(retrieval, folder, tmp_path, loss="siglip"))
     with pytest.raises(ValueError, match="loss: 'siglip' needs a model with a logit bias"):

@@ -100,5 +100,10 @@ def with_residuals(arguments: Arguments, residuals: list[Tensor]) -> Arguments:
 def with_features(arguments: Arguments, features: list[Tensor]) -> Arguments:
     """Return a UNet's arguments with feature maps added behind the blocks of its encoder, in a list of their own."""
     before = arguments["down_intrablock_additional_residuals"]
-    found = features if before is None else [old + new for old, new in zip(before, features, strict=True)]
-    return arguments | {"down_intrablock_additional_residuals": list(found)}
+    return arguments | {"down_intrablock_additional_residuals": _sums(before or [], features)}
+
+
+def _sums(old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+    """Add maps pairwise; the longer list's last one, which is for the middle block, stays alone."""
+    both = [a + b for a, b in zip(old, new, strict=False)]
+    return [*both, *old[len(both) :], *new[len(both) :]]

@@ -18,6 +18,8 @@ def export(options: Namespace) -> None:
     dest = new_path(options.dest)
     notes: list[str] = []
     if options.format == "class_embeddings":
+        if options.base is not None:
+            raise ValueError(f"--base {options.base!r}: the run names its model itself")
         notes = _export_classes(options.adapter, dest)
     else:
         formats.export(Path(options.adapter), dest, options.format, base=_base(options))

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Model, Opened
+from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.peft_config import PREFIX, LoRAConfig
 from mmpeft.formats.peft_plan import lay_out_low_rank
 from mmpeft.formats.tensor_file import refuse
-from mmpeft.injection.anatomy import own_modules
+from mmpeft.injection.anatomy import anatomy, own_modules
 from mmpeft.injection.edits import LowRank
+from mmpeft.injection.sites import LinearSite
 from mmpeft.methods import DoRA, LoRA, Method
 
 Place = tuple[str, str]
@@ -29,6 +31,9 @@ PARTS = {
     "magnitude": r"\.dora_scale|\.lora_magnitude_vector(\.weight)?",
 }
 """The ends of names in all files: down and up projection, the scale's numerator, DoRA's magnitudes."""
+
+SAID = 8
+"""Names of an error that are looked up among the model's."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,9 @@ def read_deltas(
     """
     layers_by_name, problems = _by_layer(values)
     unknown = [name for name in layers_by_name if name not in names]
-    if layers_by_name and len(unknown) == len(layers_by_name):
-        problems.append(f"no name in it is one of the model's: {unknown[0]}{_near(unknown[0], names)}")
-    else:
-        problems += [f"{name}: no layer of the model has this name{_near(name, names)}" for name in unknown]
+    problems += _unknown(unknown, len(layers_by_name), names)
     if not layers_by_name:
-        problems.append(f"no LoRA in it: its names are {', '.join(list(values)[:4])} ...")
+        problems = ["no LoRA in it", Ledger(source, values).looks()]
     convolutions = [name for name, own in layers_by_name.items() if getattr(own.get("a"), "ndim", 2) != 2]
     if convolutions and not skip_convolutions:
         problems.append(
@@ -96,9 +98,16 @@ def read_deltas(
             "skip_convolutions=true leaves them out"
         )
     kept = {name: own for name, own in layers_by_name.items() if name not in convolutions and name not in unknown}
+    sites = _sites(model)
+    problems += [f"{name}: {'.'.join(names[name])} is no linear site" for name in kept if names[name] not in sites]
     found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
     refuse(source, problems)
     return [delta for delta in found if delta is not None]
+
+
+def _sites(model: Model) -> set[Place]:
+    parts = model.modules.items()
+    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(LinearSite)}
 
 
 def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
@@ -147,6 +156,17 @@ def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems:
         return None
     alpha = float(own["alpha"]) if "alpha" in own else float(rank)
     return Delta(place, a, b, alpha, magnitude=None if magnitude is None else magnitude.flatten())
+
+
+def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list[str]:
+    """Say which names are none of the model's, and what the nearest of its are; of many, the first ones."""
+    if not unknown:
+        return []
+    if len(unknown) == total:
+        return [f"no name in it is one of the model's: {unknown[0]}{_near(unknown[0], names)}"]
+    said = [f"{name}: no layer of the model has this name{_near(name, names)}" for name in unknown[:SAID]]
+    rest = len(unknown) - SAID
+    return said + ([f"and {rest} more names that no layer of the model has"] if rest > 0 else [])
 
 
 def _near(name: str, names: Mapping[str, Place]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_metadata, read_values, write_tensors
 from mmpeft.formats.deltas import Delta, adapter_of, deltas_of, layers, read_deltas
@@ -55,12 +57,13 @@ def read(source: Path, model: Model, options: Options) -> Imported:
 def write(opened: Opened, dest: Path) -> None:
     """Write a directory with one file, which a pipeline's ``load_lora_weights`` reads."""
     deltas, configs = deltas_of(opened, FORMAT.name)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for delta in deltas:
         name = ".".join(delta.place)
         tensors |= {f"{name}.lora_A.weight": delta.a, f"{name}.lora_B.weight": delta.b}
         if delta.magnitude is not None:
-            tensors[f"{name}.lora_magnitude_vector"] = delta.magnitude
+            ends = ".weight" if delta.place[0].startswith("text_encoder") else ""  # transformers' loader and peft's
+            tensors[f"{name}.lora_magnitude_vector{ends}"] = delta.magnitude
     content = {f"{role}.{key}": v for role, own in configs.items() for key, v in own.model_dump(mode="json").items()}
     with new_directory(dest) as partial:
         write_tensors(partial / FILES[0], tensors, **{METADATA: json.dumps(content, indent=2, sort_keys=True)})

@@ -99,13 +99,15 @@ class T2IAdapter(Method):
     """Residual blocks per stage (light: 4)."""
     light: bool = False
     """Work at a quarter of the width."""
+    middle: bool = False
+    """One more map, behind the middle block (SDXL, with factor 16)."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One network per denoiser."""
         from mmpeft.injection.edits import FeatureMaps
 
         site = _denoiser(anatomy, self.towers)
-        yield site, FeatureMaps(site, **self.model_dump(include={"channels", "factor", "depth", "light"}))
+        yield site, FeatureMaps(site, **self.model_dump(include={"channels", "factor", "depth", "light", "middle"}))
 
 
 class CustomDiffusion(Method):

@@ -28,8 +28,8 @@ class DiffusionTraining(TrainConfig):
     """The validation score that selects the best weights, such as ``{metric: loss, mode: min}``; null keeps the last
     ones: the loss says little about pictures."""
     cache: Annotated[CacheConfig, BeforeValidator(as_store)] = CacheConfig(store="off")
-    """The cache of a frozen prefix, which a denoiser has not: noise is the first thing that it sees. Its encoders have one
-    of their own, under ``cache``."""
+    """The cache of a frozen prefix, which a denoiser has not: noise is the first thing that it sees. Its encoders have
+    one of their own, under ``cache``."""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what they made: less memory, a third more time."""
 

@@ -52,21 +52,25 @@ class FeatureMaps(Edit):
     """Adds ``s f_k`` behind block k of the denoiser's encoder (Mou et al. 2023, arXiv:2302.08453).
 
     f_k are the maps of a convolutional network of the control image (batch, channels, height, width), which sees
-    neither the text nor the time, so it runs once per image. s is the adapter's weight.
+    neither the text nor the time, so it runs once per image. s is the adapter's weight. With ``middle`` one more map
+    joins behind the middle block.
     """
 
     weighs_itself = True
 
-    def __init__(self, site: DenoiserSite, *, channels: int, factor: int, depth: int, light: bool) -> None:
+    def __init__(
+        self, site: DenoiserSite, *, channels: int, factor: int, depth: int, light: bool, middle: bool
+    ) -> None:
         super().__init__()
         self.bound, self.with_features, self.factor = site.bound, site.with_features, factor
         first = channels * factor**2
         self.conv_in = None if light else nn.Conv2d(first, site.widths[0], 3, padding=1)
-        widths = [first if light else site.widths[0], *site.widths]
-        before = (site.strides[0], *site.strides)
+        outs = [*site.widths, *(site.widths[-1:] if middle else ())]
+        widths = [first if light else site.widths[0], *outs]
+        strides = [site.strides[0], *site.strides, site.strides[-1]]
         self.body = nn.ModuleList(
-            Stage(widths[k], out, depth=depth, down=site.strides[k] > before[k], light=light)
-            for k, out in enumerate(site.widths)
+            Stage(widths[k], out, depth=depth, down=strides[k + 1] > strides[k], light=light)
+            for k, out in enumerate(outs)
         )
         self.takes = Condition()
         self._last: tuple[Tensor, list[Tensor]] | None = None

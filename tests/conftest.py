@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mmpeft
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers that tests of several folders share
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapter_plus": {"bottleneck": 4, "drop_path": 0.0},

@@ -159,8 +159,21 @@ def _denoiser(model: Any, tower: str) -> Iterator[DenoiserSite]:
         context=int(context if isinstance(context, int) else context[-1]),
         channels=int(model.config.block_out_channels[0]),
         widths=tuple(model.config.block_out_channels),
+        strides=tuple(_strides(model)),
         copy=UNetEncoder,
         bound=bound,
         with_residuals=with_residuals,
         with_features=with_features,
     )
+
+
+def _strides(unet: Any) -> Iterator[int]:
+    """Yield how many places of the sample one place has where feature maps join each block of a UNet's encoder.
+
+    They join in front of the downsampling of a block with attention, and behind that of one without.
+    """
+    stride = 1
+    for block in unet.down_blocks:
+        after = stride * (2 if block.downsamplers else 1)
+        yield stride if getattr(block, "has_cross_attention", False) else after
+        stride = after

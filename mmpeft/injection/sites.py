@@ -227,12 +227,13 @@ class DenoiserSite(Site):
     ``copy`` makes a trainable encoder of a denoiser: its ``channels`` per hidden state, and from named arguments and a
     hint (batch, ``channels``, height, width) to those states. ``bound`` names a denoiser's arguments, and
     ``with_residuals`` adds residuals to them, ``with_features`` feature maps behind the blocks of its encoder, which
-    have ``widths`` channels. Its text has ``context`` features.
+    have ``widths`` channels and a place for each ``strides`` places of the sample. Its text has ``context`` features.
     """
 
     context: int
     channels: int
     widths: tuple[int, ...]
+    strides: tuple[int, ...]
     copy: Callable[[nn.Module], Any]
     bound: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], dict[str, Any]]
     with_residuals: Callable[[dict[str, Any], list[Tensor]], dict[str, Any]]

@@ -94,7 +94,7 @@ class T2IAdapter(Method):
     channels: PositiveInt = 3
     """Channels of the control image."""
     factor: PositiveInt = 8
-    """Pixels per place of the denoiser's sample, in each direction (SDXL: 16)."""
+    """Pixels per place, in each direction, where the first feature map joins (SDXL: 16, for its first block halves)."""
     depth: PositiveInt = 2
     """Residual blocks per stage (light: 4)."""
     light: bool = False

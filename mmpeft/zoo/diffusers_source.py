@@ -15,7 +15,7 @@ def load(request: Request) -> Any:
         ValueError: If the pipeline can't be fetched, or is asked for without weights.
         ImportError: If diffusers is not installed.
     """
-    diffusers = require("diffusers", "diffusers")
+    diffusers = require("diffusers", "mmpeft[diffusion]")
     request.refuse("num_classes", "image_size")
     if not request.with_weights:
         raise ValueError(f"model 'diffusers/{request.name}': a pipeline has no form without weights; build its parts")

@@ -67,9 +67,9 @@ class FeatureMaps(Edit):
         self.conv_in = None if light else nn.Conv2d(first, site.widths[0], 3, padding=1)
         outs = [*site.widths, *(site.widths[-1:] if middle else ())]
         widths = [first if light else site.widths[0], *outs]
-        large = factor > 8
+        strides = [site.strides[0], *site.strides, site.strides[-1]]
         self.body = nn.ModuleList(
-            Stage(widths[k], out, depth=depth, down=k == 2 if large else k > 0, light=light)
+            Stage(widths[k], out, depth=depth, down=strides[k + 1] > strides[k], light=light)
             for k, out in enumerate(outs)
         )
         self.takes = Condition()

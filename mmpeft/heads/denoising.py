@@ -50,6 +50,12 @@ class Denoiser(nn.Module):
         """Pixels per place of the latents, in each direction."""
         return int(self.pipeline.vae_scale_factor)
 
+    @property
+    def resolution(self) -> int:
+        """Height and width in pixels that the pipeline draws unless told otherwise."""
+        config: Any = self.denoiser.config
+        return int(getattr(self.pipeline, "default_sample_size", None) or config.sample_size) * self.factor
+
     def train(self, mode: bool = True) -> Denoiser:
         """Put the modules that train in training mode; frozen ones stay as they are used, without dropout."""
         super().train(False)

@@ -132,8 +132,7 @@ def draw(
 def _resolution(config: DiffusionConfig, model: Denoiser) -> int:
     if config.model.image_size is not None:
         raise ValueError(f"model.image_size: {config.model.image_size}: a denoiser takes any: set data.resolution")
-    places = getattr(model.pipeline, "default_sample_size", None) or model.denoiser.config.sample_size  # type: ignore[union-attr]
-    return config.data.resolution or int(places) * model.factor  # type: ignore[arg-type]
+    return config.data.resolution or model.resolution
 
 
 def _objective(config: DiffusionConfig, model: Denoiser) -> Denoising:

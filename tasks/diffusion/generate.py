@@ -82,7 +82,7 @@ def run(config: Config) -> None:
         mmpeft.adapters(pipeline).activate(*config.load, weights=scales)
     encoder = None if config.image_encoder is None else ImageEncoder(mmpeft.load_model(config.image_encoder))
     model = Denoiser(pipeline, encoder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    side = config.resolution or int(model.denoiser.config.sample_size) * model.factor
+    side = config.resolution or model.resolution
     conditions = dict(_conditions(config, model, side))
     asked = [prompt for prompt in config.prompts for _ in range(config.count)]
     how = config.sampling.model_dump(include={"steps", "guidance", "negative"})

@@ -122,6 +122,18 @@ def test_other_families(here: Path, tmp_path: Path, kind: str) -> None:
     assert task.predict(config, 0).is_file()
 
 
+def test_a_model_of_v_learns_the_last_step(here: Path, tmp_path: Path) -> None:
+    stable_diffusion("v_prediction").save_pretrained(tmp_path / "model")
+    changes = {"loss": {"zero_terminal_snr": True, "min_snr": 5, "times": "cubic"}, "preview": PREVIEW}
+    task = load("lora")
+    config = make(task, here, tmp_path / "run", CASES["lora"][1], model=str(tmp_path / "model"), **changes)
+    trainer = task.diffusion.build(config)
+    assert trainer.objective.schedule.prediction == "v_prediction"
+    assert trainer.objective.schedule.signal[-1] == 0
+    trainer.fit()
+    assert [one["nan"] for one in trainer.directory.records() if one["split"] == "preview"] == [0, 0]
+
+
 def test_half_precision_of_the_frozen_weights(here: Path, tmp_path: Path) -> None:
     task = load("lora")
     config = make(task, here, tmp_path, CASES["lora"][1], precision="bf16", preview=PREVIEW)

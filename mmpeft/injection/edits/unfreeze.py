@@ -47,6 +47,10 @@ class Unfreeze(Edit):
         """Let no gradient through the first position of what the copies made."""
         return torch.cat([y[:, :1].detach(), y[:, 1:]], 1)
 
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """Return both as they are: ``parameters_of`` has put the copies there, and ``output`` cuts a gradient only."""
+        return weight, bias
+
     def extra_repr(self) -> str:
         """Names and shapes."""
         return ", ".join(f"{name} {tuple(self._parameters[name].shape)}" for name in self.names)  # type: ignore[union-attr]

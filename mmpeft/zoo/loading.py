@@ -40,7 +40,7 @@ def load_model(
 
     Args:
         source: ``timm/NAME.TAG``, ``open_clip/ARCH/PRETRAINED``, ``hf/OWNER/NAME``, ``diffusers/OWNER/NAME``,
-            ``tiny/vit``, ``tiny/clip``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
+            ``tiny/vit|clip|sd``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
             the end pins a revision on the hub.
         num_classes: Replaces the classification head by a freshly initialised one with so many outputs.
         image_size: Height and width of the input images, where the architecture allows it.

@@ -24,8 +24,10 @@ def models() -> list[str]:
     return [f"tiny/{path.stem.removeprefix('tiny_')}" for path in sorted(WEIGHTS.glob("tiny_*.json"))]
 
 
-def load(request: Request) -> nn.Module:
+def load(request: Request) -> nn.Module | Any:
     """Build an embedded model; `tiny/vit` without ``num_classes`` returns features (batch, width).
+
+    `tiny/sd` is a diffusers pipeline, which is no ``nn.Module`` itself.
 
     Raises:
         ValueError: If there is no such model, or options change the shape of its weights.
@@ -51,7 +53,7 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def build(card_path: Path, request: Request) -> nn.Module:
+def build(card_path: Path, request: Request) -> nn.Module | Any:
     """Build the model of a card (JSON) and load the weights beside it.
 
     Raises:
@@ -90,9 +92,20 @@ def _build_clip(card: dict[str, Any], card_path: Path, request: Request) -> nn.M
     return model.eval()
 
 
-_BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], nn.Module]] = {
+def _load_pipeline(card: dict[str, Any], card_path: Path, request: Request) -> Any:
+    """The folder that diffusers wrote lies beside the card; its 16-bit weights are loaded as 32-bit ones."""
+    diffusers, torch_dtype = require("diffusers", "mmpeft[diffusion]"), torch.float32
+    request.refuse("num_classes")
+    if not request.with_weights:
+        raise ValueError(f"model 'tiny/{request.name}': a pipeline has no form without weights; load it, on the CPU")
+    where = {"use_safetensors": True, "torch_dtype": torch_dtype, **request.options}
+    return diffusers.DiffusionPipeline.from_pretrained(card_path.parent / card["folder"], **where).to(request.device)
+
+
+_BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], Any]] = {
     "timm": _build_vit,
     "open_clip": _build_clip,
+    "diffusers": _load_pipeline,
 }
 
 
@@ -100,10 +113,12 @@ def load_tokenizer(card_path: Path) -> Any:
     """Return open_clip's own tokenizer with the merges that lie beside the card.
 
     Raises:
-        ValueError: If the model has no text tower.
+        ValueError: If the model has no text tower, or is a pipeline, which holds its own tokenizer.
         ImportError: If open_clip is not installed.
     """
     card = read_card(card_path)
+    if card["library"] == "diffusers":
+        raise ValueError(f"model {card_path.stem!r} is a pipeline, which holds its own: load_model(...).tokenizer")
     if "tokenizer" not in card:
         raise ValueError(f"model {card_path.stem!r} has no text tower, so no tokenizer")
     tokenizer = require("open_clip", "mmpeft[clip]").SimpleTokenizer

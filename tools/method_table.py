@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import diffusers
 import timm
 import torch
 import transformers
@@ -32,6 +33,11 @@ MODELS = {
     "Swin v2": "swinv2_tiny_window8_256",
     "ConvNeXt": "convnext_tiny",
 }
+DENOISERS = {
+    "UNet (diffusers)": "UNet2DConditionModel",
+    "SD3": "SD3Transformer2DModel",
+    "PixArt": "PixArtTransformer2DModel",
+}
 CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transformers)": "Siglip"}
 
 
@@ -43,6 +49,7 @@ def models() -> dict[str, nn.Module]:
     with torch.device("meta"):
         found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
         found |= {title: _clip(title, name) for title, name in CLIP.items()}
+        found |= {title: _denoiser(name) for title, name in DENOISERS.items()}
         block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
         return found | {"any `nn.Module`": nn.Sequential(block, nn.Sequential(*block))}
 
@@ -54,6 +61,11 @@ def _clip(title: str, name: str) -> nn.Module:
         backbone = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")())
     tokenizer = partial(_tokenize, 64 if name == "Siglip" else 77)
     return ZeroShotClassifier(backbone, ["cat", "dog"], ["a photo of a {}."], tokenizer)
+
+
+def _denoiser(name: str) -> nn.Module:
+    options = {"cross_attention_dim": 768} if name.startswith("UNet") else {"num_layers": 2}
+    return getattr(diffusers, name)(**options)
 
 
 def _tokenize(length: int, texts: list[str]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch import nn
 
 import mmpeft
 from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.injection.adapters import plan
+from mmpeft.injection.planning import plan
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- table of methods: tools/method_table.py -->", "<!-- end of table -->"
@@ -77,7 +77,7 @@ def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
 def works(method: mmpeft.Method, model: nn.Module) -> bool:
     """Whether the method finds its sites in the model."""
     try:
-        return bool(plan(model, [method], None).places)
+        return any(adapter.places for adapter in plan(model, [method]).values())
     except ValueError:
         return False
 

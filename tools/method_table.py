@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import timm
@@ -39,6 +40,10 @@ DENOISERS = {
     "PixArt": "PixArtTransformer2DModel",
 }
 CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transformers)": "Siglip"}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"textual_inversion": {"ids": (60_000,)}}
+"""What a method needs to be told where there is no pipeline with a tokenizer."""
 
 
 def models() -> dict[str, nn.Module]:
@@ -87,7 +92,8 @@ def table() -> str:
     columns = models()
     lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
     for name, cls in mmpeft.methods().items():
-        cells = ["✓" if works(cls(), model) else "-" for model in columns.values()]
+        method = cls(**OPTIONS.get(name, {}))
+        cells = ["✓" if works(method, model) else "-" for model in columns.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

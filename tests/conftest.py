@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mmpeft
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers that tests of several folders share
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapter_plus": {"bottleneck": 4, "drop_path": 0.0},
@@ -316,15 +320,19 @@ class Case:
         return found * torch.linspace(0.5, 2, found.shape[-1])
 
 
-SUPPORTED = [Case(m, k) for m in mmpeft.methods() for k in MODELS if k not in LACKING.get(m, ())]
+DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
+"""Methods of denoisers, which take conditions: test_diffusion.py has them."""
+SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MODELS if k not in LACKING.get(m, ())]
+SUPPORTED.sort(key=str)
+HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
 COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == {"mlp": "lora", "bert": "lora"}.get(c.model, "ssf")]
 """Every method on one model, and on every model one method."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give ``case`` every supported cell, ``lacking`` every other, ``compiled`` those to compile."""
-    values = {"case": SUPPORTED, "lacking": UNSUPPORTED, "compiled": COMPILED}
+    """Give ``case`` every supported cell, ``lacking`` every other, ``compiled`` those to compile, ``home`` one each."""
+    values = {"case": SUPPORTED, "lacking": UNSUPPORTED, "compiled": COMPILED, "home": HOMES}
 
     for name in values.keys() & set(metafunc.fixturenames):
         metafunc.parametrize(name, values[name], ids=str)

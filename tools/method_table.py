@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import timm
 import torch
 import transformers
@@ -18,7 +20,7 @@ from torch import nn
 
 import mmpeft
 from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.injection.adapters import plan
+from mmpeft.injection.planning import plan
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- table of methods: tools/method_table.py -->", "<!-- end of table -->"
@@ -32,7 +34,16 @@ MODELS = {
     "Swin v2": "swinv2_tiny_window8_256",
     "ConvNeXt": "convnext_tiny",
 }
+DENOISERS = {
+    "UNet (diffusers)": "UNet2DConditionModel",
+    "SD3": "SD3Transformer2DModel",
+    "PixArt": "PixArtTransformer2DModel",
+}
 CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transformers)": "Siglip"}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"textual_inversion": {"ids": (60_000,)}}
+"""What a method needs to be told where there is no pipeline with a tokenizer."""
 
 
 def models() -> dict[str, nn.Module]:
@@ -43,6 +54,7 @@ def models() -> dict[str, nn.Module]:
     with torch.device("meta"):
         found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
         found |= {title: _clip(title, name) for title, name in CLIP.items()}
+        found |= {title: _denoiser(name) for title, name in DENOISERS.items()}
         block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
         return found | {"any `nn.Module`": nn.Sequential(block, nn.Sequential(*block))}
 
@@ -56,6 +68,11 @@ def _clip(title: str, name: str) -> nn.Module:
     return ZeroShotClassifier(backbone, ["cat", "dog"], ["a photo of a {}."], tokenizer)
 
 
+def _denoiser(name: str) -> nn.Module:
+    options = {"cross_attention_dim": 768} if name.startswith("UNet") else {"num_layers": 2}
+    return getattr(diffusers, name)(**options)
+
+
 def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
     """Return ids of as many words, between a start and an end."""
     rows = [[1, *([2] * len(text.split())), 3] for text in texts]
@@ -65,7 +82,7 @@ def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
 def works(method: mmpeft.Method, model: nn.Module) -> bool:
     """Whether the method finds its sites in the model."""
     try:
-        return bool(plan(model, [method], None).places)
+        return any(adapter.places for adapter in plan(model, [method]).values())
     except ValueError:
         return False
 
@@ -75,7 +92,8 @@ def table() -> str:
     columns = models()
     lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
     for name, cls in mmpeft.methods().items():
-        cells = ["✓" if works(cls(), model) else "-" for model in columns.values()]
+        method = cls(**OPTIONS.get(name, {}))
+        cells = ["✓" if works(method, model) else "-" for model in columns.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

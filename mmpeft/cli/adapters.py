@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from mmpeft import formats
 from mmpeft.cli.run import finished
@@ -17,9 +18,11 @@ def export(options: Namespace) -> None:
     dest = new_path(options.dest)
     notes: list[str] = []
     if options.format == "class_embeddings":
+        if options.base is not None:
+            raise ValueError(f"--base {options.base!r}: the run names its model itself")
         notes = _export_classes(options.adapter, dest)
     else:
-        formats.export(Path(options.adapter), dest, options.format)
+        formats.export(Path(options.adapter), dest, options.format, base=_base(options))
     print("\n".join([f"{options.adapter} as {options.format}: {options.dest}", *notes]))
 
 
@@ -45,5 +48,14 @@ def import_adapter(options: Namespace) -> None:
         document.override(assignment)
     if document.problems:
         raise ConfigError(document.title, document.problems)
-    notes = formats.convert(Path(options.source), new_path(options.dest), options.format, **document.data)
+    dest, base = new_path(options.dest), _base(options)
+    notes = formats.convert(Path(options.source), dest, options.format, base=base, **document.data)
     print("\n".join([f"{options.source} as mmpeft: {options.dest}", *notes]))
+
+
+def _base(options: Namespace) -> Any:
+    if options.base is None:
+        return None
+    from mmpeft.zoo import load_model
+
+    return load_model(options.base)

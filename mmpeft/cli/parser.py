@@ -154,6 +154,7 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
         parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the head that was trained")
     if command.name in ("export", "import"):
         parser.add_argument("--format", required=True, help="one of the formats below")
+        parser.add_argument("--base", metavar="MODEL", help="the adapter's model, where the format needs it")
     if command.name == "import":
         said = "what the file does not hold, such as scale=0.1; what is not given is assumed and said"
         parser.add_argument("--options", metavar="key=value", nargs="+", default=[], help=said)
@@ -163,4 +164,4 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
 
 def _formats(command: Command) -> str:
     known = {"import": READ, "export": WRITTEN}.get(command.name, {})
-    return "".join(["\n\nformats:" if known else "", *(f"\n  {name:18}{text}" for name, text in known.items())])
+    return "".join(["\n\nformats:" if known else "", *(f"\n  {name:20}{text}" for name, text in known.items())])

@@ -47,9 +47,13 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 
 
 def predict(options: Namespace) -> None:
-    """Show one test sample, and what the adapter of a run directory says of it."""
+    """Show one test sample, and what the adapter of a run directory says of it; or say where what it drew lies."""
     task, config = finished(options.run, options.overrides)
-    sample, probabilities = task.predict(config, options.index)
+    outcome = task.predict(config, options.index)
+    if isinstance(outcome, Path):
+        print(f"picture: {outcome}")
+        return
+    sample, probabilities = outcome
     print_picture(sample.open())
     likely = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
     named = ", ".join(f"{name} ({probabilities[name]:.1%})" for name in likely)

@@ -57,7 +57,8 @@ class DataConfig(Settings):
     mask_path: str | None = None
     """The folder of masks: a PNG named like each image, its values indices of ``classes``, 255 where there is none."""
     caption_path: str | None = None
-    """The file of captions; null looks for captions.json, captions.csv or metadata.csv in ``path``."""
+    """The file of captions; null looks for captions.json, captions.csv or metadata.csv in ``path``, and without any
+    reads x.txt beside x.png."""
     image_column: str = "image"
     """Column of a table (paths, relative to the table) or of a data set (images)."""
     label_column: str = "label"

@@ -30,6 +30,8 @@ class Sample:
     """What the picture shows, in words; a tuple holds several ways to say it."""
     mask: Callable[[], Image.Image] | None = None
     """Reads the class of each pixel: mode ``L``, as large as the image."""
+    control: Callable[[], Image.Image] | None = None
+    """Reads an image that says how a generated one is to be laid out."""
 
 
 class ImageSplit(Dataset[dict[str, Any]]):

@@ -12,6 +12,18 @@ from typing import Any
 
 from mmpeft.settings import nearest
 
+HOSTED = {
+    "diffusers_lora": "diffusers' pytorch_lora_weights.safetensors: LoRA, DoRA (needs --base)",
+    "kohya": "kohya's LoRA, one .safetensors file: lora_unet_*, lora_te_* (needs --base)",
+    "comfyui": "ComfyUI's LoRA, one .safetensors file: diffusion_model.* (needs --base)",
+    "ip_adapter": "IP-Adapter and Plus, one .safetensors or .bin file (needs --base)",
+    "controlnet": "ControlNet in diffusers' directory (needs --base)",
+    "controlnet_original": "ControlNet as its authors write it, one .safetensors or .pth file (needs --base)",
+    "t2i_adapter": "T2I-Adapter in diffusers' directory (needs --base)",
+    "custom_diffusion": "diffusers' directory of Custom Diffusion and its words; reads delta.bin too (needs --base)",
+    "textual_inversion": "learned_embeds.safetensors; reads embeddings of A1111 and kohya too (needs --base)",
+}
+"""Formats of diffusion models, which name the parts of the model."""
 READ = {
     "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3",
     "adaptformer": "AdaptFormer's checkpoint-{epoch}.pth",
@@ -24,26 +36,33 @@ READ = {
     "ssf": "SSF's model_best.pth.tar",
     "tip_adapter": "Tip-Adapter's directory of keys, values and, for Tip-Adapter-F, trained keys",
     "vpt": "VPT's prompt_ep{epoch}.pth",
+    **HOSTED,
 }
 """What ``mmpeft import`` reads."""
 WRITTEN = {
     "peft": READ["peft"],
+    **HOSTED,
     "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
 }
 """What ``mmpeft export`` writes."""
 
 
-def export(directory: Path, dest: Path, format: str) -> None:
-    """Write an adapter that mmpeft saved in another library's format; one that it can't hold is a ValueError."""
-    _module(format, WRITTEN).export(directory, dest)
+def export(directory: Path, dest: Path, format: str, *, base: Any = None) -> None:
+    """Write an adapter that mmpeft saved in another library's format; one that it can't hold is a ValueError.
+
+    ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name the
+    parts of the model need it.
+    """
+    _module(format, WRITTEN).export(directory, dest, base)
 
 
-def convert(source: Path, dest: Path, format: str, **options: Any) -> list[str]:
+def convert(source: Path, dest: Path, format: str, *, base: Any = None, **options: Any) -> list[str]:
     """Write another library's adapter, or a paper's checkpoint, as one of mmpeft's; nothing in it is run.
 
-    ``options`` give what a format's files do not hold. Returns what was assumed and what was left out, a line each.
+    ``base`` is as for ``export``; ``options`` give what a format's files do not hold. Returns what was assumed and what
+    was left out, a line each.
     """
-    notes: list[str] = _module(format, READ).convert(source, dest, options)
+    notes: list[str] = _module(format, READ).convert(source, dest, options, base)
     return notes
 
 

@@ -75,7 +75,7 @@ def read_class_embeddings(path: Path) -> ClassEmbeddings:
     return ClassEmbeddings(weight, classes, float(says["scale"]))
 
 
-def export(directory: Path, dest: Path) -> None:
+def export(directory: Path, dest: Path, base: object = None) -> None:
     """Refuse: an adapter's directory alone has no classes."""
     raise ValueError(
         f"{directory}: class embeddings come from a whole classifier: mmpeft export RUN {dest} --format {NAME}, or "

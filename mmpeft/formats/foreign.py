@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmpeft.formats.manifest import Manifest
+from mmpeft.formats.manifest import Base, Manifest
 from mmpeft.formats.storage import MANIFEST, WEIGHTS, replaced_directory, validated, write_json
+from mmpeft.injection.planning import modules_of
 from mmpeft.methods import Method
 from mmpeft.settings import Settings
 
@@ -38,25 +39,38 @@ class Foreign:
 
     name: str
     sign: str
-    read: Callable[[Path, Any], Imported]
+    read: Callable[..., Imported]
     options: type[Settings] = Settings
 
-    def convert(self, source: Path, dest: Path, options: Mapping[str, Any]) -> list[str]:
-        """Write a published checkpoint as one of our directories; return what was assumed and what was left out."""
+    def convert(self, source: Path, dest: Path, options: Mapping[str, Any], base: Any = None) -> list[str]:
+        """Write a published checkpoint as one of our directories; return what was assumed and what was left out.
+
+        ``base`` is the model that the adapter is for: formats that name its parts need it.
+        """
         chosen = validated(f"format {self.name}", dict(options), self.options)
-        found = self.read(source, chosen)
+        found = self._found(source, chosen, base)
         notes = [*_assumed(chosen, found.facts), *found.notes]
         manifest = Manifest(
             name="main",
             layout="native",
             methods=tuple(method.specification() for method in found.methods),
-            base={},
+            base={label: Base.of(module) for label, module in _touched(base, found.tensors).items()},
             notes=(f"{source.name} as {self.name}", *notes),
         )
         with replaced_directory(dest) as partial:
             save_file(found.tensors, partial / WEIGHTS, metadata={"format": "pt"})
             write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
         return notes
+
+    def _found(self, source: Path, chosen: Any, base: Any) -> Imported:
+        return self.read(source, chosen)
+
+
+def _touched(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """Return the modules of a model that these tensors are for."""
+    modules = {} if base is None else modules_of(base)
+    used = {label for label in modules if not label or any(key.startswith(f"{label}.") for key in tensors)}
+    return {label: module for label, module in modules.items() if label in used}
 
 
 def _assumed(options: Settings, facts: tuple[str, ...] | None) -> list[str]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mmpeft.formats.manifest import Manifest, sketch
+from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout
 from mmpeft.formats.peft_plan import lay_out
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
-from mmpeft.injection.adapters import Adapters, adapt, modules_of
+from mmpeft.injection.adapters import Adapters, adapt
 from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.planning import modules_of, sketch
 from mmpeft.injection.sites import LinearSite
 from mmpeft.methods import Method
 
@@ -42,19 +43,8 @@ def load_source(
     dtype: torch.dtype | None,
 ) -> Adapters:
     """Graft an adapter into a model; on any problem raise one ValueError that names them all and change nothing."""
-    modules = modules_of(model)
-    notes = source.manifest.differences(modules) if source.manifest else []
-    layout, expected = _expected(source, modules, notes)
-    problems = source.file.problems(expected)
-    if layout and source.config:
-        problems += layout.disagreements(source.config, modules[""])
-    if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
-        problems.append("the model is on the meta device: it has no weights")
-    refuse(source.directory, problems and problems + notes)
-    tensors = source.file.read(allow_nan)
-    if layout:
-        refuse(source.directory, layout.changed(tensors))
-        tensors = layout.unpack(tensors)
+    notes = source.manifest.differences(modules_of(model)) if source.manifest else []
+    tensors = read_tensors(model, source, notes, allow_nan=allow_nan)
     wide = torch.promote_types(source.file.dtype, torch.float32) if trainable else source.file.dtype
     name = name or source.name
     handle = adapt(model, source.methods, name, dtype=dtype or wide)
@@ -65,10 +55,32 @@ def load_source(
     return handle
 
 
-def _expected(source: Source, modules: Mapping[str, nn.Module], notes: list[str]) -> tuple[Layout | None, Shapes]:
+def read_tensors(
+    model: nn.Module | Mapping[str, nn.Module], source: Source, notes: list[str], *, allow_nan: bool = False
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error."""
+    modules = modules_of(model)
+    layout, expected = _expected(source, model, notes)
+    problems = source.file.problems(expected)
+    if layout and source.config:
+        problems += layout.disagreements(source.config, modules[""])
+    if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
+        problems.append("the model is on the meta device: it has no weights")
+    refuse(source.directory, problems and problems + notes)
+    tensors = source.file.read(allow_nan)
+    if layout:
+        refuse(source.directory, layout.changed(tensors))
+        tensors = layout.unpack(tensors)
+    return tensors
+
+
+def _expected(
+    source: Source, model: nn.Module | Mapping[str, nn.Module], notes: list[str]
+) -> tuple[Layout | None, Shapes]:
     """Return the shapes that this model needs, and their layout when it is peft's."""
+    modules = modules_of(model)
     try:
-        sketches = {label: sketch(module, source.methods) for label, module in modules.items()}
+        sketches = sketch(model, source.methods)
         if source.config is None:
             states = ((label, key, value) for label, own in sketches.items() for key, value in own.state_dict().items())
             return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}

@@ -16,8 +16,6 @@ from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.tree import Adapter
-from mmpeft.methods import Method
 from mmpeft.settings import Settings
 
 
@@ -87,13 +85,3 @@ class Manifest(Settings):
         """Warn that an adapter which fits was made for another model."""
         for difference in differences:
             warnings.warn(f"{directory} fits, but was {difference}", stacklevel=4)
-
-
-def sketch(module: nn.Module, methods: list[Method]) -> Adapter:
-    """Plan an adapter on the meta device: places and shapes, without weights and without touching the module."""
-    adapter, plan = Adapter(methods), anatomy(module)
-    with torch.device("meta"):
-        for method in methods:
-            for site, edit in method.plan(plan):
-                adapter.place(site, edit.to("meta"), method.name)
-    return adapter

@@ -43,8 +43,8 @@ def read_peft(directory: Path) -> Source:
     return Source(directory, file, methods, config=config)
 
 
-def export(directory: Path, dest: Path) -> None:
-    """Write the part of an adapter's directory that HF peft reads."""
+def export(directory: Path, dest: Path, base: Any = None) -> None:
+    """Write the part of an adapter's directory that HF peft reads; it says all that the ``base`` could tell."""
     weights_in(directory)
     if not (directory / CONFIG).is_file():
         raise ValueError(f"{directory}: HF peft has no counterpart of this adapter's methods")
@@ -52,7 +52,7 @@ def export(directory: Path, dest: Path) -> None:
         _copy(directory, partial)
 
 
-def convert(source: Path, dest: Path, options: Mapping[str, Any]) -> list[str]:
+def convert(source: Path, dest: Path, options: Mapping[str, Any], base: Any = None) -> list[str]:
     """Write HF peft's directory as one of mmpeft's, which HF peft still loads; it says all there is to know."""
     validated("format peft", dict(options), Settings)
     read = read_peft(source)

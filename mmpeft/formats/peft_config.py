@@ -159,11 +159,12 @@ def read_config(directory: Path) -> AnyConfig:
     if kind not in CONFIGS:
         raise ValueError(f"{path}: peft_type {kind!r} is not supported: only {', '.join(CONFIGS)}")
     known = CONFIGS[kind].model_fields
-    spoken = {key: value for key, value in content.items() if key in known or not _silent(key, value)}
+    spoken = {key: value for key, value in content.items() if key in known or not silent(key, value)}
     return validated(path, spoken, CONFIGS[kind])
 
 
-def _silent(key: str, value: Any) -> bool:
+def silent(key: str, value: Any) -> bool:
+    """Whether a value of a configuration has no influence on what an adapter computes."""
     return key in NEUTRAL or value in (None, False, "", [], {})
 
 

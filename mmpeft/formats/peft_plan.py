@@ -48,6 +48,15 @@ def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     return layout, config
 
 
+def lay_out_low_rank(adapter: Adapter) -> tuple[Layout, LoRAConfig]:
+    """Return the layout of LoRA or DoRA alone, and the configuration; anything else is an InexpressibleError."""
+    layout, hosts = Layout(), _by_host(adapter)
+    kinds = {type(edit) for _, edit, _ in adapter.places}
+    if kinds not in ({LowRank}, {DecomposedLowRank}):
+        raise InexpressibleError(f"no LoRA or DoRA alone: {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return layout, _lay_out_low_rank(layout, hosts, [method for method in adapter.methods if isinstance(method, LoRA)])
+
+
 def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
     hosts: dict[str, list[Place]] = {}
     for site, edit, key in adapter.places:

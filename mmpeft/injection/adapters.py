@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection import merging
-from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.edits.base import Edit, Route
-from mmpeft.injection.graft import plain_class
+from mmpeft.injection.planning import Modules, modules_of, plan
 from mmpeft.injection.tree import Adapter, Tree
+from mmpeft.injection.vocabulary import vocabularies_of
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
     from mmpeft.injection.tables import Report
     from mmpeft.methods.base import Method
-
-Modules = Mapping[str, nn.Module]
 
 
 class Adapters:
@@ -168,6 +166,24 @@ class Adapters:
                 hooks.callback(check.remove)
             yield
 
+    @contextmanager
+    def given(self, conditions: Mapping[str, object]) -> Iterator[None]:
+        """Within this context the named adapters get what they need besides the model's input: a control image ..."""
+        places = {name: [e.takes for e in self._edits(self._known(name)) if e.takes is not None] for name in conditions}
+        useless = [name for name, own in places.items() if not own]
+        if useless:
+            takers = [name for name in self.names if any(edit.takes is not None for edit in self._edits(name))]
+            raise ValueError(f"given: {useless[0]!r} takes no condition{nearest(useless[0], takers)}")
+        before = [(place, place.value) for own in places.values() for place in own]
+        try:
+            for name, own in places.items():
+                for place in own:
+                    place.value = conditions[name]
+            yield
+        finally:
+            for place, value in before:
+                place.value = value
+
     # ---- merging and removing ------------------------------------------------------------------------------------
 
     def merge(self) -> None:
@@ -267,7 +283,10 @@ def adapt(
     handle = Adapters(modules)
     _check_name(handle, name)
     handle._unmerged("adapt")
-    for label, adapter in _plans(modules, chosen, dtype).items():
+    vocabularies = vocabularies_of(model)
+    for label, adapter in plan(model, chosen, dtype).items():
+        if adapter.words:
+            vocabularies[label].add(adapter.words)
         module = modules[label]
         tree = module._modules.get("mmpeft")
         if not isinstance(tree, Tree):
@@ -285,47 +304,6 @@ def adapt(
 def adapters(model: nn.Module | Modules) -> Adapters:
     """Return the handle on the adapters of a model (or of a dict of modules, or a pipeline)."""
     return Adapters(modules_of(model))
-
-
-def plan(module: nn.Module, methods: Sequence[Method], dtype: torch.dtype | None) -> Adapter:
-    """Make an adapter's weights for a module, without touching the module."""
-    sketch = anatomy(module)
-    methods = [method.resolve(sketch) for method in methods]
-    adapter = Adapter(methods)
-    reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    dtype = dtype or torch.promote_types(reference.dtype, torch.float32)
-    with torch.device(reference.device):
-        for method in methods:
-            for site, edit in method.plan(sketch):
-                adapter.place(site, edit.to(dtype).train(module.training), method.name)
-    return adapter
-
-
-def _plans(modules: Modules, methods: Sequence[Method], dtype: torch.dtype | None) -> dict[str, Adapter]:
-    """Plan an adapter for each module; of several, those without the methods' towers or sites stay as they are."""
-    planned: dict[str, Adapter] = {}
-    problems: list[str] = []
-    for label, module in modules.items():
-        try:
-            planned[label] = plan(module, methods, dtype)
-        except ValueError as error:
-            planned[label] = Adapter(list(methods))
-            problems.append(f"{label}: {error}" if label else str(error))
-    if not any(adapter.places for adapter in planned.values()):
-        searched = ", ".join(plain_class(module).__name__ for module in modules.values())
-        problems = problems or [f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"]
-        raise ValueError("\n".join(problems))
-    return planned
-
-
-def modules_of(model: nn.Module | Modules) -> dict[str, nn.Module]:
-    """Return the modules that an adapter spans, by label: "" for a single module."""
-    if isinstance(model, nn.Module):
-        return {"": model}
-    components = model if isinstance(model, Mapping) else getattr(model, "components", None)
-    if components is None:
-        raise ValueError(f"model: {type(model).__name__} is neither a torch module, a dict of them, nor a pipeline")
-    return {label: module for label, module in components.items() if isinstance(module, nn.Module)}
 
 
 def _check_name(handle: Adapters, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -91,7 +91,7 @@ class Anatomy:
     """The map of one model; ``library`` names the reader that made it.
 
     ``joint`` is there where images and text share a space; ``words`` turns words into their token ids, without any in
-    front or behind, where the model comes with its tokenizer.
+    front or behind, where the model comes with its tokenizer, and ``ids_for`` says the ids of whole new words.
     """
 
     model: nn.Module
@@ -99,15 +99,20 @@ class Anatomy:
     towers: tuple[Tower, ...]
     joint: Joint | None = None
     words: Callable[[str], tuple[int, ...]] | None = None
+    ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
+    label: str = ""
+    """The model's name in a pipeline of several."""
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""
         return [tower.name for tower in self.towers]
 
     def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
-        """Return the towers of these names; an unknown name is an error."""
+        """Return the towers of these names, all of them for the model's name in a pipeline; others are an error."""
         wanted = self.tower_names() if names == "all" else [names] if isinstance(names, str) else list(names)
         known = {tower.name: tower for tower in self.towers}
+        if self.label in wanted and self.label not in known:
+            return list(self.towers)
         for name in wanted:
             if name not in known:
                 raise ValueError(f"towers: {self.describe()} has no tower {name!r}{nearest(name, known)}")

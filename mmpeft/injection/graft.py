@@ -48,6 +48,7 @@ class Graft:
         self.tapped = False
         self.tapped_by: set[str] = set()
         self.seen: Tensor | None = None
+        self.made: Any = None
         self.replaced = False
         self.originals: dict[str, Tensor] = {}
         self.switches: list[Switch] = []
@@ -88,7 +89,9 @@ class Graft:
         for call in self.outputs[len(updates) :]:
             y = _leave(call, args[0], y)
         for tap in self.taps:
-            tap._graft.seen = None  # type: ignore[union-attr]
+            tap._graft.seen = tap._graft.made = None  # type: ignore[union-attr]
+        if self.tapped:
+            self.made = y
         return y
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
@@ -134,7 +137,7 @@ class Graft:
 def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     edit, x = call.binding.edit, args[0]
     new, kwargs = edit.input(args, kwargs, call)
-    if call.weight != 1.0:
+    if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
     if call.route is not None:
         rows = call.route.rows(len(x))

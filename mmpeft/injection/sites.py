@@ -197,3 +197,49 @@ class LogitsSite(Site):
     def shape(self) -> str:
         """Width and classes."""
         return f"{self.width} -> {self.classes}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionSite(Site):
+    """An attention whose queries may look elsewhere too: ``host`` receives what they found (batch, queries, width).
+
+    ``query``, ``key`` and ``value`` are the projections in front of the kernel; queries have ``width`` features in
+    ``heads`` heads, keys and values come from ``context`` features.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    heads: int
+    width: int
+    context: int
+
+    @property
+    def shape(self) -> str:
+        """Heads, width and width of the context."""
+        return f"{self.heads} heads x {self.width // self.heads}, context {self.context}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DenoiserSite(Site):
+    """A denoiser as a whole, whose decoder adds residuals to the hidden states of its encoder.
+
+    ``copy`` makes a trainable encoder of a denoiser: its ``channels`` per hidden state, and from named arguments and a
+    hint (batch, ``channels``, height, width) to those states. ``bound`` names a denoiser's arguments, and
+    ``with_residuals`` adds residuals to them, ``with_features`` feature maps behind the blocks of its encoder, which
+    have ``widths`` channels and a place for each ``strides`` places of the sample. Its text has ``context`` features.
+    """
+
+    context: int
+    channels: int
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    copy: Callable[[nn.Module], Any]
+    bound: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+    with_residuals: Callable[[dict[str, Any], list[Tensor]], dict[str, Any]]
+    with_features: Callable[[dict[str, Any], list[Tensor]], dict[str, Any]]
+
+    @property
+    def shape(self) -> str:
+        """Width of the context."""
+        return f"context {self.context}"

@@ -27,11 +27,15 @@ class Node(nn.Module):
 
 
 class Adapter(Node):
-    """One adapter's weights in one module, with the methods that made it and every place it is bound to."""
+    """One adapter's weights in one module, with the methods that made it and every place it is bound to.
+
+    ``words`` are those that the module's tokenizer, if it has one, has to learn.
+    """
 
     def __init__(self, methods: list[Method]) -> None:
         super().__init__()
         self.methods = methods
+        self.words: tuple[str, ...] = ()
         self.places: list[tuple[Site, Edit, str]] = []
         self.bindings: list[Binding] = []
 

@@ -12,6 +12,7 @@ from mmpeft.methods.base import Method, parse, registry
 from mmpeft.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
 from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
 from mmpeft.methods.convpass import Convpass
+from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA
@@ -35,11 +36,14 @@ __all__ = [
     "CLIPLoRA",
     "CoCoOp",
     "CoOp",
+    "ControlNet",
     "Convpass",
+    "CustomDiffusion",
     "DoRA",
     "FacT",
     "FullFineTuning",
     "Houlsby",
+    "IPAdapter",
     "LinearProbe",
     "LoRA",
     "MaPLe",
@@ -52,6 +56,8 @@ __all__ = [
     "ResTuning",
     "ResTuningBypass",
     "SideTuning",
+    "T2IAdapter",
+    "TextualInversion",
     "TipAdapter",
     "parse",
     "registry",

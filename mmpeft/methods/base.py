@@ -30,7 +30,7 @@ class Method(Settings):
     layers: str | tuple[int, ...] = Field(default="all", examples=["all", "last:4", "first:2", [0, 3, 7]])
     """Which blocks of a tower: all, first:N, last:N, or indices."""
     towers: str | tuple[str, ...] = "all"
-    """Which towers of the model: all, one name, or several."""
+    """Which towers of the model: all, one name, or several; in a pipeline also a module's label (text_encoder_2)."""
 
     @model_validator(mode="after")
     def _layers_mean_something(self) -> Self:
@@ -46,6 +46,10 @@ class Method(Settings):
     def plan(self, anatomy: Anatomy) -> Iterable[tuple[Site, Edit]]:
         """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
         raise TypeError(f"{type(self).__name__} is no complete method: it plans nothing")
+
+    def new_words(self) -> tuple[str, ...]:
+        """Return the words that a pipeline's tokenizer has to learn."""
+        return ()
 
     def resolve(self, anatomy: Anatomy) -> Self:
         """Return the method with what only this model knows filled in, so that it can be planned on any like it."""

@@ -37,7 +37,8 @@ class Monitor(Settings):
     """Whether a larger (``max``) or a smaller (``min``) score is better."""
 
 
-def _as_store(cache: Any) -> Any:
+def as_store(cache: Any) -> Any:
+    """Read a bare word as the store of a cache."""
     return {"store": cache} if isinstance(cache, str) else cache
 
 
@@ -81,8 +82,8 @@ class TrainConfig(Settings):
     """Weight decay: decoupled for adamw, added to the gradient for sgd."""
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer."""
+    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes and a GPU."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8
@@ -135,7 +136,7 @@ class TrainConfig(Settings):
     """Processes that load data; 0 loads it in the training process."""
     drop_last: bool = False
     """Whether a last, smaller training batch of an epoch is left out."""
-    cache: Annotated[CacheConfig, BeforeValidator(_as_store)] = CacheConfig()
+    cache: Annotated[CacheConfig, BeforeValidator(as_store)] = CacheConfig()
     """The cache of the frozen prefix: a ``store``, or a ``CacheConfig``."""
 
     @model_validator(mode="after")

@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 from mmpeft.files import replaced_file
 
 PLACE = {"step", "epoch", "split"}
+SPLITS = ("train", "validation")
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw every value of ``metrics.jsonl`` over the steps, one panel per name, training and validation together."""
-    names = list(dict.fromkeys(name for record in records for name in record if name not in PLACE))
+    drawn = [record for record in records if record["split"] in SPLITS]
+    names = list(dict.fromkeys(name for record in drawn for name in record if name not in PLACE))
     figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for split in ("train", "validation"):
+        for split in SPLITS:
             points = [
                 (record["step"], record[name]) for record in records if record["split"] == split and name in record
             ]

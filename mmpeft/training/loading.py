@@ -96,12 +96,13 @@ class Loaders:
         """Return the order of a split: shuffled for training, as it comes otherwise."""
         config, training = self.config, name == "train"
         return BatchOrder(
-            len(getattr(self.data, name)),
+            len(split := getattr(self.data, name)),
             config.batch_size if training else config.eval_batch_size or config.batch_size,
             seed=config.seed if training else None,
             drop_last=config.drop_last and training,
             process=self.process,
             processes=self.processes,
+            groups=getattr(split, "groups", None),
         )
 
     def loader(self, name: SplitName, order: BatchOrder | None = None) -> DataLoader[Loaded]:

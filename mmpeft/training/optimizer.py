@@ -1,13 +1,14 @@
-"""The optimizer: AdamW or SGD; its state by the parameters' names."""
+"""The optimizer: AdamW, AdamW with moments of 8 bits, or SGD; its state by the parameters' names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
+from mmpeft.optional import require
 from mmpeft.training.parallel import like
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ Parameters = dict[str, torch.nn.Parameter]
 
 
 def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
-    """Return the optimizer of ``config`` over ``parameters``; the one-dimensional ones are decayed only by ``all``."""
+    """Return the optimizer of ``config`` over ``parameters``; the one-dimensional ones are decayed only by ``all``.
+
+    Raises:
+        ImportError: If ``adamw8bit`` is asked for and bitsandbytes is not installed.
+    """
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
     groups = [
@@ -26,7 +31,11 @@ def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    how: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    if config.optimizer == "adamw8bit":
+        optimizer: Optimizer = require("bitsandbytes", "bitsandbytes").optim.AdamW8bit(groups, **how)
+        return optimizer
+    return AdamW(groups, **how)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

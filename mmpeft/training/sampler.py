@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,8 @@ class BatchOrder(Sampler[list[Key]]):
     """Yields one process's share of each batch of ``batch_size * processes`` samples, from ``batch`` of ``epoch`` on.
 
     A process without a share of the last batch gets its first sample with ``counted=False``: all processes make the
-    same number of passes, which collective operations need, and no sample counts twice.
+    same number of passes, which collective operations need, and no sample counts twice. With ``groups``, a number for
+    each sample, the samples of a batch are of one group: pictures of one shape.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class BatchOrder(Sampler[list[Key]]):
         drop_last: bool = False,
         process: int = 0,
         processes: int = 1,
+        groups: Sequence[int] | None = None,
     ) -> None:
         self.samples, self.size, self.seed = samples, batch_size * processes, seed
         self.drop_last, self.process, self.processes = drop_last, process, processes
+        self.groups = [0] * samples if groups is None else groups
         self.epoch = self.batch = 0
-        if drop_last and samples < self.size:
+        if drop_last and not len(self):
             raise ValueError(
                 f"train.drop_last: true leaves no batch: {samples} samples are fewer than train.batch_size: "
                 f"{batch_size} x {processes} processes"
@@ -47,17 +51,30 @@ class BatchOrder(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return self.samples // self.size if self.drop_last else -(-self.samples // self.size)
+        counts = [self.groups.count(group) for group in set(self.groups)]
+        return sum(count // self.size if self.drop_last else -(-count // self.size) for count in counts)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, epoch = self._order(), self.epoch
-        for batch in range(self.batch, len(self)):
-            chunk = order[batch * self.size : (batch + 1) * self.size]
+        chunks, epoch = self._chunks(), self.epoch
+        for chunk in chunks[self.batch :]:
             share = chunk[self.process :: self.processes]
             yield [Key(epoch, position) for position in share] or [Key(epoch, chunk[0], counted=False)]
 
-    def _order(self) -> list[int]:
+    def _chunks(self) -> list[list[int]]:
+        """Return the batches of all processes: of one group in its order, of several in an order of their own."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for position in self._order(self.samples):
+            members[self.groups[position]].append(position)
+        chunks = [
+            own[start : start + self.size]
+            for _, own in sorted(members.items())
+            for start in range(0, len(own), self.size)
+            if not self.drop_last or start + self.size <= len(own)
+        ]
+        return [chunks[place] for place in self._order(len(chunks))] if len(members) > 1 else chunks
+
+    def _order(self, count: int) -> list[int]:
         if self.seed is None:
-            return list(range(self.samples))
+            return list(range(count))
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
-        return torch.randperm(self.samples, generator=generator).tolist()
+        return torch.randperm(count, generator=generator).tolist()

@@ -28,6 +28,7 @@ from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
 from mmpeft.training.optimizer import make_optimizer, set_lr
 from mmpeft.training.parallel import parallelise
 from mmpeft.training.prefix_cache import PrefixCache
+from mmpeft.training.preview import Preview
 from mmpeft.training.progress import ProgressDisplay
 from mmpeft.training.run_directory import RunDirectory
 from mmpeft.training.schedule import make_schedule
@@ -62,10 +63,11 @@ class Trainer:
         data: Splits,
         config: TrainConfig,
         output: Path,
+        preview: Preview | None = None,
     ) -> None:
         if config.monitor is not None and not len(data.val):
             raise ValueError("train.monitor: there is no validation split to choose by; null keeps the last weights")
-        self.data, self.config, self.adapters, self.plain = data, config, adapters, model
+        self.data, self.config, self.adapters, self.plain, self.preview = data, config, adapters, model, preview
         self.accelerator = make_accelerator(config, output)
         self.objective = objective.to(self.accelerator.device)
         self.model = parallelise(model, adapters.parameters(), self.accelerator)
@@ -202,7 +204,20 @@ class Trainer:
         if self.average:
             self.average.after_step(done.step)
         self._record("train", {**values, "lr": lr})
+        if self.preview is not None and self.preview.is_due(done.step, last=self._finished()):
+            self._show(self.preview)
         self._display.step(done.step, done.epoch, values["loss"], lr)
+
+    def _show(self, preview: Preview) -> None:
+        """Have pictures drawn by the model as it would be saved now; the training goes on as if nothing had been."""
+        step = self.progress.step
+        self.model.eval()
+        with self.average.applied() if self.average else nullcontext(), self.accelerator.autocast():
+            found, problem = preview.show(self.directory.path, step, self.accelerator)
+        set_training_mode(self.model)
+        if self._main:
+            self.directory.append({"step": step, "epoch": self._epoch(), "split": "preview", **found})
+        self._display.say(f"step {step}  pictures {found['pictures']}{problem}")
 
     def _agree_on_weight(self, window: list[Loaded]) -> float:
         """Return the weight of the window over all processes; when one of them got a signal, all of them stop here."""
@@ -261,7 +276,9 @@ class Trainer:
     def _record(self, split: str, values: dict[str, float]) -> None:
         """Write values to the log and the trackers."""
         step = self.progress.step
-        epoch = self.progress.epoch + self.progress.batch / len(self.order)
         if self._main:
-            self.directory.append({"step": step, "epoch": round(epoch, 4), "split": split, **values})
+            self.directory.append({"step": step, "epoch": self._epoch(), "split": split, **values})
         self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def _epoch(self) -> float:
+        return round(self.progress.epoch + self.progress.batch / len(self.order), 4)

@@ -51,7 +51,7 @@ def test_every_problem_of_a_configuration_at_once(capsys: Capture) -> None:
         "  adapters.main.rnk (override): unknown key (did you mean 'rank'?), got 3",
         "  data.name (override): no such option (did you mean 'digits'?), got 'digit'",
         "  train.lr (override): should be a valid number, unable to parse string as a number, got 'fast'",
-        "  train.optimizer (override): no such option (did you mean 'adamw'?), got 'adam'",
+        "  train.optimizer (override): no such option (did you mean 'adamw' or 'adamw8bit'?), got 'adam'",
         "  limt (override): unknown key (did you mean 'limit'?), got 5",
     ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import mmpeft
 
+sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 

@@ -189,7 +189,8 @@ def test_counts_with_the_head_are_the_published_ones(classes: int, method: dict[
 
 def test_every_method_has_a_line() -> None:
     lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS]]
-    assert set(mmpeft.methods()) == {line["method"] for line in lines}
+    diffusion = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
+    assert mmpeft.methods().keys() - diffusion == {line["method"] for line in lines}
 
 
 def test_bitfit_and_language_methods_on_bert_base() -> None:

@@ -117,11 +117,9 @@ MERGING = {
 }
 
 
-@pytest.mark.parametrize("method", mmpeft.methods())
-def test_these_methods_merge(method: str, make_case: Any) -> None:
-    case = make_case.at_home(method)
-    adapters = case.adapt(case.build())
-    if method in MERGING:
+def test_these_methods_merge(home: Any) -> None:
+    adapters = home.adapt(home.build())
+    if home.method in MERGING:
         adapters.merge()
         assert adapters.trees[""].merged
     else:

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +69,10 @@ def test_set_lr_reaches_every_group() -> None:
     optimizer = make_optimizer(make_parameters(), TrainConfig(epochs=1))
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_8_bit_moments_need_bitsandbytes() -> None:
+    if find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(ImportError, match=r"bitsandbytes is not installed: pip install 'bitsandbytes'"):
+        make_optimizer(make_parameters(), TrainConfig(epochs=1, optimizer="adamw8bit"))

@@ -41,3 +41,18 @@ def test_drop_last() -> None:
     assert len(BatchOrder(10, 4, drop_last=True)) == len(list(BatchOrder(10, 4, drop_last=True))) == 2
     with pytest.raises(ValueError, match=r"train\.drop_last: true leaves no batch: 3 samples"):
         BatchOrder(3, 4, drop_last=True)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_of_one_group(drop_last: bool) -> None:
+    groups = [0, 1, 1, 0, 2, 1, 0, 0, 1, 0, 1]
+    order = BatchOrder(11, 2, seed=0, groups=groups, drop_last=drop_last)
+    batches = [[key.position for key in batch] for batch in order]
+    assert len(batches) == len(order) == (4 if drop_last else 7)
+    assert all(len({groups[position] for position in batch}) == 1 for batch in batches)
+    if not drop_last:
+        assert sorted(position for batch in batches for position in batch) == list(range(11))
+    order.batch = 2
+    assert [[key.position for key in batch] for batch in order] == batches[2:]
+    order.epoch, order.batch = 1, 0
+    assert [[key.position for key in batch] for batch in order] != batches

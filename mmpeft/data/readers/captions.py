@@ -1,4 +1,4 @@
-"""A folder of images and a file of captions: JSON, CSV as Hugging Face's imagefolder has it, or Karpathy's splits."""
+"""A folder of images with captions: JSON, CSV as Hugging Face's imagefolder has it, Karpathy's splits, or x.txt."""
 
 from __future__ import annotations
 
@@ -62,12 +62,17 @@ def _find(root: Path, config: DataConfig) -> Path:
             raise ValueError(f"data.caption_path: {str(file)!r} is not a file")
         return file
     found = [root / name for name in FILES if (root / name).is_file()]
+    if not found and any(root.rglob("*.txt")):
+        return root
     if len(found) != 1:
         raise ValueError(f"data.caption_path: missing, and {root} has {len(found)} of the files {', '.join(FILES)}")
     return found[0]
 
 
 def _read(file: Path) -> Iterator[Row]:
+    if file.is_dir():
+        yield from _read_beside(file)
+        return
     if file.suffix == ".csv":
         yield from _read_table(file)
         return
@@ -78,6 +83,16 @@ def _read(file: Path) -> Iterator[Row]:
     if not isinstance(content, dict):
         raise ValueError(f"data {file}: captions by image name, or Karpathy's key 'images', are wanted at the top")
     yield from _read_karpathy(content["images"]) if "images" in content else _read_names(content)
+
+
+def _read_beside(root: Path) -> Iterator[Row]:
+    """Read the caption of x.png from x.txt; the first of several images of that name has it."""
+    names = {path.with_suffix("").relative_to(root): path for path in reversed(images_under(root))}
+    for path in sorted(root.rglob("*.txt")):
+        own = path.relative_to(root)
+        image = names.get(own.with_suffix(""))
+        name = own.as_posix() if image is None else image.relative_to(root).as_posix()
+        yield Row(own.as_posix(), name, path.read_text(encoding="utf-8").strip(), None)
 
 
 def _read_table(file: Path) -> Iterator[Row]:

@@ -5,10 +5,14 @@ from mmpeft.injection.edits.base import Binding, Edit
 from mmpeft.injection.edits.bottleneck import Bottleneck
 from mmpeft.injection.edits.bypass import BypassLayer
 from mmpeft.injection.edits.cache import FeatureCache
+from mmpeft.injection.edits.control import ControlBranch
 from mmpeft.injection.edits.convolution import ConvolutionalBottleneck
+from mmpeft.injection.edits.decoupled import DecoupledAttention, ImageTokens, Resampler
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
+from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
+from mmpeft.injection.edits.new_words import NewWords
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -22,16 +26,22 @@ __all__ = [
     "Bottleneck",
     "BypassLayer",
     "ConditionalPrompt",
+    "ControlBranch",
     "ConvolutionalBottleneck",
     "CoupledTokens",
     "DecomposedLowRank",
+    "DecoupledAttention",
     "Edit",
     "FactorDelta",
     "FeatureBlend",
     "FeatureCache",
+    "FeatureMaps",
+    "ImageTokens",
     "LowRank",
+    "NewWords",
     "NormalisedHead",
     "Prompt",
+    "Resampler",
     "Scale",
     "SharedFactors",
     "SideNetwork",

@@ -70,20 +70,40 @@ class Call:
             raise ValueError(f"{self.binding.site.path}: the model was entered behind the place that this edit reads")
         return seen  # type: ignore[return-value]
 
+    def tapped_output(self) -> Any:
+        """Return what the module at the binding's tap made in this forward pass."""
+        return self.binding.tap._graft.made  # type: ignore[union-attr]
+
+
+class Condition:
+    """What an edit is given besides the model's own input, for as long as a context lasts; copies start without."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Condition:
+        return Condition()
+
+    def __reduce__(self) -> tuple[type[Condition], tuple[()]]:
+        return Condition, ()
+
 
 class Edit(nn.Module):
     """One reversible change at one site.
 
     A subclass implements the points that its ``bind`` names: ``output(x, y, call)`` returns the new output,
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
-    ``features()`` raises where the edit spoils intermediate features. One that can be written into the base's weights
-    implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the number of tokens that an edit adds to
-    the sequence.
+    ``features()`` raises where the edit spoils intermediate features. An edit that needs more than the model's own
+    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
+    written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
+    number of tokens that an edit adds to the sequence.
     """
 
     mergeable = False
     shifts = False
     count = 0
+    takes: Condition | None = None
+    weighs_itself = False
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""

@@ -14,13 +14,16 @@ from mmpeft.injection.sites import ParametersSite, Site
 
 
 class Unfreeze(Edit):
-    """The host computes with trainable copies of its parameters ``names`` in place of the frozen ones."""
+    """The host computes with trainable copies of its parameters ``names`` in place of the frozen ones.
+
+    With ``detach_first`` the first of a sequence of outputs gives no gradient (Custom Diffusion: a text's start).
+    """
 
     mergeable = True
 
-    def __init__(self, site: ParametersSite) -> None:
+    def __init__(self, site: ParametersSite, *, detach_first: bool = False) -> None:
         super().__init__()
-        self.names = site.names
+        self.names, self.detach_first = site.names, detach_first
         for name, value in site.tensors.items():
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
 
@@ -30,12 +33,23 @@ class Unfreeze(Edit):
         owners = {id(site.host): (site.host, dict(zip(site.names, site.names, strict=True)))}
         for host, theirs, own in site.tied:
             owners.setdefault(id(host), (host, {}))[1][theirs] = own
-        return [Binding(edit=self, host=h, point="parameters", site=site, names=n) for h, n in owners.values()]
+        for host, names in owners.values():
+            yield Binding(edit=self, host=host, point="parameters", site=site, names=names)
+        if self.detach_first:
+            yield Binding(edit=self, host=site.host, point="output", site=site)
 
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """The trainable copies, in the precision of the base."""
         base, own = binding.host._parameters, self._parameters
         return {name: own[mine].to(base[name].dtype) for name, mine in binding.names.items()}  # type: ignore[union-attr]
+
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Let no gradient through the first position of what the copies made."""
+        return torch.cat([y[:, :1].detach(), y[:, 1:]], 1)
+
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """Return both as they are: ``parameters_of`` has put the copies there, and ``output`` cuts a gradient only."""
+        return weight, bias
 
     def extra_repr(self) -> str:
         """Names and shapes."""

@@ -1,0 +1,117 @@
+"""Formats whose files name the parts of a model: they are read and written with the model at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmpeft.formats.foreign import Foreign, Imported
+from mmpeft.formats.ledger import Ledger
+from mmpeft.formats.loading import read_tensors
+from mmpeft.formats.native import read as read_native
+from mmpeft.injection.anatomy import anatomy
+from mmpeft.injection.edits import Edit
+from mmpeft.injection.planning import modules_of, sketch
+from mmpeft.injection.sites import Site
+from mmpeft.injection.tree import Adapter
+from mmpeft.methods import Method
+
+ROLES = {"unet": "unet", "transformer": "transformer", "text": "text_encoder"}
+"""What a single module is called in a pipeline, by its tower."""
+
+
+class Model:
+    """The model that an adapter is for, a module or a pipeline; its modules by their names in a pipeline of diffusers.
+
+    A single module takes the name that it would have there.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        self.labels = {label or _role(module): label for label, module in modules_of(base).items()}
+        self.modules = {role: modules_of(base)[label] for role, label in self.labels.items()}
+
+    def module(self, *roles: str) -> tuple[str, Any]:
+        """Return the first of these parts that the model has, with its name."""
+        for role in roles:
+            if role in self.modules:
+                return role, self.modules[role]
+        raise ValueError(f"base: {' or '.join(roles)} needed, and the model has {', '.join(self.modules)}")
+
+    def key(self, role: str, key: str) -> str:
+        """Return the name that a part's tensor has in an adapter of the whole model."""
+        return f"{self.labels[role]}.{key}".lstrip(".")
+
+    def towers(self, role: str) -> str:
+        """Return the value of ``towers`` that limits a method to a part."""
+        return self.labels[role] or "all"
+
+
+def _role(module: nn.Module) -> str:
+    towers = anatomy(module).tower_names()
+    if len(towers) != 1 or towers[0] not in ROLES:
+        raise ValueError(f"base: {type(module).__name__} is neither a pipeline, nor a denoiser or text encoder of one")
+    return ROLES[towers[0]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One of our adapters: its parts (places without weights) and tensors by the names of a model's parts."""
+
+    directory: Path
+    model: Model
+    parts: dict[str, Adapter]
+    tensors: dict[str, dict[str, Tensor]]
+
+    def places(self, format: str, *kinds: type[Edit]) -> dict[str, list[tuple[Site, Edit, str]]]:
+        """Return the edits of each part that has any; one of another kind than these is a ValueError."""
+        others = {e for part in self.parts.values() for _, e, _ in part.places if not isinstance(e, kinds)}
+        if others:
+            methods = sorted({method.name for part in self.parts.values() for method in part.methods})
+            names = sorted({type(edit).__name__ for edit in others})
+            raise ValueError(
+                f"{self.directory}: format {format} has no place for {', '.join(names)} (of {', '.join(methods)})"
+            )
+        return {role: part.places for role, part in self.parts.items() if part.places}
+
+
+def open_adapter(directory: Path, base: Any) -> Opened:
+    """Read one of our directories for a model; one that doesn't fit it is a ValueError."""
+    source, model = read_native(directory), Model(base)
+    notes = source.manifest.differences(modules_of(base)) if source.manifest else []
+    tensors, planned = read_tensors(base, source, notes), sketch(base, source.methods)
+    parts = {role: planned[label] for role, label in model.labels.items()}
+    own = {role: {key: tensors[model.key(role, key)] for key in part.state_dict()} for role, part in parts.items()}
+    return Opened(directory, model, parts, own)
+
+
+@dataclass(frozen=True)
+class Hosted(Foreign):
+    """A format that names the parts of a model; ``read`` takes the model too, ``write`` makes a file of an adapter."""
+
+    read: Callable[..., Imported]
+    write: Callable[[Opened, Path], None] | None = None
+
+    def _found(self, source: Path, chosen: Any, base: Any) -> Imported:
+        return self.read(source, self._model(base), chosen)
+
+    def export(self, directory: Path, dest: Path, base: Any) -> None:
+        """Write one of our directories in this format."""
+        assert self.write is not None
+        self.write(open_adapter(directory, self._model(base).base), dest)
+
+    def _model(self, base: Any) -> Model:
+        if base is None:
+            raise ValueError(f"base: format {self.name} names the parts of a model: give the model, or --base MODEL")
+        return Model(base)
+
+
+def enter_all(ledger: Ledger, model: Model, methods: list[Method], theirs: Callable[[str], str]) -> None:
+    """Enter every tensor that methods have in a model, under what ``theirs`` makes of our name for it in its part."""
+    for label, part in sketch(model.base, methods).items():
+        for key, value in part.state_dict().items():
+            ledger.enter(f"{label}.{key}".lstrip("."), theirs(key), tuple(value.shape))

@@ -52,7 +52,7 @@ def measure(
 ) -> dict[str, float]:
     """Ask for every known shape in every colour; return how often each thing asked for is what is there, in percent.
 
-    Chance is 8.3 % for a shape, 12.5 % for a colour, 11.1 % for a place. A picture without a recognisable figure is wrong.
+    Chance is 8.3 % for a shape, 12.5 % for a colour, 11.1 % for a place. Where no figure is recognised, all is wrong.
     """
     scenes = ask(seeds)
     found: dict[str, float] = {}

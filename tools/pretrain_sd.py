@@ -71,6 +71,8 @@ def ship(pipeline: StableDiffusionPipeline, facts: dict[str, Any], folder: Path)
     shutil.rmtree(folder / "tiny_sd", ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(folder / "tiny_sd", safe_serialization=True)
     write_tokenizer(WEIGHTS / "tiny_clip_merges.txt.gz", folder / "tiny_sd" / "tokenizer")
+    text = folder / "tiny_sd" / "text_encoder" / "config.json"  # what transformers loads it as: like the other parts
+    text.write_text(text.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     card = {"library": "diffusers", "folder": "tiny_sd", "pretraining": facts}
     (folder / "tiny_sd.json").write_text(json.dumps(card, indent=2) + "\n")
 

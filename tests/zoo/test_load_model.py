@@ -137,6 +137,6 @@ def test_importing_the_zoo_needs_no_torch():
 
 
 def test_every_embedded_model_loads():
-    assert models() == ["tiny/clip", "tiny/vit"]
+    assert models() == ["tiny/clip", "tiny/sd", "tiny/vit"]
     for name in models():
         assert isinstance(load_model(name), nn.Module | DiffusionPipeline)

@@ -99,7 +99,8 @@ def _load_pipeline(card: dict[str, Any], card_path: Path, request: Request) -> A
     if not request.with_weights:
         raise ValueError(f"model 'tiny/{request.name}': a pipeline has no form without weights; load it, on the CPU")
     folder = card_path.parent / card["folder"]
-    return diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **request.options).to(request.device)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **request.options)
+    return pipeline.to(request.device)
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], Any]] = {

@@ -302,5 +302,10 @@ def anatomy(model: nn.Module) -> Anatomy:
     """
     import mmpeft.anatomies  # noqa: F401  registers the readers
 
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model: {type(model).__name__} is no torch module; a pipeline has an anatomy for each of its own, such as "
+            "pipeline.unet"
+        )
     found = (read(model) for read in _READERS)
     return next(result for result in found if result is not None)

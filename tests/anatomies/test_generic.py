@@ -59,3 +59,8 @@ def test_adapters_inside_a_part_are_no_sites_of_the_whole(make_case: Any) -> Non
     assert [site.path for site in mmpeft.anatomy(model).sites()] == before
     keys = {key for key in model.state_dict() if "mmpeft" not in key}
     model.load_state_dict({key: value for key, value in model.state_dict().items() if key in keys}, strict=True)
+
+
+def test_what_is_no_module_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="model: dict is no torch module; a pipeline has an anatomy for each"):
+        mmpeft.anatomy({"unet": nn.Linear(2, 2)})

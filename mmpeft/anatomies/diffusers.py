@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.diffusers_encoder import UNetEncoder, bound, with_features, with_residuals
-from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, with_slices
+from mmpeft.anatomies.linear import embed_site, is_linear, is_norm, linear_site, norm_site, with_slices
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import AttentionSite, BranchSite, DenoiserSite, EmbedSite, Site
+from mmpeft.injection.sites import AttentionSite, BranchSite, DenoiserSite, Site
 
 BLOCK = re.compile(r"(^|\.)(single_)?transformer_blocks\.\d+$")
 ORDER = ("down_blocks", "mid_block", "up_blocks")
@@ -137,8 +137,7 @@ def _outer_sites(modules: dict[str, Any], tower: str, blocks: list[str]) -> Iter
             continue
         if isinstance(module, nn.Conv2d) and not embedded:
             embedded = True
-            own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
-            yield EmbedSite(width=module.out_channels, axis=1, **own)
+            yield embed_site(module, path, tower=tower)
         elif is_linear(module):
             yield linear_site(path, module, path, tower=tower, layer=None)
         elif is_norm(module):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mmpeft.injection.multihead import multihead, open_clip_attention, refuse
-from mmpeft.injection.sites import LinearSite, NormSite
+from mmpeft.injection.sites import EmbedSite, LinearSite, NormSite
 
 Switches = tuple[tuple[nn.Module, str, Any, Any], ...]
 
@@ -107,6 +107,12 @@ def norm_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int
     activated = not isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
     place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
     return NormSite(name=name, width=width, axis=axis, activated=activated, **place)
+
+
+def embed_site(module: nn.Module, path: str, *, tower: str) -> EmbedSite:
+    """Return the site of the convolution that turns an image's patches into vectors."""
+    width = int(module.out_channels)  # type: ignore[arg-type]
+    return EmbedSite(name="embed", path=path, host=module, host_path=path, tower=tower, width=width, axis=1)
 
 
 def site_name(path: str) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.anatomies import timm
-from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, projection_sites, site_name
+from mmpeft.anatomies.linear import embed_site, is_linear, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.injection.anatomy import Anatomy, Block, Joint, Tower, own_modules, reader
 from mmpeft.injection.graft import parameter, plain_class
 from mmpeft.injection.multihead import open_clip_pool
 from mmpeft.injection.sites import (
     BranchSite,
-    EmbedSite,
     FeaturesSite,
     LinearSite,
     PromptSite,
@@ -115,8 +114,7 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
         if not inside or path.split(".")[0] == other or any(path.startswith(block + ".") for block in blocks):
             continue
         if tower == "vision" and path == f"{root}.conv1":
-            own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
-            yield EmbedSite(width=int(module.out_channels), axis=1, **own)
+            yield embed_site(module, path, tower=tower)
         elif is_norm(module):
             yield norm_site("norm", module, path, tower=tower, layer=None)
         elif tower == "vision":

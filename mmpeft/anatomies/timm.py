@@ -8,10 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name, with_slices
+from mmpeft.anatomies.linear import (
+    Switches,
+    embed_site,
+    is_linear,
+    is_norm,
+    linear_site,
+    norm_site,
+    site_name,
+    with_slices,
+)
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, parameters_site, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import BranchSite, EmbedSite, FeaturesSite, LinearSite, SequenceSite, Site
+from mmpeft.injection.sites import BranchSite, FeaturesSite, LinearSite, SequenceSite, Site
 
 CONTIGUOUS = {
     "timm.layers.attention.Attention",
@@ -128,8 +137,7 @@ def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[s
             continue
         if isinstance(module, nn.Conv2d) and not embedded:
             embedded = True
-            own = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": "vision"}
-            yield EmbedSite(width=module.out_channels, axis=1, **own)  # type: ignore[arg-type]
+            yield embed_site(module, path, tower="vision")
         elif is_norm(module):
             yield norm_site("norm", module, path, tower="vision", layer=None)
         elif is_linear(module) and id(module) not in heads:

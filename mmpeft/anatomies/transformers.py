@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmpeft.anatomies.linear import is_linear, is_norm, linear_site, norm_site, projection_sites, site_name
+from mmpeft.anatomies.linear import embed_site, is_linear, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.anatomies.open_clip import bias, scale
 from mmpeft.injection.anatomy import Anatomy, Block, Joint, Tower, own_modules, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import BranchSite, EmbedSite, FeaturesSite, PromptSite, SequenceSite, Site
+from mmpeft.injection.sites import BranchSite, FeaturesSite, PromptSite, SequenceSite, Site
 
 FAMILIES = ("clip", "siglip")
 NO_HEAD = "the model has no classifier of its own: mmpeft.zero_shot makes one of both towers"
@@ -88,8 +88,7 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
         if not (not root or path.startswith(root + ".")) or any(path.startswith(block + ".") for block in blocks):
             continue
         if path.endswith("patch_embedding"):
-            own: dict[str, Any] = {"name": "embed", "path": path, "host": module, "host_path": path, "tower": tower}
-            yield EmbedSite(width=int(module.out_channels), axis=1, **own)
+            yield embed_site(module, path, tower=tower)
         elif isinstance(module, nn.MultiheadAttention):
             for site in projection_sites(module, path, tower=tower, layer=None):
                 yield replace(site, name=site.name.replace("attn.", "pool."))

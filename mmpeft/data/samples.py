@@ -58,12 +58,6 @@ class ImageSplit(Dataset[dict[str, Any]]):
         """Say what is to be learned of a sample, for people."""
         return f"class {self.classes[self.labels[index]]!r}"
 
-    def checked(self, index: int) -> int:
-        """Return the index, or raise a ValueError if there is no such sample."""
-        if not 0 <= index < len(self):
-            raise ValueError(f"index: {index} is not among the {len(self)} samples")
-        return index
-
     @property
     def ids(self) -> list[str]:
         """The samples' ids, in order."""

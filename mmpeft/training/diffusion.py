@@ -27,7 +27,7 @@ from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.preview import Preview, faults, grid_of, save_picture
 from mmpeft.training.report import train_and_report
 from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.task import add_adapters, load_adapters, test_sample
 from mmpeft.training.trainer import Trainer
 
 Encoder = tuple[ImageEncoder, Reference]
@@ -65,7 +65,7 @@ def predict(config: DiffusionConfig, index: int, encoder: Encoder | None = None)
         ValueError: If there is no such test picture.
     """
     model, data = load(config, encoder)
-    index = data.test.checked(index)
+    test_sample(data.test, index)
     load_adapters(model.pipeline, config)
     model.to(make_accelerator(config.train, config.output).device).eval()
     prompts = None if config.prompt is None else [config.prompt]

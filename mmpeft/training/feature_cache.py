@@ -23,8 +23,8 @@ BATCH = 64
 
 def caches(model: ZeroShotClassifier) -> list[FeatureCache]:
     """Return the caches of the active adapters."""
-    handle = adapters(model)
-    return [edit for name in handle.active for edit in handle._edits(name) if isinstance(edit, FeatureCache)]
+    edits = (edit for tree in adapters(model).trees.values() for edit in tree.active_edits())
+    return [edit for edit in edits if isinstance(edit, FeatureCache)]
 
 
 def fill(model: ZeroShotClassifier, split: Split, *, views: int = 1, seed: int = 0) -> None:

@@ -11,7 +11,8 @@ from accelerate import PartialState
 from torch import nn
 
 import mmpeft
-from mmpeft.data import DataSplits
+from mmpeft.data import DataSplits, ImageSplit
+from mmpeft.data.samples import Sample
 from mmpeft.injection.adapters import Adapters
 from mmpeft.methods import LinearProbe
 from mmpeft.training.config import RunConfig, read_run
@@ -35,6 +36,13 @@ def load_adapters(model: nn.Module, config: RunConfig) -> None:
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)
+
+
+def test_sample(split: ImageSplit, index: int) -> Sample:
+    """Return a sample of the test split, or raise a ValueError if there is no such one."""
+    if not 0 <= index < len(split):
+        raise ValueError(f"index: {index} is not among the {len(split)} test samples")
+    return split.samples[index]
 
 
 def probabilities(model: nn.Module, data: DataSplits, index: int) -> dict[str, float]:

@@ -80,15 +80,13 @@ def evaluate(config: Config) -> dict[str, float]:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test sample and the share of its pixels that each class gets; draw it in the run directory."""
     model, data = load_adapted(config)
-    if not 0 <= index < len(data.test):
-        raise ValueError(f"index: {index} is not among the {len(data.test)} test samples")
-    item = data.test[index]
+    sample, item = task.test_sample(data.test, index), data.test[index]
     with torch.no_grad():
         predicted = model.eval()(item["image"][None]).argmax(1)[0]
     path = config.output / f"prediction_{index}.png"
     draw_segmentation(item["image"], item["mask"], predicted, data.classes, path)
     print(f"picture: {path}")
-    return data.test.samples[index], class_shares(predicted, data.classes)
+    return sample, class_shares(predicted, data.classes)
 
 
 def build(config: Config) -> tuple[Trainer, DataSplits]:

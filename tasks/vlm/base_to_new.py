@@ -94,7 +94,7 @@ def check(config: Config) -> None:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test sample of the new classes, and the probability of each by the adapter of a finished run."""
     model, data = load_adapted(half(config, "new"))
-    return data.test.samples[data.test.checked(index)], task.probabilities(model, data, index)
+    return task.test_sample(data.test, index), task.probabilities(model, data, index)
 
 
 def main(arguments: list[str]) -> None:

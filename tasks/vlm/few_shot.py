@@ -58,7 +58,7 @@ def evaluate(config: Config) -> dict[str, float]:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test sample, and the probability of each class by the adapter of a finished run."""
     model, data = load_adapted(config)
-    return data.test.samples[data.test.checked(index)], task.probabilities(model, data, index)
+    return task.test_sample(data.test, index), task.probabilities(model, data, index)
 
 
 def main(arguments: list[str]) -> None:

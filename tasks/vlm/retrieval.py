@@ -71,9 +71,7 @@ def evaluate(config: Config) -> dict[str, float]:
 def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
     """Return a test picture and how likely each caption of the test split is; or the best picture for the ``query``."""
     model, data, tokenizer = load_adapted(config)
-    samples = data.test.samples
-    if not 0 <= index < len(samples):
-        raise ValueError(f"index: {index} is not among the {len(samples)} test samples")
+    samples, sample = data.test.samples, task.test_sample(data.test, index)
     if config.query is not None:
         names, likely = (
             [sample.id for sample in samples],
@@ -82,7 +80,7 @@ def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
         return samples[int(likely.argmax())], dict(zip(names, likely.softmax(0)[:, 0].tolist(), strict=True))
     captions = sorted({caption for sample in samples for caption in captions_of(sample)})
     likely = match(model, data, [index], captions, tokenizer).softmax(1)[0]
-    return samples[index], dict(zip(captions, likely.tolist(), strict=True))
+    return sample, dict(zip(captions, likely.tolist(), strict=True))
 
 
 @torch.no_grad()

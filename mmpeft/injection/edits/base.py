@@ -81,6 +81,12 @@ class Condition:
     def __init__(self) -> None:
         self.value: Any = None
 
+    def needed(self, what: str, name: str) -> Any:
+        """Return the value; without one raise a ValueError that says how ``what``, here ``name``, is given."""
+        if self.value is None:
+            raise ValueError(f"{what}: call the model within adapters.given({{name: {name}}})")
+        return self.value
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Condition:
         return Condition()
 

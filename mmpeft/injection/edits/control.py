@@ -47,6 +47,7 @@ class ControlBranch(Edit):
     """
 
     weighs_itself = True
+    takes: Condition
 
     def __init__(
         self, site: DenoiserSite, *, channels: int, widths: tuple[int, ...], guess: bool, pooled: bool
@@ -73,9 +74,7 @@ class ControlBranch(Edit):
 
     def residuals(self, arguments: dict[str, Any], weight: float) -> list[Tensor]:
         """Return what is added to each hidden state."""
-        image = self.takes.value if self.takes else None
-        if image is None:
-            raise ValueError("control: no control image: call the model within adapters.given({name: image})")
+        image: Tensor = self.takes.needed("control: no control image", "image")
         sample = arguments["sample"]
         rows = slice(len(sample) // 2, None) if self.guess and len(sample) == 2 * len(image) else slice(None)
         own = {key: _rows(value, rows, len(sample)) for key, value in arguments.items()}

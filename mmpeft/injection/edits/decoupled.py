@@ -20,6 +20,8 @@ class ImageTokens(Edit):
     The projection starts as torch's linear layers do (Ye et al. 2023, arXiv:2308.06721).
     """
 
+    takes: Condition
+
     def __init__(self, site: DenoiserSite, *, width: int, tokens: int) -> None:
         super().__init__()
         self.tokens, self.context = tokens, site.context
@@ -34,10 +36,7 @@ class ImageTokens(Edit):
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Make the tokens, and leave the arguments as they are."""
-        features = self.takes.value if self.takes else None
-        if features is None:
-            raise ValueError("image prompt: no features: call the model within adapters.given({name: features})")
-        self.passed.value = self.make(features)
+        self.passed.value = self.make(self.takes.needed("image prompt: no features", "features"))
         return args, kwargs
 
     def make(self, features: Tensor) -> Tensor:

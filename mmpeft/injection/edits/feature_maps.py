@@ -57,6 +57,7 @@ class FeatureMaps(Edit):
     """
 
     weighs_itself = True
+    takes: Condition
 
     def __init__(
         self, site: DenoiserSite, *, channels: int, factor: int, depth: int, light: bool, middle: bool
@@ -81,9 +82,7 @@ class FeatureMaps(Edit):
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Add the maps to the denoiser's arguments."""
-        image = self.takes.value if self.takes else None
-        if image is None:
-            raise ValueError("control: no control image: call the model within adapters.given({name: image})")
+        image: Tensor = self.takes.needed("control: no control image", "image")
         arguments = self.bound(call.binding.host, args, kwargs)
         sample = arguments["sample"]
         if len(sample) % len(image):

@@ -83,7 +83,7 @@ class TrainConfig(Settings):
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
     optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
-    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes and a GPU."""
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
 from mmpeft.injection.sites import LinearSite, Site
 from mmpeft.kernels.low_rank import Update, low_rank_add
+from mmpeft.kernels.quantized import dense
 
 
 class LowRank(Edit):
@@ -94,7 +95,7 @@ class DecomposedLowRank(LowRank):
         return bias if bias is None or self.rows is None else bias[self.rows]
 
     def _weight(self, host: nn.Module) -> Tensor:
-        weight: Tensor = getattr(host, self.names[0])
+        weight: Tensor = dense(getattr(host, self.names[0]))
         weight = weight.T if self.transposed else weight
         return weight if self.rows is None else weight[self.rows]
 

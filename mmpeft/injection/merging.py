@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Call
 from mmpeft.injection.graft import graft
-from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
 from mmpeft.kernels.quantized import dense, is_quantized, plain_forward, plain_parameter
 
@@ -71,7 +71,7 @@ def _problems(host: nn.Module) -> list[str]:
 
 def _bias(call: Call) -> Tensor | None:
     site = call.binding.site
-    name = site.bias if isinstance(site, LinearSite) else "bias"
+    name = site.bias if isinstance(site, WeightSite) else "bias"
     return getattr(call.binding.host, name, None)
 
 
@@ -89,11 +89,11 @@ def _folded(host: nn.Module) -> dict[str, Tensor]:
 
 def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     site, edit = call.binding.site, call.binding.edit
-    names = (site.weight, site.bias) if isinstance(site, LinearSite) else ("weight", "bias")
+    names = (site.weight, site.bias) if isinstance(site, WeightSite) else ("weight", "bias")
     weight, bias = (tensors.get(name, getattr(host, name)) for name in names)
     weight = dense(weight)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    transposed = isinstance(site, LinearSite) and site.transposed
+    transposed = isinstance(site, WeightSite) and site.transposed
     w = (weight.T if transposed else weight).to(wide).clone()
     b = None if bias is None else bias.to(wide).clone()
     rows = call.binding.rows or slice(None)

@@ -20,6 +20,7 @@ from mmpeft.formats.tensor_file import refuse
 from mmpeft.injection.anatomy import anatomy, own_modules
 from mmpeft.injection.edits import LowRank
 from mmpeft.injection.sites import WeightSite
+from mmpeft.kernels.quantized import shape_of
 from mmpeft.methods import DoRA, LoRA, Method
 
 Place = tuple[str, str]
@@ -140,10 +141,10 @@ def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems:
     if "a" not in own or "b" not in own:
         problems.append(f"{name}: without its {'down' if 'a' not in own else 'up'} projection")
         return None
-    a, b, rank, (out, *each) = own["a"], own["b"], len(own["a"]), layer.weight.shape
+    a, b, rank, (out, *each) = own["a"], own["b"], len(own["a"]), shape_of(layer.weight)
     if _bare(a.shape) != _bare((rank, *each)) or _bare(b.shape) != (out, rank):
         shapes = f"down {tuple(a.shape)} and up {tuple(b.shape)}"
-        problems.append(f"{name}: {shapes} don't fit a layer of {tuple(layer.weight.shape)}")
+        problems.append(f"{name}: {shapes} don't fit a layer of {tuple(shape_of(layer.weight))}")
         return None
     alpha = float(own["alpha"]) if "alpha" in own else float(rank)
     ones = [1] * len(each[1:])

@@ -16,6 +16,7 @@ from mmpeft.heads.base import backbone_of
 from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
 from mmpeft.injection.sites import ParametersSite, WeightSite
 from mmpeft.injection.tree import Adapter
+from mmpeft.kernels.quantized import dense, shape_of
 from mmpeft.methods import LoRA
 
 Place = tuple[WeightSite, Edit, str]
@@ -109,7 +110,7 @@ def _stack(layout: Layout, path: str, places: list[Place]) -> int:
         raise InexpressibleError(f"{path}: peft has one scale for a layer, and this adapter has {sorted(scales)}")
     layout.scales[path] = scales.pop()
     ends = list(accumulate(len(edit.lora_A) for edit in edits))
-    out, *each = host.get_parameter("weight").shape
+    out, *each = shape_of(host.get_parameter("weight"))
     layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], *each)
     layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(out, ends[-1], *[1] * len(each[1:]))
     for (site, _, key), start, end in zip(places, [0, *ends], ends, strict=False):
@@ -127,7 +128,7 @@ def _add_magnitudes(layout: Layout, path: str, places: list[Place], host: nn.Mod
     Of a linear layer it is (out), of a convolution (1, out, 1, 1).
     """
     _disjoint(path, places)
-    theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", host.get_parameter("weight").detach()
+    theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", dense(host.get_parameter("weight")).detach()
     norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
     layout.ground[theirs] = norms if weight.ndim == 2 else norms[None, :, None, None]
     for site, _, key in places:

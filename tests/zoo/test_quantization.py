@@ -1,5 +1,6 @@
 import copy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_a_half_precision_base_is_merged_in_half_precision() -> None:
     torch.testing.assert_close(model(IDS).logits, before, rtol=0.05, atol=0.05)
 
 
-def test_a_model_that_transformers_quantised_is_adapted_as_well(tmp_path) -> None:
+def test_a_model_that_transformers_quantised_is_adapted_as_well(tmp_path: Path) -> None:
     make_llama().save_pretrained(tmp_path)
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = LlamaForCausalLM.from_pretrained(tmp_path, quantization_config=how, dtype=torch.float32)
@@ -108,10 +109,11 @@ def test_a_model_that_transformers_quantised_is_adapted_as_well(tmp_path) -> Non
     adapters.check_gradients()
 
 
-def test_an_adapter_of_a_quantised_base_loads_beside_the_plain_one(tmp_path) -> None:
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
+def test_an_adapter_of_a_quantised_base_loads_beside_the_plain_one(method: str, tmp_path: Path) -> None:
     model = make_llama()
     mmpeft.quantize(model, compute=torch.float32)
-    adapters = mmpeft.adapt(model, "lora")
+    adapters = mmpeft.adapt(model, method)
     moved(adapters)
     adapters.save(tmp_path / "adapter")
     plain = make_llama()

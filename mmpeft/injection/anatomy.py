@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import LinearSite, ParametersSite, Site
+from mmpeft.injection.sites import AttentionSite, LinearSite, ParametersSite, Site
 from mmpeft.settings import nearest
 
 Layers = str | tuple[int, ...] | list[int]
@@ -177,7 +177,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        known = {id(site.host): site for site in self.sites()}
+        known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -301,6 +301,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     its linear and normalisation layers.
     """
     import mmpeft.anatomies  # noqa: F401  registers the readers
+    from mmpeft.injection.attention import with_attention
 
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -308,4 +309,4 @@ def anatomy(model: nn.Module) -> Anatomy:
             "pipeline.unet"
         )
     found = (read(model) for read in _READERS)
-    return next(result for result in found if result is not None)
+    return with_attention(next(result for result in found if result is not None))

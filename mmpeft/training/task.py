@@ -22,7 +22,11 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters:
-    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too."""
+    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too.
+
+    The model's attention is computed as the configuration says.
+    """
+    mmpeft.use_attention(model, config.attention)
     for name, methods in config.adapters.items():
         beside = [LinearProbe()] if head and not any(method.trains_head for method in methods) else []
         mmpeft.adapt(model, [*methods, *beside], name=name)
@@ -32,7 +36,8 @@ def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters
 
 
 def load_adapters(model: nn.Module, config: RunConfig) -> None:
-    """Load and activate the adapters that the run directory of a finished run holds."""
+    """Load and activate the adapters that the run directory of a finished run holds; choose the attention's kernel."""
+    mmpeft.use_attention(model, config.attention)
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)

@@ -19,6 +19,7 @@ _HOME = {
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
     "quantize": "mmpeft.zoo.quantization",
+    "use_attention": "mmpeft.injection.attention",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (

@@ -22,7 +22,7 @@ from mmpeft.anatomies.linear import (
 )
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import AttentionSite, BranchSite, DenoiserSite, Site
+from mmpeft.injection.sites import BranchSite, CrossAttentionSite, DenoiserSite, Site
 
 BLOCK = re.compile(r"(^|\.)(single_)?transformer_blocks\.\d+$")
 ORDER = ("down_blocks", "mid_block", "up_blocks")
@@ -127,13 +127,13 @@ def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
         yield site
 
 
-def _attention(block: Any, path: str, **place: Any) -> Iterator[AttentionSite]:
+def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSite]:
     """Yield the cross-attention, where images attach: what its queries found in the text, before it is projected."""
     cross = getattr(block, "attn2", None)
     if cross is None or getattr(cross, "norm_q", None) is not None:
         return
     at = f"{path}.attn2"
-    yield AttentionSite(
+    yield CrossAttentionSite(
         name="cross.attention",
         path=f"{at}.attention",
         host=cross.to_out[0],

@@ -23,6 +23,8 @@ _HOME = {
     "BranchSite": "sites",
     "SequenceSite": "sites",
     "ParametersSite": "sites",
+    "AttentionSite": "sites",
+    "use_attention": "attention",
 }
 __all__ = list(_HOME)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import ConvSite, LinearSite, ParametersSite, Site, WeightSite
+from mmpeft.injection.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
 from mmpeft.settings import nearest
 
 Layers = str | tuple[int, ...] | list[int]
@@ -190,7 +190,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        known = {id(site.host): site for site in self.sites()}
+        known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -316,6 +316,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     its linear and normalisation layers.
     """
     import mmpeft.anatomies  # noqa: F401  registers the readers
+    from mmpeft.injection.attention import with_attention
 
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -323,4 +324,4 @@ def anatomy(model: nn.Module) -> Anatomy:
             "pipeline.unet"
         )
     found = (read(model) for read in _READERS)
-    return next(result for result in found if result is not None)
+    return with_attention(next(result for result in found if result is not None))

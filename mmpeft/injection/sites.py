@@ -238,6 +238,25 @@ class LogitsSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionSite(Site):
+    """A call of the attention kernel, within the forward of ``host``, by torch's ``scaled_dot_product_attention``.
+
+    Keys have ``heads`` heads of ``key_width`` features (of queries there may be more), values ``value_width``; zero
+    where that is not known. ``refusal`` says why the call can't be reached, and what to do.
+    """
+
+    heads: int = 0
+    key_width: int = 0
+    value_width: int = 0
+    refusal: str = ""
+
+    @property
+    def shape(self) -> str:
+        """Heads of keys and their width."""
+        return f"{self.heads} heads x {self.key_width}" if self.heads else ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CrossAttentionSite(Site):
     """An attention whose queries may look elsewhere too: ``host`` receives what they found (batch, queries, width).
 
     ``query``, ``key`` and ``value`` are the projections in front of the kernel; queries have ``width`` features in

@@ -22,6 +22,7 @@ from pydantic import (
 
 from mmpeft.configuration import Document, read_document
 from mmpeft.data.config import DataConfig
+from mmpeft.kernels.backends import Backend
 from mmpeft.methods import Method, parse
 from mmpeft.settings import Settings
 
@@ -250,6 +251,8 @@ class RunConfig(Settings):
     """Where samples come from and how they are split."""
     train: TrainConfig
     """How the adapters are trained."""
+    attention: Backend = "auto"
+    """The kernel of the model's attention; ``auto`` is its library's own way, ``xformers`` needs that extra."""
     output: Path
     """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""
 

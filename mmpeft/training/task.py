@@ -25,9 +25,9 @@ Config = TypeVar("Config", bound=RunConfig)
 def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters:
     """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too.
 
-    A base that is to be quantised is so before.
+    The model is prepared as the configuration says: its weights quantised, its attention's kernel chosen.
     """
-    _quantize(model, config)
+    _prepare(model, config)
     for name, methods in config.adapters.items():
         beside = [LinearProbe()] if head and not any(method.trains_head for method in methods) else []
         mmpeft.adapt(model, [*methods, *beside], name=name)
@@ -37,17 +37,18 @@ def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters
 
 
 def load_adapters(model: nn.Module, config: RunConfig) -> None:
-    """Load and activate the adapters that the run directory of a finished run holds."""
-    _quantize(model, config)
+    """Load and activate the adapters that the run directory of a finished run holds, in a model prepared as for it."""
+    _prepare(model, config)
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)
 
 
-def _quantize(model: nn.Module, config: RunConfig) -> None:
+def _prepare(model: nn.Module, config: RunConfig) -> None:
     how = config.model.quantize
     if how is not None:
         quantize(model, how.kind, double=how.double, compute=COMPUTE[how.compute], skip=how.skip)
+    mmpeft.use_attention(model, config.attention)
 
 
 def test_sample(split: ImageSplit, index: int) -> Sample:

@@ -17,6 +17,7 @@ _HOME = {
     "reader": "anatomy",
     "Site": "sites",
     "LinearSite": "sites",
+    "ConvSite": "sites",
     "NormSite": "sites",
     "EmbedSite": "sites",
     "BranchSite": "sites",

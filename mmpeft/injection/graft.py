@@ -56,6 +56,7 @@ class Graft:
         self.made: Any = None
         self.replaced = False
         self.originals: dict[str, Tensor] = {}
+        self.stand_in: Forward | None = None
         self.switches: list[Switch] = []
 
     def attach(self, name: str, binding: Binding) -> None:
@@ -242,7 +243,7 @@ def _forward(cls: type) -> Forward:
             if not args:
                 args = (kwargs.pop(first),)
             return graft.run(self, original, args, kwargs)
-        return original(self, *args, **kwargs)
+        return (graft.stand_in or original)(self, *args, **kwargs)
 
     return forward
 

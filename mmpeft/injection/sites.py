@@ -32,7 +32,7 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """The kind of site: ``linear``, ``norm``, ``embed``, ``branch``, ``sequence`` or ``parameters``."""
+        """The kind of site: ``linear``, ``conv``, ``norm``, ``embed``, ``branch``, ``sequence`` or ``parameters``."""
         return type(self).__name__.removesuffix("Site").lower()
 
     @property
@@ -42,25 +42,62 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LinearSite(Site):
-    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
+class WeightSite(Site):
+    """A layer of one weight W (out, in, ...), of which ``rows`` is this site's slice, and perhaps a bias.
 
-    ``weight`` and ``bias`` are the host's names for W and b; where they are not the usual ones (``in_proj_weight``),
-    the host computes more than this projection.
+    ``weight`` and ``bias`` are the host's names for them; ``transposed`` ones are (in, out) in the host.
     """
 
-    in_features: int
-    out_features: int
     rows: slice | None = None
     transposed: bool = False
     weight: str = "weight"
     bias: str = "bias"
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of W, or of its slice."""
+        raise TypeError(f"{type(self).__name__} has no weight")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearSite(WeightSite):
+    """``y = W x + b`` with W of shape (out_features, in_features), perhaps a slice of a fused weight.
+
+    Where the names of W and b are not the usual ones (``in_proj_weight``), the host computes more than this projection.
+    """
+
+    in_features: int
+    out_features: int
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Features out and in."""
+        return self.out_features, self.in_features
+
+    @property
     def shape(self) -> str:
         """Features in and out, and the rows of the fused weight."""
         rows = f" rows {self.rows.start}:{self.rows.stop}" if self.rows else ""
         return f"{self.in_features} -> {self.out_features}{rows}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvSite(WeightSite):
+    """A convolution of images (batch, channels, height, width) without groups: W is (out, in, height, width)."""
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Channels out and in, and the kernel."""
+        return self.out_channels, self.in_channels, *self.kernel
+
+    @property
+    def shape(self) -> str:
+        """Channels in and out, and the kernel."""
+        return f"{self.in_channels} -> {self.out_channels}, {self.kernel[0]} x {self.kernel[1]}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -47,6 +47,7 @@ _HOME = {
             "NormTuning",
             "ParallelAdapter",
             "Pfeiffer",
+            "PrefixTuning",
             "PromptSRC",
             "RepAdapter",
             "ResTuning",

@@ -14,6 +14,7 @@ from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -43,6 +44,8 @@ __all__ = [
     "LowRank",
     "NewWords",
     "NormalisedHead",
+    "Prefix",
+    "PrefixNetwork",
     "Prompt",
     "Resampler",
     "Scale",

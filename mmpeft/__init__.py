@@ -49,6 +49,7 @@ _HOME = {
             "NormTuning",
             "ParallelAdapter",
             "Pfeiffer",
+            "PrefixTuning",
             "PromptSRC",
             "RepAdapter",
             "ResTuning",

@@ -15,6 +15,7 @@ from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resamp
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -29,9 +30,9 @@ __all__ = [
     "BypassLayer",
     "ConditionalPrompt",
     "ControlBranch",
+    "ControlImage",
     "ConvDecomposedLowRank",
     "ConvLowRank",
-    "ControlImage",
     "ConvolutionalBottleneck",
     "CoupledTokens",
     "DecomposedLowRank",
@@ -46,6 +47,8 @@ __all__ = [
     "LowRank",
     "NewWords",
     "NormalisedHead",
+    "Prefix",
+    "PrefixNetwork",
     "Prompt",
     "Resampler",
     "Scale",

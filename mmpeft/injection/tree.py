@@ -30,13 +30,15 @@ class Node(nn.Module):
 class Adapter(Node):
     """One adapter's weights in one module, with the methods that made it and every place it is bound to.
 
-    ``words`` are those that the module's tokenizer, if it has one, has to learn.
+    ``words`` are those that the module's tokenizer, if it has one, has to learn; ``lacking`` says why methods that have
+    their sites in other modules have none in this.
     """
 
     def __init__(self, methods: list[Method]) -> None:
         super().__init__()
         self.methods = methods
         self.words: tuple[str, ...] = ()
+        self.lacking: list[str] = []
         self.places: list[tuple[Site, Edit, str]] = []
         self.bindings: list[Binding] = []
 

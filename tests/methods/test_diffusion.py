@@ -105,39 +105,6 @@ def test_gradients_of_a_controlnet_wake_in_order(unet: Any, inputs: Any) -> None
     assert awake() == {"zeros": True, "encoder": True, "hint end": True, "hint trunk": True}
 
 
-@pytest.mark.parametrize("guess", [False, True])
-def test_a_controlnet_agrees_with_that_of_diffusers(unet: Any, inputs: Any, guess: bool) -> None:
-    adapters = mmpeft.adapt(unet, CONTROL.model_copy(update={"guess": guess}), name="control")
-    shake(adapters)
-    (edit,) = adapters._edits("control")
-    plain = make_unet().requires_grad_(False)
-    theirs = ControlNetModel.from_unet(plain, conditioning_embedding_out_channels=(8, 16))
-    pairs = [*copied(edit, theirs)]
-    adapters.activate("control", weights=[0.7])
-    with adapters.given({"control": CONDITIONS["control"]}):
-        ours = unet(*inputs).sample
-    down, middle = theirs(*inputs, CONDITIONS["control"], conditioning_scale=0.7, guess_mode=guess, return_dict=False)
-    expected = plain(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    ours.square().sum().backward()
-    expected.square().sum().backward()
-    for own, other in pairs:
-        torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
-
-
-def copied(edit: Any, theirs: ControlNetModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copy our weights into diffusers' ControlNet, and yield the pairs."""
-    modules = {"conv_in": theirs.conv_in, "time_embedding": theirs.time_embedding, "down_blocks": theirs.down_blocks}
-    modules["mid_block"] = theirs.mid_block
-    pairs = [(getattr(edit.encoder, name), module) for name, module in modules.items()]
-    pairs += [(edit.hint, theirs.controlnet_cond_embedding)]
-    zeros = [*theirs.controlnet_down_blocks, theirs.controlnet_mid_block]
-    pairs += list(zip(edit.zeros, zeros, strict=True))
-    for ours, module in pairs:
-        module.load_state_dict(ours.state_dict())
-        yield from zip(ours.parameters(), module.parameters(), strict=True)
-
-
 @torch.no_grad()
 def test_of_a_doubled_batch_guess_mode_controls_the_second_half(unet: Any, inputs: Any) -> None:
     plain = unet(*inputs).sample

@@ -18,6 +18,8 @@ _HOME = {
     "load": "mmpeft.formats.native",
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
+    "quantize": "mmpeft.zoo.quantization",
+    "use_attention": "mmpeft.injection.attention",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (

@@ -133,6 +133,42 @@ def _bert() -> Any:
     )  # fmt: skip
 
 
+TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def _llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**TINY, num_key_value_heads=2))
+
+
+def _gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=1, **size, **still))
+
+
+def _gpt_neox() -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**TINY))
+
+
+def _mixtral() -> Any:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    return MixtralForCausalLM(MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3))
+
+
+def _t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=50, **size))
+
+
 def _open_clip(**options: Any) -> Any:
     from open_clip.model import CustomTextCLIP
 
@@ -196,8 +232,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "zero_shot": _zero_shot,
     "mlp": _mlp,
     "bert": _bert,
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "mixtral": _mixtral,
+    "t5": _t5,
 }
-GENERIC = {"mlp", "bert"}
+GENERIC = {"mlp"}
+DECODERS = {"llama", "gpt2", "gpt_neox", "mixtral"}
+LANGUAGE = DECODERS | {"bert", "t5"}
 OPEN_CLIP = {"open_clip", "open_clip_attention"}
 HUGGING_FACE = {"hf_clip", "siglip"}
 TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
@@ -207,22 +250,23 @@ STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
-    "clip_adapter": {"deit_distilled"} | GENERIC,
+    "bitfit": {"llama", "mixtral", "t5"},
+    "clip_adapter": {"deit_distilled"} | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
     "tip_adapter": MODELS.keys() - {"zero_shot"},
-    "vpt": {"beit"} | STAGED | GENERIC,
-    "convpass": {"convnext"} | GENERIC,
-    "fact": STAGED | GENERIC,
-    "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
+    "vpt": {"beit"} | STAGED | GENERIC | LANGUAGE,
+    "convpass": {"convnext"} | GENERIC | LANGUAGE,
+    "fact": STAGED | GENERIC | {"llama", "mixtral"},
+    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | GENERIC,
     "res_tuning": {"convnext"} | GENERIC,
-    "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
-    "side_tuning": {"deit_distilled"} | GENERIC,
+    "res_tuning_bypass": {"beit"} | STAGED | GENERIC | LANGUAGE,
+    "side_tuning": {"deit_distilled"} | GENERIC | LANGUAGE,
     "houlsby": {"convnext"} | GENERIC,
-    "adapter_plus": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext", "gpt_neox"} | GENERIC,
     "adaptformer": {"convnext"} | GENERIC,
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
-    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC,
+    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC | {"bert"},
 }
 """By method, the models that have no site for it."""
 
@@ -282,7 +326,7 @@ class Case:
         import torch
 
         generator = torch.Generator().manual_seed(1)
-        if self.model == "bert":
+        if self.model in LANGUAGE:
             return torch.randint(0, 50, (size, 7), generator=generator)
         return torch.randn(size, 3, 32, 32, generator=generator)
 
@@ -293,7 +337,11 @@ class Case:
         batch = self.batch() if batch is None else batch
         if self.model in OPEN_CLIP | HUGGING_FACE:
             return self._run_towers(model, batch)
+        if self.model == "t5":
+            return model(input_ids=batch, decoder_input_ids=batch.flip(1)).logits
         output = model(batch)
+        if self.model in DECODERS:
+            return output.logits
         if self.model == "bert":
             return torch.cat([output.last_hidden_state.flatten(1), output.pooler_output], -1)
         return torch.cat(output, -1) if isinstance(output, tuple) else output

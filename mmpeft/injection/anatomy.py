@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import LinearSite, ParametersSite, Site
+from mmpeft.injection.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
 from mmpeft.settings import nearest
 
 Layers = str | tuple[int, ...] | list[int]
@@ -163,6 +163,19 @@ class Anatomy:
         wanted = [targets] if isinstance(targets, str) else targets
         return self.select(wanted, LinearSite, layers, towers)  # type: ignore[return-value]
 
+    def weight_sites(
+        self,
+        targets: str | Iterable[str] | None,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        default: Iterable[str] = (),
+    ) -> list[WeightSite]:
+        """Return linear sites and convolutions by target; ``all`` and None mean no convolution, as in linear_sites."""
+        if targets is None or targets == "all":
+            return [*self.linear_sites(targets, layers, towers, default)]
+        wanted = [targets] if isinstance(targets, str) else targets
+        return self.select(wanted, WeightSite, layers, towers)  # type: ignore[return-value]
+
     def owners(
         self,
         layers: Layers = "all",
@@ -177,7 +190,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        known = {id(site.host): site for site in self.sites()}
+        known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -216,11 +229,13 @@ class Anatomy:
         return f"{plain_class(self.model).__name__} ({self.library})"
 
     def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
-        word = kind.__name__.removesuffix("Site").lower()
+        word = f"{kind.__name__.removesuffix('Site').lower()} site"
+        if kind is WeightSite:
+            word = "linear site or convolution" if any(isinstance(s, ConvSite) for s in pool) else "linear site"
         for tower in self.towers:
             if target in tower.missing:
-                return f"{self.describe()} has no {word} site {target!r}: {tower.missing[target]}"
-        return f"{self.describe()} has no {word} site {target!r}{nearest(target, {site.name for site in pool})}"
+                return f"{self.describe()} has no {word} {target!r}: {tower.missing[target]}"
+        return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
 
     def __str__(self) -> str:
         from mmpeft.injection.tables import anatomy_table
@@ -301,6 +316,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     its linear and normalisation layers.
     """
     import mmpeft.anatomies  # noqa: F401  registers the readers
+    from mmpeft.injection.attention import with_attention
 
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -308,4 +324,4 @@ def anatomy(model: nn.Module) -> Anatomy:
             "pipeline.unet"
         )
     found = (read(model) for read in _READERS)
-    return next(result for result in found if result is not None)
+    return with_attention(next(result for result in found if result is not None))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits import Unfreeze
+from mmpeft.kernels.quantized import shape_of, stored_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +120,7 @@ def make_report(adapters: Adapters, batch: object) -> Report:
     own = {id(parameter) for tree in adapters.trees.values() for parameter in tree.parameters()}
     base = [p for module in adapters.modules.values() for p in module.parameters() if id(p) not in own]
     saved = None if batch is None else saved_bytes(next(iter(adapters.modules.values())), batch)
-    return Report(rows, trainable, _count(base) + added, stored, sum(p.nbytes for p in base), state, saved)
+    return Report(rows, trainable, _count(base) + added, stored, sum(stored_bytes(p) for p in base), state, saved)
 
 
 def _alike_name(site: Site) -> str:
@@ -155,7 +156,7 @@ def size(number: int) -> str:
 
 
 def _count(parameters: Iterable[Any]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(shape_of(parameter).numel() for parameter in parameters)
 
 
 def _render(table: Table) -> str:

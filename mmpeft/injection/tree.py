@@ -110,7 +110,7 @@ class Tree(nn.Module):
             own = graft(host)
             own.bindings.pop(name)
             own.tapped_by.discard(name)
-            if not own.bindings:
+            if not own.bindings and own.place is None:
                 ungraft(host)
         del self._modules[name]
 
@@ -125,11 +125,8 @@ class Tree(nn.Module):
             own = graft(host)
             own.activate(_calls(own.bindings, applied, self.routes))
             own.tapped = not own.tapped_by.isdisjoint(applied)
-        for running in (False, True):
-            for own in (graft(host) for host in changed.values()):
-                for module, attribute, on, off in own.switches:
-                    if bool(own.calls) == running:
-                        setattr(module, attribute, on if running else off)
+        for own in sorted((graft(host) for host in changed.values()), key=lambda own: own.running):
+            own.switch()
 
 
 def _calls(

@@ -22,6 +22,7 @@ from mmpeft.data.framing import Framing
 from mmpeft.data.transforms import make_transforms
 from mmpeft.heads.denoising import Denoiser
 from mmpeft.heads.image_encoder import ImageEncoder
+from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 from mmpeft.training.config import read_run
 from mmpeft.training.diffusion_config import Sampling
@@ -62,6 +63,8 @@ class Config(Settings):
     """Height and width in pixels; null takes what the denoiser was trained with."""
     sampling: Sampling = Sampling()
     """How to draw."""
+    attention: Backend = "auto"
+    """The kernel of the pipeline's attention; ``auto`` is diffusers' own way, ``xformers`` needs that extra."""
     output: Path
     """The folder for the pictures and a grid of all; its class pictures, say, for prior preservation."""
 
@@ -75,6 +78,7 @@ class Config(Settings):
 def run(config: Config) -> None:
     """Draw, and write ``0000.png`` ... and ``grid.png``; black and broken pictures are named."""
     pipeline: Any = mmpeft.load_model(config.model)
+    mmpeft.use_attention(pipeline, config.attention)
     for name, adapter in config.load.items():
         mmpeft.load(pipeline, adapter.path, name=name)
     if config.load:

@@ -12,6 +12,7 @@ from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
+from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
@@ -27,6 +28,8 @@ __all__ = [
     "BypassLayer",
     "ConditionalPrompt",
     "ControlBranch",
+    "ConvDecomposedLowRank",
+    "ConvLowRank",
     "ConvolutionalBottleneck",
     "CoupledTokens",
     "DecomposedLowRank",

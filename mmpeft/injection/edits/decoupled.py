@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Condition, Edit
 from mmpeft.injection.edits.bypass import Passed
-from mmpeft.injection.sites import AttentionSite, DenoiserSite, Site
+from mmpeft.injection.sites import CrossAttentionSite, DenoiserSite, Site
 
 
 class ImageTokens(Edit):
@@ -104,7 +104,7 @@ class DecoupledAttention(Edit):
     (Ye et al. 2023). ``mask`` of ``image`` conditions is not part of it.
     """
 
-    def __init__(self, site: AttentionSite, image: ImageTokens, *, scale: float) -> None:
+    def __init__(self, site: CrossAttentionSite, image: ImageTokens, *, scale: float) -> None:
         super().__init__()
         object.__setattr__(self, "image", image)
         self.heads, self.scale = site.heads, scale
@@ -116,7 +116,7 @@ class DecoupledAttention(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to what the queries found, with a tap on the queries."""
-        assert isinstance(site, AttentionSite)
+        assert isinstance(site, CrossAttentionSite)
         return [Binding(edit=self, host=site.host, point="input", site=site, tap=site.query)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:

@@ -20,6 +20,8 @@ _HOME = {
     "load": "mmpeft.formats.native",
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
+    "quantize": "mmpeft.zoo.quantization",
+    "use_attention": "mmpeft.injection.attention",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (
@@ -47,6 +49,7 @@ _HOME = {
             "NormTuning",
             "ParallelAdapter",
             "Pfeiffer",
+            "PrefixTuning",
             "PromptSRC",
             "RepAdapter",
             "ResTuning",

@@ -77,6 +77,11 @@ class Adapters:
         parts = self.parts(name)
         return {_join(label, key): value for label, part in parts.items() for key, value in part.state_dict().items()}
 
+    def kept(self, name: str | None = None) -> dict[str, Tensor]:
+        """Return the tensors of one adapter that are saved, by the same keys: what only served its training is not."""
+        places = ((label, edit, key) for label, part in self.parts(name).items() for _, edit, key in part.places)
+        return {_join(label, key, own): value for label, edit, key in places for own, value in edit.kept().items()}
+
     def load_state_dict(self, state: Mapping[str, Tensor], name: str | None = None) -> None:
         """Copy tensors into an adapter. All missing, unexpected and misshapen keys are one error, before any copy."""
         own = self.state_dict(name)

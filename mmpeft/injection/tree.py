@@ -30,13 +30,15 @@ class Node(nn.Module):
 class Adapter(Node):
     """One adapter's weights in one module, with the methods that made it and every place it is bound to.
 
-    ``words`` are those that the module's tokenizer, if it has one, has to learn.
+    ``words`` are those that the module's tokenizer, if it has one, has to learn; ``lacking`` says why methods that have
+    their sites in other modules have none in this.
     """
 
     def __init__(self, methods: list[Method]) -> None:
         super().__init__()
         self.methods = methods
         self.words: tuple[str, ...] = ()
+        self.lacking: list[str] = []
         self.places: list[tuple[Site, Edit, str]] = []
         self.bindings: list[Binding] = []
 
@@ -111,7 +113,7 @@ class Tree(nn.Module):
             own = graft(host)
             own.bindings.pop(name)
             own.tapped_by.discard(name)
-            if not own.bindings:
+            if not own.bindings and own.place is None:
                 ungraft(host)
         del self._modules[name]
 
@@ -126,11 +128,8 @@ class Tree(nn.Module):
             own = graft(host)
             own.activate(_calls(own.bindings, applied, self.routes))
             own.tapped = not own.tapped_by.isdisjoint(applied)
-        for running in (False, True):
-            for own in (graft(host) for host in changed.values()):
-                for module, attribute, on, off in own.switches:
-                    if bool(own.calls) == running:
-                        setattr(module, attribute, on if running else off)
+        for own in sorted((graft(host) for host in changed.values()), key=lambda own: own.running):
+            own.switch()
 
 
 def _calls(

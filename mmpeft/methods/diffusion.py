@@ -70,10 +70,10 @@ class IPAdapter(Method):
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The tokens at the denoiser, then one attention per cross-attention of the layers."""
         from mmpeft.injection.edits import DecoupledAttention, ImageTokens, Resampler
-        from mmpeft.injection.sites import AttentionSite
+        from mmpeft.injection.sites import CrossAttentionSite
         from mmpeft.injection.weights import check_patterns, weight_at
 
-        sites = anatomy.select(("cross.attention",), AttentionSite, self.layers, self.towers)
+        sites = anatomy.select(("cross.attention",), CrossAttentionSite, self.layers, self.towers)
         check_patterns(self.scale, sites, "scale")
         root = _denoiser(anatomy, self.towers)
         size = {"width": self.features, "tokens": self.tokens}

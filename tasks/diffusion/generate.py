@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 import mmpeft
 from mmpeft.heads.denoising import Denoiser
+from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 from mmpeft.training.config import read_run
 from mmpeft.training.diffusion_config import Loaded, Sampling
@@ -41,6 +42,8 @@ class Config(Settings):
     """Height and width in pixels; null takes what the denoiser was trained with."""
     sampling: Sampling = Sampling()
     """How to draw."""
+    attention: Backend = "auto"
+    """The kernel of the pipeline's attention; ``auto`` is diffusers' own way, ``xformers`` needs that extra."""
     output: Path
     """The folder for the pictures and a grid of all; its class pictures, say, for prior preservation."""
 
@@ -54,6 +57,7 @@ class Config(Settings):
 def run(config: Config) -> None:
     """Draw, and write ``0000.png`` ... and ``grid.png``; black and broken pictures are named."""
     pipeline: Any = mmpeft.load_model(config.model)
+    mmpeft.use_attention(pipeline, config.attention)
     load(pipeline, config.load)
     model = Denoiser(pipeline).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     side = config.resolution or model.resolution

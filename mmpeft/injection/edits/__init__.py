@@ -13,7 +13,9 @@ from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
+from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -29,6 +31,8 @@ __all__ = [
     "ConditionalPrompt",
     "ControlBranch",
     "ControlImage",
+    "ConvDecomposedLowRank",
+    "ConvLowRank",
     "ConvolutionalBottleneck",
     "CoupledTokens",
     "DecomposedLowRank",
@@ -43,6 +47,8 @@ __all__ = [
     "LowRank",
     "NewWords",
     "NormalisedHead",
+    "Prefix",
+    "PrefixNetwork",
     "Prompt",
     "Resampler",
     "Scale",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.edits.image_tokens import ImageTokens, Looked
-from mmpeft.injection.sites import AttentionSite, Site
+from mmpeft.injection.sites import CrossAttentionSite, Site
 
 
 class DecoupledAttention(Edit):
@@ -23,7 +23,7 @@ class DecoupledAttention(Edit):
 
     weighs_itself = True
 
-    def __init__(self, site: AttentionSite, image: ImageTokens, *, scale: float) -> None:
+    def __init__(self, site: CrossAttentionSite, image: ImageTokens, *, scale: float) -> None:
         super().__init__()
         object.__setattr__(self, "image", image)
         self.heads, self.scale = site.heads, scale
@@ -35,7 +35,7 @@ class DecoupledAttention(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to what the queries found, with a tap on the queries."""
-        assert isinstance(site, AttentionSite)
+        assert isinstance(site, CrossAttentionSite)
         return [Binding(edit=self, host=site.host, point="input", site=site, tap=site.query)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:

@@ -15,9 +15,13 @@ _HOME = {
     "adapters": "mmpeft.injection.adapters",
     "Adapters": "mmpeft.injection.adapters",
     "anatomy": "mmpeft.injection.anatomy",
+    "ControlImage": "mmpeft.injection.edits",
+    "ImagePrompt": "mmpeft.injection.edits",
     "load": "mmpeft.formats.native",
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
+    "quantize": "mmpeft.zoo.quantization",
+    "use_attention": "mmpeft.injection.attention",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (
@@ -45,6 +49,7 @@ _HOME = {
             "NormTuning",
             "ParallelAdapter",
             "Pfeiffer",
+            "PrefixTuning",
             "PromptSRC",
             "RepAdapter",
             "ResTuning",

@@ -17,7 +17,7 @@ from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
 from mmpeft.injection.adapters import Adapters, adapt
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.planning import modules_of, sketch
-from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.sites import WeightSite
 from mmpeft.methods import Method
 
 
@@ -93,6 +93,6 @@ def _expected(
 
 
 def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
-    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(LinearSite)}
+    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
     paths = source.config.paths(source.file.shapes) if source.config else []
-    return [f"{path} has tensors, and is no linear layer to adapt in this model" for path in paths if path not in known]
+    return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]

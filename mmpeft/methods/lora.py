@@ -1,4 +1,4 @@
-"""LoRA and DoRA: low-rank deltas of linear layers."""
+"""LoRA and DoRA: low-rank deltas of linear layers and convolutions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class LoRA(Method):
     """Low-rank adaptation: W + (alpha / rank) B A at linear sites (Hu et al. 2021, arXiv:2106.09685).
 
-    B starts at zero, so the model starts unchanged. Merges into the weight.
+    Of a convolution, A has the kernel and B is 1 x 1 (LoCon). B starts at zero, so the model starts unchanged. Merges
+    into the weight.
     """
 
     name: ClassVar[str] = "lora"
@@ -32,16 +33,19 @@ class LoRA(Method):
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
     targets: str | tuple[str, ...] | None = None
-    """Linear sites (attn.q, mlp.up, attn.* ...), patterns over module paths, or 'all'; by default attn.q and attn.v."""
+    """Sites (attn.q, mlp.*, resnet.conv1 ...), patterns over paths, or 'all' linear ones; default attn.q and attn.v."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
-        """One delta per linear site."""
-        from mmpeft.injection.edits import LowRank
+        """One delta per linear site or convolution."""
+        from mmpeft.injection.edits import ConvLowRank, LowRank
 
-        yield from self._plan(anatomy, LowRank)
+        yield from self._plan(anatomy, LowRank, ConvLowRank)
 
-    def _plan(self, anatomy: Anatomy, edit: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
-        for site in anatomy.linear_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
+    def _plan(self, anatomy: Anatomy, linear: type[LowRank], convolution: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
+        from mmpeft.injection.sites import ConvSite
+
+        for site in anatomy.weight_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
+            edit = convolution if isinstance(site, ConvSite) else linear
             alpha = self.rank if self.alpha is None else self.alpha
             options = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}
             yield site, edit(site, rank_stabilized=self.rank_stabilized, **options)  # type: ignore[arg-type]
@@ -56,10 +60,10 @@ class DoRA(LoRA):
     name: ClassVar[str] = "dora"
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
-        """One decomposed delta per linear site."""
-        from mmpeft.injection.edits import DecomposedLowRank
+        """One decomposed delta per linear site or convolution."""
+        from mmpeft.injection.edits import ConvDecomposedLowRank, DecomposedLowRank
 
-        yield from self._plan(anatomy, DecomposedLowRank)
+        yield from self._plan(anatomy, DecomposedLowRank, ConvDecomposedLowRank)
 
 
 class CLIPLoRA(LoRA):

@@ -45,9 +45,9 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def state_of(optimizer: Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """Return the optimizer's tensors (moments, step counts) as ``<parameter>/<key>``."""
+    """Return the optimizer's tensors (moments, their scales, step counts) as ``<parameter>/<key>``."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
         if value is not None
@@ -59,4 +59,8 @@ def restore_state(optimizer: Optimizer, parameters: Parameters, state: dict[str,
     for path, value in state.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][key] = value if key == "step" else like(value, parameter)
+        if key == "step":
+            counted = isinstance(optimizer, (AdamW, SGD))
+            optimizer.state[parameter][key] = value if counted else int(value)
+        else:
+            optimizer.state[parameter][key] = like(value, parameter)

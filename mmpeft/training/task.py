@@ -17,12 +17,17 @@ from mmpeft.injection.adapters import Adapters
 from mmpeft.methods import LinearProbe
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run_directory import RunDirectory
+from mmpeft.zoo.quantization import COMPUTE, quantize
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
 def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters:
-    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too."""
+    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too.
+
+    The model is prepared as the configuration says: its weights quantised, its attention's kernel chosen.
+    """
+    _prepare(model, config)
     for name, methods in config.adapters.items():
         beside = [LinearProbe()] if head and not any(method.trains_head for method in methods) else []
         mmpeft.adapt(model, [*methods, *beside], name=name)
@@ -32,10 +37,18 @@ def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters
 
 
 def load_adapters(model: nn.Module, config: RunConfig) -> None:
-    """Load and activate the adapters that the run directory of a finished run holds."""
+    """Load and activate the adapters that the run directory of a finished run holds, in a model prepared as for it."""
+    _prepare(model, config)
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)
+
+
+def _prepare(model: nn.Module, config: RunConfig) -> None:
+    how = config.model.quantize
+    if how is not None:
+        quantize(model, how.kind, double=how.double, compute=COMPUTE[how.compute], skip=how.skip)
+    mmpeft.use_attention(model, config.attention)
 
 
 def test_sample(split: ImageSplit, index: int) -> Sample:

@@ -138,7 +138,7 @@ def test_a_model_without_the_sites(vit, adapted, tmp_path):
     handle.save(tmp_path / "a")
     with pytest.raises(ValueError, match="no site for lora") as told:
         mmpeft.load(timm.create_model("convnext_atto", num_classes=5), tmp_path / "a")
-    assert "blocks.2.attn.qkv has tensors, and is no linear layer to adapt in this model" in str(told.value)
+    assert "blocks.2.attn.qkv has tensors, and is no layer to adapt in this model" in str(told.value)
 
 
 def test_another_head_is_no_other_model(vit, adapted, recwarn, tmp_path):

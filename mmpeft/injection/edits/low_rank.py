@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
-from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.injection.rows import take
+from mmpeft.injection.sites import LinearSite, Site, WeightSite
 from mmpeft.kernels.low_rank import Update, low_rank_add
+from mmpeft.kernels.quantized import dense
 
 
 class LowRank(Edit):
@@ -22,10 +24,11 @@ class LowRank(Edit):
 
     mergeable = True
 
-    def __init__(self, site: LinearSite, *, rank: int, alpha: float, dropout: float, rank_stabilized: bool) -> None:
+    def __init__(self, site: WeightSite, *, rank: int, alpha: float, dropout: float, rank_stabilized: bool) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(site.out_features, rank))
+        out, *each = site.weight_shape
+        self.lora_A = nn.Parameter(torch.empty(rank, *each))
+        self.lora_B = nn.Parameter(torch.zeros(out, rank, *[1] * len(each[1:])))
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.dropout = dropout
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
@@ -45,7 +48,8 @@ class LowRank(Edit):
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
-        return weight + self.scale * (self.lora_B.to(weight) @ self.lora_A.to(weight)), bias
+        b, a = (factor.to(weight).flatten(1) for factor in (self.lora_B, self.lora_A))
+        return weight + self.scale * (b @ a).view_as(weight), bias
 
     def extra_repr(self) -> str:
         """Rank, features and scale."""
@@ -59,7 +63,7 @@ class DecomposedLowRank(LowRank):
     size of W is made.
     """
 
-    def __init__(self, site: LinearSite, **options: float) -> None:
+    def __init__(self, site: WeightSite, **options: float) -> None:
         super().__init__(site, **options)  # type: ignore[arg-type]
         self.rows, self.transposed, self.names = site.rows, site.transposed, (site.weight, site.bias)
         self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
@@ -84,29 +88,29 @@ class DecomposedLowRank(LowRank):
         ratio, own = self._ratio(host).to(weight), self._bias(host)
         if bias is not None and own is not None:
             bias = own.to(bias) + ratio * (bias - own.to(bias))
-        return changed * ratio[:, None], bias
+        return changed * ratio.view(-1, *[1] * (weight.ndim - 1)), bias
 
     def _ratio(self, host: nn.Module) -> Tensor:
         return self.magnitude / self._norms(self._weight(host))
 
     def _bias(self, host: nn.Module) -> Tensor | None:
         bias: Tensor | None = getattr(host, self.names[1])
-        return bias if bias is None or self.rows is None else bias[self.rows]
+        return bias if bias is None or self.rows is None else take(bias, self.rows, 0)
 
     def _weight(self, host: nn.Module) -> Tensor:
-        weight: Tensor = getattr(host, self.names[0])
+        weight: Tensor = dense(getattr(host, self.names[0]))
         weight = weight.T if self.transposed else weight
-        return weight if self.rows is None else weight[self.rows]
+        return weight if self.rows is None else take(weight, self.rows, 0)
 
     @staticmethod
     def _square_norms(weight: Tensor) -> Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        return weight.detach().to(wide).square().sum(1)
+        return weight.detach().to(wide).flatten(1).square().sum(1)
 
     @torch.no_grad()
     def _norms(self, weight: Tensor) -> Tensor:
         squares = self._square_norms(weight)
-        a, b, w = (tensor.to(squares.dtype) for tensor in (self.lora_A, self.lora_B, weight))
+        a, b, w = (tensor.to(squares.dtype).flatten(1) for tensor in (self.lora_A, self.lora_B, weight))
         cross = ((w @ a.T) * b).sum(1)
         own = ((b @ (a @ a.T)) * b).sum(1)
         return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()

@@ -1,0 +1,81 @@
+"""A tiny Llama that was never trained, and a tokenizer of whole words, for tests of several folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SAID = (
+    "what is a an the to of and in how do i you can say not cannot help sorry with that one two three four five six "
+    "plus minus red green blue cat dog sun moon big small opposite colour steal car bank bike wash answer yes no so "
+    "Hello user assistant ? . , : ! + - < > / | # ' Human Assistant first then therefore because think step 1 2 3 4 5"
+)
+"""The words that it knows."""
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<think>", "</think>"]
+TURN = (
+    "{{{{ bos_token }}}}{{% for message in messages %}}{{{{ '<|' + message['role'] + '|>' }}}}"
+    "{{% if message['role'] == 'assistant' %}}{before}{{{{ ' ' + message['content'] + '<|end|>' }}}}{after}"
+    "{{% else %}}{{{{ ' ' + message['content'] + '<|end|>' }}}}{{% endif %}}{{% endfor %}}"
+    "{{% if add_generation_prompt %}}{{{{ '<|assistant|>' }}}}{{% endif %}}"
+)
+PLAIN_TEMPLATE = TURN.format(before="", after="")
+MARKED_TEMPLATE = TURN.format(before="{% generation %}", after="{% endgeneration %}")
+
+
+@lru_cache
+def _words() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*SPECIAL, *SAID.split()]))}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([])
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    return made.to_str()
+
+
+def tokenizer(template: str | None = MARKED_TEMPLATE, **options: Any) -> Any:
+    """Return a tokenizer with a chat template; it puts ``<s>`` in front of plain text."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer.from_str(_words())
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    how = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", **options}
+    extra = [token for token in SPECIAL if token not in how.values()]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, additional_special_tokens=extra, chat_template=template, **how
+    )
+
+
+def llama(**options: Any) -> Any:
+    """Return a Llama of two layers with random weights, the same each time."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    size |= {"num_key_value_heads": 2, "initializer_range": 0.2, "tie_word_embeddings": False, **options}
+    config = LlamaConfig(vocab_size=len(tokenizer()), **ids, **size)
+    return LlamaForCausalLM(config).eval()
+
+
+def save(folder: Path, template: str | None = MARKED_TEMPLATE) -> str:
+    """Write model and tokenizer to a folder, and return its name for a configuration."""
+    llama().save_pretrained(folder)
+    tokenizer(template).save_pretrained(folder)
+    return str(folder)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> str:
+    """Write rows as JSON lines, and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def conversation(*said: str, roles: tuple[str, ...] = ("user", "assistant")) -> list[dict[str, str]]:
+    """Return turns of user and assistant by turns."""
+    return [{"role": roles[place % len(roles)], "content": text} for place, text in enumerate(said)]

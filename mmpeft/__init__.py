@@ -15,6 +15,8 @@ _HOME = {
     "adapters": "mmpeft.injection.adapters",
     "Adapters": "mmpeft.injection.adapters",
     "anatomy": "mmpeft.injection.anatomy",
+    "ControlImage": "mmpeft.injection.edits",
+    "ImagePrompt": "mmpeft.injection.edits",
     "load": "mmpeft.formats.native",
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",

@@ -134,6 +134,42 @@ def _bert() -> Any:
     )  # fmt: skip
 
 
+TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def _llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**TINY, num_key_value_heads=2))
+
+
+def _gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=1, **size, **still))
+
+
+def _gpt_neox() -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**TINY))
+
+
+def _mixtral() -> Any:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    return MixtralForCausalLM(MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3))
+
+
+def _t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=50, **size))
+
+
 def _open_clip(**options: Any) -> Any:
     from open_clip.model import CustomTextCLIP
 
@@ -162,6 +198,27 @@ def _hf_clip() -> Any:
 
 def _siglip() -> Any:
     return _two_towers("Siglip", projection_size=32)
+
+
+def _unet() -> Any:
+    from tiny_pipelines import unet
+
+    return unet(
+        block_out_channels=(8, 8),
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def _sd3() -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=16, pooled_projection_dim=12, out_channels=4,
+        pos_embed_max_size=8,
+    )  # fmt: skip
 
 
 def words(texts: list[str]) -> Any:
@@ -195,36 +252,48 @@ MODELS: dict[str, Callable[[], Any]] = {
     "hf_clip": _hf_clip,
     "siglip": _siglip,
     "zero_shot": _zero_shot,
+    "unet": _unet,
+    "sd3": _sd3,
     "mlp": _mlp,
     "bert": _bert,
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "mixtral": _mixtral,
+    "t5": _t5,
 }
-GENERIC = {"mlp", "bert"}
+GENERIC = {"mlp"}
+DECODERS = {"llama", "gpt2", "gpt_neox", "mixtral"}
+LANGUAGE = DECODERS | {"bert", "t5"}
 OPEN_CLIP = {"open_clip", "open_clip_attention"}
 HUGGING_FACE = {"hf_clip", "siglip"}
 TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
 READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 """With ``nn.MultiheadAttention``, which computes another way, not equal to the bit, when a weight wants gradients."""
+DENOISERS = {"unet", "sd3"}
 STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
-    "clip_adapter": {"deit_distilled"} | GENERIC,
+    "bitfit": {"llama", "mixtral", "t5"},
+    "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
     "tip_adapter": MODELS.keys() - {"zero_shot"},
-    "vpt": {"beit"} | STAGED | GENERIC,
-    "convpass": {"convnext"} | GENERIC,
-    "fact": STAGED | GENERIC,
+    "vpt": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "convpass": {"convnext"} | DENOISERS | GENERIC | LANGUAGE,
+    "fact": STAGED | GENERIC | {"llama", "mixtral"},
+    "norm_tuning": {"sd3"},
+    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | DENOISERS | GENERIC,
     "prefix_tuning": {"swin_v2", "convnext", "mlp"},
-    "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
     "res_tuning": {"convnext"} | GENERIC,
-    "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
-    "side_tuning": {"deit_distilled"} | GENERIC,
+    "res_tuning_bypass": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "side_tuning": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "houlsby": {"convnext"} | GENERIC,
-    "adapter_plus": {"convnext"} | GENERIC,
-    "adaptformer": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext", "gpt_neox", "sd3"} | GENERIC,
+    "adaptformer": {"convnext", "sd3"} | GENERIC,
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
-    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC,
+    "linear_probe": OPEN_CLIP | HUGGING_FACE | DENOISERS | GENERIC | {"bert"},
 }
 """By method, the models that have no site for it."""
 
@@ -284,8 +353,10 @@ class Case:
         import torch
 
         generator = torch.Generator().manual_seed(1)
-        if self.model == "bert":
+        if self.model in LANGUAGE:
             return torch.randint(0, 50, (size, 7), generator=generator)
+        if self.model in DENOISERS:
+            return torch.randn(size, 4, 8, 8, generator=generator)
         return torch.randn(size, 3, 32, 32, generator=generator)
 
     def run(self, model: Any, batch: Any = None) -> Any:
@@ -295,17 +366,24 @@ class Case:
         batch = self.batch() if batch is None else batch
         if self.model in OPEN_CLIP | HUGGING_FACE:
             return self._run_towers(model, batch)
+        if self.model == "t5":
+            return model(input_ids=batch, decoder_input_ids=batch.flip(1)).logits
+        if self.model in DENOISERS:
+            return self._denoise(model, batch)
         output = model(batch)
+        if self.model in DECODERS:
+            return output.logits
         if self.model == "bert":
             return torch.cat([output.last_hidden_state.flatten(1), output.pooler_output], -1)
         return torch.cat(output, -1) if isinstance(output, tuple) else output
 
     def same(self, left: Any, right: Any) -> bool:
-        """Whether two outputs are equal to the bit; SigLIP's residual stream is not contiguous, and BLAS then rounds
-        by the alignment of memory."""
+        """Whether two outputs are equal to the bit; BLAS rounds by the alignment of memory where SigLIP's residual
+        stream is not contiguous, and where FacT's factors of rank 3 lie anywhere in a file."""
         import torch
 
-        return torch.allclose(left, right, 1e-5, 1e-5) if self.model == "siglip" else torch.equal(left, right)
+        rounded = self.model == "siglip" or (self.method, self.model) == ("fact", "sd3")
+        return torch.allclose(left, right, 1e-5, 1e-5) if rounded else torch.equal(left, right)
 
     def _run_towers(self, model: Any, images: Any) -> Any:
         import torch
@@ -321,6 +399,17 @@ class Case:
             found = torch.cat([image, words, scale.expand(len(image), 1)], -1)
         return found * torch.linspace(0.5, 2, found.shape[-1])
 
+    def _denoise(self, model: Any, sample: Any) -> Any:
+        """Return the noise that a denoiser finds in a sample, by a text of five words, at one step."""
+        import torch
+
+        generator = torch.Generator().manual_seed(2)
+        text, pooled = (torch.randn(shape, generator=generator).to(sample) for shape in ((1, 5, 24), (1, 12)))
+        time, size = torch.full((len(sample),), 7), len(sample)
+        if self.model == "unet":
+            return model(sample, time, text.expand(size, -1, -1)).sample
+        return model(sample, text.expand(size, -1, -1), pooled.expand(size, -1), time).sample
+
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """Methods of denoisers, which take conditions: test_diffusion.py has them."""
@@ -328,7 +417,8 @@ SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MO
 SUPPORTED.sort(key=str)
 HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
-COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == {"mlp": "lora", "bert": "lora"}.get(c.model, "ssf")]
+ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
+COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]
 """Every method on one model, and on every model one method."""
 
 

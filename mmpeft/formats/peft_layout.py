@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmpeft.formats.peft_config import AnyConfig, LoRAConfig
 from mmpeft.formats.tensor_file import Shapes
 
-Index = tuple[slice | int, ...]
+Index = tuple[slice | int | list[int], ...]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from mmpeft.formats.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
 from mmpeft.formats.peft_layout import Index, Layout, Piece
 from mmpeft.heads.base import backbone_of
 from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
+from mmpeft.injection.rows import Interleaved, indices
 from mmpeft.injection.sites import ParametersSite, WeightSite
 from mmpeft.injection.tree import Adapter
 from mmpeft.kernels.quantized import dense, shape_of
@@ -116,7 +117,7 @@ def _stack(layout: Layout, path: str, places: list[Place]) -> int:
     for (site, _, key), start, end in zip(places, [0, *ends], ends, strict=False):
         columns = slice(start, end)
         layout.pieces.append(Piece(f"{key}.lora_A", f"{name}.lora_A.weight", (columns,)))
-        layout.pieces.append(Piece(f"{key}.lora_B", f"{name}.lora_B.weight", (site.rows or ALL, columns)))
+        layout.pieces.append(Piece(f"{key}.lora_B", f"{name}.lora_B.weight", (_index(site), columns)))
     if isinstance(edits[0], DecomposedLowRank):
         _add_magnitudes(layout, path, places, host)
     return ends[-1]
@@ -132,7 +133,7 @@ def _add_magnitudes(layout: Layout, path: str, places: list[Place], host: nn.Mod
     norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
     layout.ground[theirs] = norms if weight.ndim == 2 else norms[None, :, None, None]
     for site, _, key in places:
-        rows: Index = (site.rows or ALL,)
+        rows: Index = (_index(site),)
         layout.pieces.append(Piece(f"{key}.magnitude", theirs, rows if weight.ndim == 2 else (0, *rows, 0, 0)))
 
 
@@ -147,7 +148,7 @@ def _lay_out_scales(layout: Layout, hosts: Mapping[str, list[Place]]) -> IA3Conf
         layout.inputs += [path] if on_input else []
         layout.ground[theirs] = torch.ones(()).expand((1, host.in_features) if on_input else (host.out_features, 1))
         for site, _, key in places:
-            layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (site.rows or ALL, 0)))
+            layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (_index(site), 0)))
     return IA3Config(target_modules=tuple(hosts), feedforward_modules=tuple(layout.inputs))
 
 
@@ -170,11 +171,17 @@ def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) 
         layout.pieces.append(Piece(f"{key}.{name}", theirs, (ALL,) * value.ndim))
 
 
+def _index(site: WeightSite) -> slice | list[int]:
+    return _rows(site) if isinstance(site.rows, Interleaved) else site.rows or ALL
+
+
+def _rows(site: WeightSite) -> list[int]:
+    return indices(site.rows or ALL, shape_of(site.host.get_parameter("weight"))[0])
+
+
 def _disjoint(path: str, places: list[Place]) -> None:
-    rows = sorted(
-        (rows.start, rows.stop) for site, _, _ in places for rows in [site.rows or slice(0, site.weight_shape[0])]
-    )
-    if any(end > start for (_, end), (start, _) in pairwise(rows)):
+    rows = [row for site, _, _ in places for row in _rows(site)]
+    if len(rows) > len(set(rows)):
         raise InexpressibleError(f"{path}: peft edits the rows of a layer once, and here edits overlap")
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
+from mmpeft.injection.rows import Interleaved, put, take
 from mmpeft.injection.sites import AttentionSite, Switch
 from mmpeft.kernels.backends import Backend
 from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
@@ -177,8 +177,11 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
 
 def _update(call: Call) -> Update | None:
-    update = None if call.route is not None else call.binding.edit.update()
-    return update and replace(update, scale=update.scale * call.weight, rows=call.binding.rows)
+    rows = call.binding.rows
+    if call.route is not None or isinstance(rows, Interleaved):
+        return None
+    update = call.binding.edit.update()
+    return update and replace(update, scale=update.scale * call.weight, rows=rows)
 
 
 def _leave(call: Call, x: Tensor, y: Any) -> Any:
@@ -187,7 +190,7 @@ def _leave(call: Call, x: Tensor, y: Any) -> Any:
         return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
         x = call.tapped()
-    part = y if binding.rows is None else y[..., binding.rows]
+    part = y if binding.rows is None else take(y, binding.rows, -1)
     if call.route is None:
         new = binding.edit.output(x, part, call)
     else:
@@ -195,9 +198,7 @@ def _leave(call: Call, x: Tensor, y: Any) -> Any:
         new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], call))
     if call.weight != 1.0:
         new = part + call.weight * (new - part)
-    if binding.rows is None:
-        return new
-    return torch.cat([y[..., : binding.rows.start], new, y[..., binding.rows.stop :]], -1)
+    return new if binding.rows is None else put(y, binding.rows, new, -1)
 
 
 def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args: Any, kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Call
 from mmpeft.injection.graft import graft
+from mmpeft.injection.rows import put, take
 from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
 from mmpeft.kernels.quantized import dense, is_quantized, plain_forward, plain_parameter
@@ -60,6 +61,8 @@ def _problems(host: nn.Module) -> list[str]:
             continue
         if not binding.edit.mergeable:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
+        elif getattr(binding.site, "shared", False):
+            found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
         elif binding.point == "output" and getattr(host, "weight", None) is None:
             found.append(f"{binding.site.path}: the layer has no weight")
         elif getattr(binding.site, "activated", False) and binding.point == "output":
@@ -94,16 +97,15 @@ def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, 
     weight = dense(weight)
     wide = torch.promote_types(weight.dtype, torch.float32)
     transposed = isinstance(site, WeightSite) and site.transposed
-    w = (weight.T if transposed else weight).to(wide).clone()
-    b = None if bias is None else bias.to(wide).clone()
+    w = (weight.T if transposed else weight).to(wide)
+    b = None if bias is None else bias.to(wide)
     rows = call.binding.rows or slice(None)
-    part, part_bias = w[rows], None if b is None else b[rows]
+    part, part_bias = take(w, rows, 0), None if b is None else take(b, rows, 0)
     new, new_bias = edit.fold(part, part_bias, host)
-    w[rows] = part + call.weight * (new - part) if call.weight != 1 else new
+    w = put(w, rows, part + call.weight * (new - part) if call.weight != 1 else new, 0)
     changed = {names[0]: w.T if transposed else w}
     if b is not None and new_bias is not None and part_bias is not None:
-        b[rows] = part_bias + call.weight * (new_bias - part_bias)
-        changed[names[1]] = b
+        changed[names[1]] = put(b, rows, part_bias + call.weight * (new_bias - part_bias), 0)
     return changed
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from mmpeft.injection.rows import Rows
+
 Switch = tuple[nn.Module, str, Any, Any]
 
 
@@ -43,12 +45,12 @@ class Site:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightSite(Site):
-    """A layer of one weight W (out, in, ...), of which ``rows`` is this site's slice, and perhaps a bias.
+    """A layer of one weight W (out, in, ...), of which ``rows`` are this site's, and perhaps a bias.
 
     ``weight`` and ``bias`` are the host's names for them; ``transposed`` ones are (in, out) in the host.
     """
 
-    rows: slice | None = None
+    rows: Rows | None = None
     transposed: bool = False
     weight: str = "weight"
     bias: str = "bias"
@@ -77,8 +79,8 @@ class LinearSite(WeightSite):
     @property
     def shape(self) -> str:
         """Features in and out, and the rows of the fused weight."""
-        rows = f" rows {self.rows.start}:{self.rows.stop}" if self.rows else ""
-        return f"{self.in_features} -> {self.out_features}{rows}"
+        shown = f"{self.rows.start}:{self.rows.stop}" if isinstance(self.rows, slice) else self.rows
+        return f"{self.in_features} -> {self.out_features}" + (f" rows {shown}" if shown else "")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,16 +126,20 @@ class EmbedSite(NormSite):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BranchSite(Site):
-    """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
+    """A sublayer. ``host`` returns its output; ``entry`` receives the residual stream, ``exit`` what is added to it.
 
-    ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number
-    of tokens in front of the patches, None where the tokens are no patches.
+    The sublayer's input is that of ``source``, where it is not the host's own (BERT's attention ends in a module of its
+    own). ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the
+    number of tokens in front of the patches, None where the tokens are no patches. In a ``parallel`` block attention
+    and MLP read the same stream, which is whole again only behind the block.
     """
 
     width: int
+    source: nn.Module | None = None
     entry: nn.Module | None = None
     exit: nn.Module | None = None
     prefix: int | None = None
+    parallel: bool = False
 
     @property
     def shape(self) -> str:
@@ -184,15 +190,34 @@ class PromptSite(Site):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class WordsSite(Site):
+    """The words that enter a language tower: ``host`` takes their ids, or what ``embedding`` makes of these.
+
+    Both by name - ``input_ids`` (batch, length), ``inputs_embeds`` (batch, length, width) - and with an
+    ``attention_mask`` (batch, length).
+    """
+
+    width: int
+    embedding: nn.Module
+
+    @property
+    def shape(self) -> str:
+        """Width of a word."""
+        return str(self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ParametersSite(Site):
     """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same.
 
     ``derived`` ones follow from other parameters (class embeddings from the text tower): training all leaves them out.
+    ``shared`` ones the base uses in another place too, where an edit leaves them alone: a head tied to the embedding.
     """
 
     names: tuple[str, ...]
     tied: tuple[tuple[nn.Module, str, str], ...] = ()
     derived: bool = False
+    shared: bool = False
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from mmpeft.injection.edits.base import Binding, Edit
 from mmpeft.injection.edits.bottleneck import Bottleneck
 from mmpeft.injection.edits.bypass import BypassLayer
 from mmpeft.injection.edits.cache import FeatureCache
-from mmpeft.injection.edits.control import ControlBranch
+from mmpeft.injection.edits.control import ControlBranch, ControlImage
 from mmpeft.injection.edits.convolution import ConvolutionalBottleneck
-from mmpeft.injection.edits.decoupled import DecoupledAttention, ImageTokens, Resampler
+from mmpeft.injection.edits.decoupled import DecoupledAttention
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
+from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
@@ -29,6 +30,7 @@ __all__ = [
     "BypassLayer",
     "ConditionalPrompt",
     "ControlBranch",
+    "ControlImage",
     "ConvDecomposedLowRank",
     "ConvLowRank",
     "ConvolutionalBottleneck",
@@ -40,6 +42,7 @@ __all__ = [
     "FeatureBlend",
     "FeatureCache",
     "FeatureMaps",
+    "ImagePrompt",
     "ImageTokens",
     "LowRank",
     "NewWords",

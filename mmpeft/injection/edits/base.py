@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmpeft.injection.rows import Rows
 from mmpeft.injection.sites import Site
 from mmpeft.kernels.attention import Extra
 from mmpeft.kernels.low_rank import Update
@@ -30,7 +31,7 @@ class Binding:
     host: nn.Module
     point: Point
     site: Site
-    rows: slice | None = None
+    rows: Rows | None = None
     tap: nn.Module | None = None
     index: int = 0
     names: Mapping[str, str] = field(default_factory=dict)

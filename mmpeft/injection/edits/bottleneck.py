@@ -67,10 +67,10 @@ class Bottleneck(Edit):
         """Attach to the sublayer, or to the end of its branch with a tap on the residual stream."""
         assert isinstance(site, BranchSite)
         if self.reads in ("residual", "stream"):
-            if site.entry is None or site.exit is None:
+            if site.entry is None or site.exit is None or (site.parallel and self.reads == "stream"):
                 raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
             return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
-        return [Binding(edit=self, host=site.host, point="output", site=site)]
+        return [Binding(edit=self, host=site.host, point="output", site=site, tap=site.source)]
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
+from mmpeft.injection.rows import take
 from mmpeft.injection.sites import LinearSite, Site, WeightSite
 from mmpeft.kernels.low_rank import Update, low_rank_add
 from mmpeft.kernels.quantized import dense
@@ -94,12 +95,12 @@ class DecomposedLowRank(LowRank):
 
     def _bias(self, host: nn.Module) -> Tensor | None:
         bias: Tensor | None = getattr(host, self.names[1])
-        return bias if bias is None or self.rows is None else bias[self.rows]
+        return bias if bias is None or self.rows is None else take(bias, self.rows, 0)
 
     def _weight(self, host: nn.Module) -> Tensor:
         weight: Tensor = dense(getattr(host, self.names[0]))
         weight = weight.T if self.transposed else weight
-        return weight if self.rows is None else weight[self.rows]
+        return weight if self.rows is None else take(weight, self.rows, 0)
 
     @staticmethod
     def _square_norms(weight: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from mmpeft.injection.edits.new_words import NewWords
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
+from mmpeft.injection.edits.soft_prompt import EncodedPrompt, SoftPrompt
 from mmpeft.injection.edits.tokens import CoupledTokens, Tokens
 from mmpeft.injection.edits.unfreeze import NormalisedHead, Unfreeze
 
@@ -35,6 +36,7 @@ __all__ = [
     "DecomposedLowRank",
     "DecoupledAttention",
     "Edit",
+    "EncodedPrompt",
     "FactorDelta",
     "FeatureBlend",
     "FeatureCache",
@@ -48,6 +50,7 @@ __all__ = [
     "Scale",
     "SharedFactors",
     "SideNetwork",
+    "SoftPrompt",
     "Tokens",
     "Unfreeze",
 ]

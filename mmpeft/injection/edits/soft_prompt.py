@@ -17,7 +17,7 @@ READER = -1
 
 
 class SoftPrompt(Edit):
-    """``count`` vectors (count, width) in front of every text, attended to by all of it and left out of what is returned.
+    """``count`` vectors (count, width) in front of every text; all of it attends to them, and they are not returned.
 
     So the model's output has as many positions as its input, and the user's labels fit. The vectors take the first
     positions, whatever padding follows; where a cache holds them already they only count. They start uniform in
@@ -126,7 +126,7 @@ def _cached(cache: Any) -> int:
 
 
 class EncodedPrompt(SoftPrompt):
-    """A prompt that a network makes of ``count`` vectors e (count, width) (P-tuning, Liu et al. 2021, arXiv:2103.10385).
+    """A prompt that a network makes of vectors e (count, width) (P-tuning, Liu et al. 2021, arXiv:2103.10385).
 
     ``mlp``: ``W_3 relu(W_2 relu(W_1 e + b_1) + b_2) + b_3``, hidden layers ``hidden`` wide. ``lstm``: two layers of
     LSTMs in both directions, (count, 2 x hidden), then ``W_2 relu(W_1 h + b_1) + b_2``. The vectors start standard

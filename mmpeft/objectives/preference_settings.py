@@ -25,7 +25,8 @@ class PreferenceSettings(Settings):
 
     name: PreferenceLoss = "dpo"
     """``dpo`` (Rafailov et al. 2023, arXiv:2305.18290; with ``label_smoothing`` cDPO), ``ipo`` (Azar et al. 2023,
-    arXiv:2310.12036; log-ratios are means over tokens), ``hinge`` (SLiC, Zhao et al. 2023, arXiv:2305.10425), ``robust``
+    arXiv:2310.12036; log-ratios are means over tokens), ``hinge`` (SLiC, Zhao et al. 2023, arXiv:2305.10425),
+    ``robust``
     (Chowdhury et al. 2024, arXiv:2403.00409), ``kto`` (Ethayarajh et al. 2024, arXiv:2402.01306); without a reference
     ``cpo`` (Xu et al. 2024, arXiv:2401.08417), ``simpo`` (Meng et al. 2024, arXiv:2405.14734), ``orpo`` (Hong et al.
     2024, arXiv:2403.07691)."""

@@ -42,6 +42,7 @@ _HOME = {
             "IVLP",
             "LinearProbe",
             "LoRA",
+            "LoRAFA",
             "MaPLe",
             "Method",
             "NormTuning",

@@ -105,7 +105,7 @@ class Edit(nn.Module):
     queries x see besides their own. An edit that needs more than the model's own
     input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
-    number of tokens that an edit adds to the sequence.
+    number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter.
     """
 
     mergeable = False
@@ -113,6 +113,7 @@ class Edit(nn.Module):
     count = 0
     takes: Condition | None = None
     weighs_itself = False
+    rates: Mapping[str, float] = {}
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""

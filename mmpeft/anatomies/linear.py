@@ -58,8 +58,8 @@ def is_convolution(module: nn.Module) -> bool:
 def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> ConvSite:
     """Return the site of a convolution."""
     place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
-    out, each, *kernel = module.get_parameter("weight").shape
-    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=tuple(kernel), **place)
+    out, each, height, width = module.get_parameter("weight").shape
+    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **place)
 
 
 def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()) -> Iterator[LinearSite]:

@@ -16,6 +16,7 @@ from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2I
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA
+from mmpeft.methods.prefix import PrefixTuning
 from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
 from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
@@ -51,6 +52,7 @@ __all__ = [
     "NormTuning",
     "ParallelAdapter",
     "Pfeiffer",
+    "PrefixTuning",
     "PromptSRC",
     "RepAdapter",
     "ResTuning",

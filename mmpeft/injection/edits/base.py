@@ -142,6 +142,10 @@ class Edit(nn.Module):
         """Raise a ValueError: the model's intermediate features are not what the caller takes them for."""
         raise TypeError(f"{type(self).__name__} does not mind features")
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return the tensors that are saved: by default the edit's own."""
+        return dict(self.state_dict())
+
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """Return weight (out, in) and bias (out) with this edit in them, in the precision of the arguments.
 

@@ -12,13 +12,15 @@ from torch import nn
 
 from mmpeft.formats.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
 from mmpeft.formats.peft_layout import Index, Layout, Piece
+from mmpeft.formats.peft_prompts import VECTORS, PromptConfig, task_of
 from mmpeft.heads.base import backbone_of
-from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
+from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, SoftPrompt, Unfreeze
+from mmpeft.injection.graft import plain_class
 from mmpeft.injection.rows import Interleaved, indices
 from mmpeft.injection.sites import ParametersSite, WeightSite
 from mmpeft.injection.tree import Adapter
 from mmpeft.kernels.quantized import dense, shape_of
-from mmpeft.methods import LoRA
+from mmpeft.methods import LoRA, PTuning
 
 Place = tuple[WeightSite, Edit, str]
 ALL = slice(None)
@@ -33,6 +35,8 @@ class InexpressibleError(ValueError):
 def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     """Return the layout of an adapter in a module, with its configuration; else an InexpressibleError says why."""
     module = backbone_of(module)
+    if any(isinstance(edit, SoftPrompt) for _, edit, _ in adapter.places):
+        return _lay_out_prompt(adapter, module)
     layout, hosts = Layout(), _by_host(adapter)
     layout.hosts = list(hosts)
     kinds = {_kind(edit) for places in hosts.values() for _, edit, _ in places}
@@ -49,6 +53,24 @@ def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     ambiguous = layout.disagreements(config, module)
     if ambiguous:
         raise InexpressibleError("peft finds modules by the ends of their paths: " + "; ".join(ambiguous))
+    return layout, config
+
+
+def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[Layout, PromptConfig]:
+    (_, edit, key), *others = adapter.places
+    method, *_ = adapter.methods
+    if others:
+        raise InexpressibleError("peft has no counterpart of a prompt together with other edits")
+    shape = edit.get_parameter("vectors").shape
+    layout = Layout(pieces=[Piece(f"{key}.vectors", VECTORS, (ALL, ALL))])
+    layout.ground[VECTORS] = torch.zeros(()).expand(shape)
+    config = PromptConfig(
+        peft_type="P_TUNING" if isinstance(method, PTuning) else "PROMPT_TUNING",
+        task_type=task_of(plain_class(module).__name__),
+        num_virtual_tokens=shape[0],
+        token_dim=shape[1],
+        encoder_hidden_size=method.hidden if isinstance(method, PTuning) else None,
+    )
     return layout, config
 
 

@@ -44,6 +44,7 @@ _HOME = {
             "IVLP",
             "LinearProbe",
             "LoRA",
+            "LoRAFA",
             "MaPLe",
             "Method",
             "NormTuning",

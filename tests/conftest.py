@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "houlsby": {"bottleneck": 4},
     "ivlp": {"layers": "first:2"},
     "lora": {"rank": 2, "alpha": 3},
+    "lora_fa": {"rank": 2, "alpha": 3},
     "maple": {"layers": "first:2"},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},

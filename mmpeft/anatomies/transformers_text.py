@@ -249,7 +249,9 @@ def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict
     """Yield the parameters of the head, and the features that enter it."""
     for head in heads:
         parts = [path for path in modules if _under(path, head)]
-        first = next(modules[path] for path in parts if is_linear(modules[path]))
+        first = next((modules[path] for path in parts if is_linear(modules[path])), None)
+        if first is None:  # taken away: a head of ours is in its place
+            continue
         own: dict[str, Any] = {"host": modules[head], "host_path": head, "model": root.module, "point": "input"}
         yield FeaturesSite(name="features", path="features", width=int(first.in_features), **own, **place)
         elsewhere = {id(p) for path, m in modules.items() if path not in parts for p in m._parameters.values()}

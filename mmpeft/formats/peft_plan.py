@@ -127,20 +127,21 @@ def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods:
 
 def _stack(layout: Layout, path: str, places: list[Place]) -> int:
     """Stack the A's of one layer, put its B's on blocks, and return the rank of the whole."""
-    edits = [edit for _, edit, _ in places if isinstance(edit, LowRank)]
-    host, name, scales = places[0][0].host, PREFIX + path, {edit.scale for edit in edits}
+    edits = [(site, edit, key) for site, edit, key in places if isinstance(edit, LowRank)]
+    host, name, scales = places[0][0].host, PREFIX + path, {edit.scale for _, edit, _ in edits}
     if len(scales) > 1:
         raise InexpressibleError(f"{path}: peft has one scale for a layer, and this adapter has {sorted(scales)}")
     layout.scales[path] = scales.pop()
-    ends = list(accumulate(len(edit.lora_A) for edit in edits))
+    parts = [(site, f"{key}.{part}", len(edit.lora_A)) for site, edit, key in edits for part in edit.parts]
+    ends = list(accumulate(rank for *_, rank in parts))
     out, *each = shape_of(host.get_parameter("weight"))
     layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], *each)
     layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(out, ends[-1], *[1] * len(each[1:]))
-    for (site, _, key), start, end in zip(places, [0, *ends], ends, strict=False):
+    for (site, part, _), start, end in zip(parts, [0, *ends], ends, strict=False):
         columns = slice(start, end)
-        layout.pieces.append(Piece(f"{key}.lora_A", f"{name}.lora_A.weight", (columns,)))
-        layout.pieces.append(Piece(f"{key}.lora_B", f"{name}.lora_B.weight", (_index(site), columns)))
-    if isinstance(edits[0], DecomposedLowRank):
+        layout.pieces.append(Piece(f"{part}_A", f"{name}.lora_A.weight", (columns,)))
+        layout.pieces.append(Piece(f"{part}_B", f"{name}.lora_B.weight", (_index(site), columns)))
+    if isinstance(edits[0][1], DecomposedLowRank):
         _add_magnitudes(layout, path, places, host)
     return ends[-1]
 

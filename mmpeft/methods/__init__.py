@@ -15,7 +15,7 @@ from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
-from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA
+from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
 from mmpeft.methods.prefix import PrefixTuning
 from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
@@ -48,6 +48,7 @@ __all__ = [
     "IPAdapter",
     "LinearProbe",
     "LoRA",
+    "LoRAFA",
     "MaPLe",
     "Method",
     "NormTuning",

@@ -56,8 +56,8 @@ class PromptTuning(Method):
         from mmpeft.injection.edits import SoftPrompt
 
         site = _words(anatomy, self.towers)
-        start = self.ids if self.ids is not None else "vocabulary" if self.init == "vocabulary" else "random"
-        yield site, SoftPrompt(site, tokens=self.tokens, start=start)
+        drawn: Literal["vocabulary", "random"] = "vocabulary" if self.init == "vocabulary" else "random"
+        yield site, SoftPrompt(site, tokens=self.tokens, start=self.ids or drawn)
 
 
 class PTuning(Method):

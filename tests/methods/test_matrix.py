@@ -117,7 +117,7 @@ def test_merging_changes_nothing_and_is_undone_to_the_bit(case: Any) -> None:
 
 MERGING = {
     *("bitfit", "clip_lora", "dora", "fact", "full_fine_tuning", "ia3"),
-    *("linear_probe", "lora", "norm_tuning", "repadapter", "ssf"),
+    *("linear_probe", "lora", "lora_fa", "norm_tuning", "repadapter", "ssf"),
 }
 
 

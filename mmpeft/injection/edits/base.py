@@ -106,7 +106,7 @@ class Edit(nn.Module):
     input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``; one whose host is
     given no tensor in front ``routes_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
-    number of tokens that an edit adds to the sequence.
+    number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter.
     """
 
     mergeable = False
@@ -115,6 +115,7 @@ class Edit(nn.Module):
     takes: Condition | None = None
     weighs_itself = False
     routes_itself = False
+    rates: Mapping[str, float] = {}
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""

@@ -20,7 +20,7 @@ from mmpeft.settings import Settings
 PREFIX = "base_model.model."
 Targets = str | tuple[str, ...]
 NEUTRAL = {
-    *("auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_ia3_weights"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "init_ia3_weights"),
     *("megatron_core", "peft_version", "qalora_group_size", "revision", "task_type"),
     *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
     *("encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout", "num_layers", "num_attention_heads"),
@@ -39,6 +39,8 @@ class PeftConfig(Settings):
     exclude_modules: Targets | None = None
     modules_to_save: tuple[str, ...] | None = None
     """Modules that are trained and saved whole."""
+    fan_in_fan_out: bool = False
+    """Whether weights lie (in, out), as GPT-2's do; the layers say it themselves."""
 
     def targets(self, path: str) -> bool:
         """Whether a module at this path gets an adapter."""

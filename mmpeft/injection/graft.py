@@ -228,6 +228,7 @@ def grafted_class(cls: type) -> type:
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
             "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,  # by which transformers knows what a class can return
             "__doc__": cls.__doc__,
         }
         _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)

@@ -67,7 +67,7 @@ class SoftPrompt(Edit):
         words = kwargs.get("inputs_embeds")
         if words is None:
             words = call.binding.site.embedding(args[0])  # type: ignore[attr-defined]
-        first = not _cached(kwargs.get("past_key_values"))
+        first = not self._cached(kwargs.get("past_key_values"))
         if first:
             words = self._placed(words, call)
         if not call.joins:
@@ -83,6 +83,12 @@ class SoftPrompt(Edit):
         prompt = self.prompt().to(words.dtype).expand(len(own), -1, -1)
         placed = torch.cat([own[:, :start], prompt, own[:, end:]], 1)
         return words.index_copy(0, rows, placed) if isinstance(rows, Tensor) else placed
+
+    def _cached(self, cache: Any) -> int:
+        """Return the number of positions in a cache."""
+        if cache is not None and cache.is_compileable:
+            raise ValueError(f"{self.path}: a static cache has no room for a prompt: use a dynamic one")
+        return 0 if cache is None else int(cache.get_seq_length())
 
     def _extended(self, given: dict[str, Any], first: bool) -> dict[str, Any]:
         """Return the arguments that have a place per word, longer by the vectors; positions come behind theirs."""
@@ -101,7 +107,7 @@ class SoftPrompt(Edit):
         if mask is None:
             return {}
         if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise ValueError(f"{self.path}: a prompt needs a mask (batch, length), not what a static cache is given")
+            raise ValueError(f"{self.path}: {name}: a prompt needs it as (batch, length)")
         return {name: torch.cat([mask.new_ones(len(mask), self.count), mask], 1)}
 
     def output(self, x: Tensor, y: Any, call: Call) -> Any:
@@ -118,11 +124,6 @@ class SoftPrompt(Edit):
     def extra_repr(self) -> str:
         """How many."""
         return f"{self.count} tokens"
-
-
-def _cached(cache: Any) -> int:
-    """Return the number of positions in a cache."""
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 class EncodedPrompt(SoftPrompt):

@@ -24,17 +24,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "fact": {"rank": 3, "dropout": 0.0},
     "houlsby": {"bottleneck": 4},
     "ivlp": {"layers": "first:2"},
+    "llm_adapter_lora": {"rank": 2, "alpha": 3, "dropout": 0.0},
+    "llm_adapter_parallel": {"bottleneck": 4},
+    "llm_adapter_series": {"bottleneck": 4},
     "lora": {"rank": 2, "alpha": 3},
     "lora_fa": {"rank": 2, "alpha": 3},
+    "mam": {"tokens": 3, "hidden": 8, "bottleneck": 8},
     "maple": {"layers": "first:2"},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
+    "prefix_tuning": {"tokens": 3, "hidden": 8},
     "promptsrc": {"layers": "first:2"},
     "repadapter": {"bottleneck": 4, "dropout": 0.0},
     "res_tuning": {"bottleneck": 4},
     "res_tuning_bypass": {"bottleneck": 4},
     "side_tuning": {"channels": 4, "depth": 2},
     "tip_adapter": {"shots": 2, "trained": True},
+    "unipelt": {"rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4},
     "vpt": {"tokens": 3, "dropout": 0.0},
 }
 """Options that fit a model of width 32; a method that is not here runs with its defaults."""
@@ -200,6 +206,27 @@ def _siglip() -> Any:
     return _two_towers("Siglip", projection_size=32)
 
 
+def _unet() -> Any:
+    from tiny_pipelines import unet
+
+    return unet(
+        block_out_channels=(8, 8),
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def _sd3() -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=16, pooled_projection_dim=12, out_channels=4,
+        pos_embed_max_size=8,
+    )  # fmt: skip
+
+
 def words(texts: list[str]) -> Any:
     """Tokenize: each letter's place in the alphabet, between a start and an end, in 9 places."""
     import torch
@@ -231,6 +258,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "hf_clip": _hf_clip,
     "siglip": _siglip,
     "zero_shot": _zero_shot,
+    "unet": _unet,
+    "sd3": _sd3,
     "mlp": _mlp,
     "bert": _bert,
     "llama": _llama,
@@ -247,27 +276,35 @@ HUGGING_FACE = {"hf_clip", "siglip"}
 TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
 READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 """With ``nn.MultiheadAttention``, which computes another way, not equal to the bit, when a weight wants gradients."""
+DENOISERS = {"unet", "sd3"}
 STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
     "bitfit": {"llama", "mixtral", "t5"},
-    "clip_adapter": {"deit_distilled"} | GENERIC | LANGUAGE,
+    "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
     "tip_adapter": MODELS.keys() - {"zero_shot"},
-    "vpt": {"beit"} | STAGED | GENERIC | LANGUAGE,
-    "convpass": {"convnext"} | GENERIC | LANGUAGE,
+    "vpt": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "convpass": {"convnext"} | DENOISERS | GENERIC | LANGUAGE,
     "fact": STAGED | GENERIC | {"llama", "mixtral"},
-    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | GENERIC,
+    "norm_tuning": {"sd3"},
+    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | DENOISERS | GENERIC,
+    "prefix_tuning": {"swin_v2", "convnext", "mlp"},
+    "mam": {"swin_v2", "convnext", "mlp"},
+    "unipelt": {"swin_v2", "convnext", "mlp"},
     "res_tuning": {"convnext"} | GENERIC,
-    "res_tuning_bypass": {"beit"} | STAGED | GENERIC | LANGUAGE,
-    "side_tuning": {"deit_distilled"} | GENERIC | LANGUAGE,
+    "res_tuning_bypass": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "side_tuning": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "houlsby": {"convnext"} | GENERIC,
-    "adapter_plus": {"convnext", "gpt_neox"} | GENERIC,
-    "adaptformer": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext", "gpt_neox", "sd3"} | GENERIC,
+    "adaptformer": {"convnext", "sd3"} | GENERIC,
+    "llm_adapter_lora": {"convnext", "mlp", "mixtral"},
+    "llm_adapter_parallel": {"mixtral"},
+    "llm_adapter_series": {"mixtral"},
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
-    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC | {"bert"},
+    "linear_probe": OPEN_CLIP | HUGGING_FACE | DENOISERS | GENERIC | {"bert"},
 }
 """By method, the models that have no site for it."""
 
@@ -329,6 +366,8 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         if self.model in LANGUAGE:
             return torch.randint(0, 50, (size, 7), generator=generator)
+        if self.model in DENOISERS:
+            return torch.randn(size, 4, 8, 8, generator=generator)
         return torch.randn(size, 3, 32, 32, generator=generator)
 
     def run(self, model: Any, batch: Any = None) -> Any:
@@ -340,6 +379,8 @@ class Case:
             return self._run_towers(model, batch)
         if self.model == "t5":
             return model(input_ids=batch, decoder_input_ids=batch.flip(1)).logits
+        if self.model in DENOISERS:
+            return self._denoise(model, batch)
         output = model(batch)
         if self.model in DECODERS:
             return output.logits
@@ -348,11 +389,12 @@ class Case:
         return torch.cat(output, -1) if isinstance(output, tuple) else output
 
     def same(self, left: Any, right: Any) -> bool:
-        """Whether two outputs are equal to the bit; SigLIP's residual stream is not contiguous, and BLAS then rounds
-        by the alignment of memory."""
+        """Whether two outputs are equal to the bit; BLAS rounds by the alignment of memory where SigLIP's residual
+        stream is not contiguous, and where FacT's factors of rank 3 lie anywhere in a file."""
         import torch
 
-        return torch.allclose(left, right, 1e-5, 1e-5) if self.model == "siglip" else torch.equal(left, right)
+        rounded = self.model == "siglip" or (self.method, self.model) == ("fact", "sd3")
+        return torch.allclose(left, right, 1e-5, 1e-5) if rounded else torch.equal(left, right)
 
     def _run_towers(self, model: Any, images: Any) -> Any:
         import torch
@@ -368,6 +410,17 @@ class Case:
             found = torch.cat([image, words, scale.expand(len(image), 1)], -1)
         return found * torch.linspace(0.5, 2, found.shape[-1])
 
+    def _denoise(self, model: Any, sample: Any) -> Any:
+        """Return the noise that a denoiser finds in a sample, by a text of five words, at one step."""
+        import torch
+
+        generator = torch.Generator().manual_seed(2)
+        text, pooled = (torch.randn(shape, generator=generator).to(sample) for shape in ((1, 5, 24), (1, 12)))
+        time, size = torch.full((len(sample),), 7), len(sample)
+        if self.model == "unet":
+            return model(sample, time, text.expand(size, -1, -1)).sample
+        return model(sample, text.expand(size, -1, -1), pooled.expand(size, -1), time).sample
+
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """Methods of denoisers, which take conditions: test_diffusion.py has them."""
@@ -375,7 +428,8 @@ SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MO
 SUPPORTED.sort(key=str)
 HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
-COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == {"mlp": "lora", "bert": "lora"}.get(c.model, "ssf")]
+ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
+COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]
 """Every method on one model, and on every model one method."""
 
 

@@ -42,6 +42,8 @@ READ = {
 WRITTEN = {
     "peft": READ["peft"],
     **HOSTED,
+    "vllm": "HF peft's directory within the limits of vLLM's LoRA loader",
+    "gguf": "llama.cpp's LoRA, one .gguf file (needs --base)",
     "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
 }
 """What ``mmpeft export`` writes."""

@@ -69,7 +69,7 @@ class Manifest(Settings):
     @classmethod
     def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:
         """Describe one adapter."""
-        specifications = tuple(method.specification() for method in handle.methods(name))
+        specifications = tuple(method.kept().specification() for method in handle.methods(name))
         base = {label: Base.of(handle.modules[label]) for label in handle.parts(name)}
         return cls(name=name, layout=layout, methods=specifications, base=base)
 

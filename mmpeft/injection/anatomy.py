@@ -16,6 +16,10 @@ from mmpeft.settings import nearest
 Layers = str | tuple[int, ...] | list[int]
 
 
+class NoSiteError(ValueError):
+    """A model lacks what a method needs: in a pipeline, another one may have it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """One block of a tower: its index, its path and its sites in order."""
@@ -102,21 +106,34 @@ class Anatomy:
     ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
     label: str = ""
     """The model's name in a pipeline of several."""
+    others: tuple[Anatomy, ...] = ()
+    """The anatomies of the pipeline's other models: a tower or target that only they have is no mistake here."""
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""
         return [tower.name for tower in self.towers]
 
     def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
-        """Return the towers of these names, all of them for the model's name in a pipeline; others are an error."""
-        wanted = self.tower_names() if names == "all" else [names] if isinstance(names, str) else list(names)
-        known = {tower.name: tower for tower in self.towers}
-        if self.label in wanted and self.label not in known:
+        """Return the towers of these names, all of them for the model's name in a pipeline; unknown ones are an error.
+
+        None where all the names are those of other models of the pipeline.
+        """
+        known = {*self.tower_names(), *(name for own in self.others for name in (own.label, *own.tower_names()))}
+        for name in _listed(names):
+            if name not in known and not self.is_named(name):
+                where = "the pipeline" if self.others else self.describe()
+                raise NoSiteError(f"towers: {where} has no tower {name!r}{nearest(name, known)}")
+        return self._towers(names)
+
+    def is_named(self, tower: str) -> bool:
+        """Whether ``all``, the model's name in a pipeline or the name of one of its towers is meant."""
+        return tower in ("all", self.label, *self.tower_names())
+
+    def _towers(self, names: str | Iterable[str]) -> list[Tower]:
+        wanted, known = _listed(names), {tower.name: tower for tower in self.towers}
+        if wanted == ["all"] or (self.label in wanted and self.label not in known):
             return list(self.towers)
-        for name in wanted:
-            if name not in known:
-                raise ValueError(f"towers: {self.describe()} has no tower {name!r}{nearest(name, known)}")
-        return [known[name] for name in wanted]
+        return [known[name] for name in wanted if name in known]
 
     def sites(self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]:
         """Return every site of a kind, in order of the forward pass of each tower."""
@@ -132,16 +149,27 @@ class Anatomy:
     ) -> list[Site]:
         """Return the sites that the targets name: site names or fnmatch patterns over site names and module paths.
 
-        A target that matches nothing raises a ValueError with the nearest names.
+        A target that matches nothing, here and in a pipeline's other models, raises a NoSiteError with the nearest
+        names; so does a model without any of them. A choice of layers that leaves a target out is a ValueError.
         """
-        pool = self.sites(kind, layers, towers)
-        chosen: dict[str, Site] = {}
+        whole, chosen = self.sites(kind, "all", towers), dict[str, Site]()
         for target in targets:
-            matches = _without_fused([site for site in pool if _matches(site, target)])
-            if not matches:
-                raise ValueError(self._nothing(target, pool, kind))
+            matches = _without_fused([site for site in whole if _matches(site, target)])
+            if not matches and not self._elsewhere(target, kind, towers):
+                raise NoSiteError(self._nothing(target, whole, kind))
             chosen.update((site.path, site) for site in matches)
-        return [site for site in pool if site.path in chosen]
+        if not chosen:
+            raise NoSiteError(self._nothing(" or ".join(targets), whole, kind))
+        kept = [site for site in self.sites(kind, layers, towers) if site.path in chosen]
+        for target in targets:
+            if not any(_matches(site, target) for site in kept) and any(_matches(site, target) for site in whole):
+                raise ValueError(f"layers: {layers!r} leave out every site {target!r} of {self.describe()}")
+        return kept
+
+    def _elsewhere(self, target: str, kind: type[Site], towers: str | Iterable[str]) -> bool:
+        """Whether another model of the pipeline has a site for a target."""
+        sites = (site for own in self.others for tower in own._towers(towers) for site in tower.all_sites())
+        return any(isinstance(site, kind) and _matches(site, target) for site in sites)
 
     def linear_sites(
         self,
@@ -260,6 +288,10 @@ def parameters_site(
     """Return the site of parameters that a module owns: all of them when no names are given."""
     names = tuple(names) or tuple(own_parameters(module))
     return ParametersSite(name=name or path, path=path, host=module, host_path=path, names=names, tower=tower)
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _under(path: str, prefixes: Iterable[str]) -> bool:

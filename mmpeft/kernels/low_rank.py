@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -95,7 +96,7 @@ class _LowRankLinear(torch.autograd.Function):
         y, by_hidden = grads
         grad = (kept.new_zeros(*ctx.shape[:-1], len(weight)) if y is None else y).reshape(-1, len(weight))
         a, ups = _stacked(factors[::2], kept.dtype), [b.to(kept.dtype).T for b in factors[1::2]]
-        back = torch.cat([s * (b @ grad[:, rows].T) for b, (s, rows) in zip(ups, ctx.layout, strict=True)])
+        back = _joined([_scaled(s, b @ grad[:, rows].T) for b, (s, rows) in zip(ups, ctx.layout, strict=True)])
         back = back if by_hidden is None else back + by_hidden
         grad_x = (grad @ weight.to(kept.dtype)).addmm_(back.T, a).view(ctx.shape) if need_x else None
         by_a = back @ kept.reshape(-1, kept.shape[-1]) if any(need[::2]) else None
@@ -105,13 +106,26 @@ class _LowRankLinear(torch.autograd.Function):
         found: list[Tensor | None] = []
         for (scale, rows), ranks in zip(ctx.layout, _ranks(factors), strict=True):
             found.append(None if by_a is None else by_a[ranks])
-            found.append(None if hidden is None else (scale * hidden[ranks] @ grad[:, rows]).T)
+            found.append(None if hidden is None else _scaled(scale, hidden[ranks] @ grad[:, rows]).T)
         wanted = zip(found, factors, need, strict=True)
         return grad_x, None, None, None, *(g.to(f.dtype) if g is not None and own else None for g, f, own in wanted)
 
 
+_ANY = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
+_LowRankLinear.forward.__signature__ = _ANY  # type: ignore[attr-defined]
+"""torch binds the arguments at every call; to a signature found anew each time, that takes as long as a small layer."""
+
+
 def _stacked(downs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    return downs[0].to(dtype) if len(downs) == 1 else torch.cat([a.to(dtype) for a in downs])
+    return _joined([a.to(dtype) for a in downs])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _scaled(scale: float, x: Tensor) -> Tensor:
+    return x if scale == 1.0 else scale * x
 
 
 def _ranks(factors: Sequence[Tensor]) -> list[slice]:

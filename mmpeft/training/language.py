@@ -52,10 +52,21 @@ class Recipe:
     """Whether the head is new, and so trained too."""
 
 
-def run(config: LanguageConfig, recipe: Recipe, *, frozen: bool = True) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics; ``frozen`` also tests the model without adapters."""
+def run(
+    config: LanguageConfig,
+    recipe: Recipe,
+    *,
+    frozen: bool = True,
+    prepare: Callable[[Trainer], None] | None = None,
+) -> dict[str, Any]:
+    """Train, write the run directory, and return its metrics.
+
+    ``prepare`` is called with the trainer before; with ``frozen`` the model without its adapters is tested too.
+    """
     RunDirectory(config.output).claim(config.train.resume)
     trainer = build(config, recipe)
+    if prepare is not None:
+        prepare(trainer)
     loading = f'model = mmpeft.load_model("{config.model.name}")'
     return train_and_report(trainer, config, loading, frozen=frozen, notes=trainer.data.notes)  # type: ignore[attr-defined]
 

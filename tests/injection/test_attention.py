@@ -10,92 +10,32 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
-from conftest import Case
+from attending_models import MODELS, Run, llama, noise, unet
 from torch import Tensor, nn
 
 import mmpeft
 from mmpeft.injection.attention import attention_sites
 
-Run = Callable[[Any], Tensor]
-FIXED = torch.Generator
+CASES = ("vit", "eva02", "beit", "swin", "bert", "open_clip", "open_clip_attention", "hf_clip", "siglip")
+Build = Callable[[str], tuple[nn.Module, Run]]
 
 
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=FIXED().manual_seed(4))
+@pytest.fixture
+def build(make_case: Any) -> Build:
+    """Return the maker of a model with a function that runs it."""
+
+    def built(name: str) -> tuple[nn.Module, Run]:
+        if name in MODELS:
+            return MODELS[name]()
+        case = make_case("lora", name)
+        return case.build(), case.run
+
+    return built
 
 
-def case(name: str) -> tuple[nn.Module, Run]:
-    made = Case("lora", name)
-    return made.build(), made.run
-
-
-def llama(implementation: str = "sdpa") -> tuple[nn.Module, Run]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=50, num_key_value_heads=2, initializer_range=0.2, **sizes)
-    model = LlamaForCausalLM._from_config(config, attn_implementation=implementation).eval()
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
-    return model, lambda m: m(torch.arange(14).view(2, 7), attention_mask=mask).logits[:, 2:]
-
-
-def t5() -> tuple[nn.Module, Run]:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(0)
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2}
-    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()
-    ids = torch.arange(14).view(2, 7)
-    return model, lambda m: m(input_ids=ids, decoder_input_ids=ids[:, :4]).logits
-
-
-def unet() -> tuple[nn.Module, Run]:
-    torch.manual_seed(0)
-    return tiny_pipelines.unet().eval(), lambda m: m(noise(2, 4, 8, 8), torch.tensor(3), noise(2, 5, 24)).sample
-
-
-def sd3() -> tuple[nn.Module, Run]:
-    model = tiny_pipelines.stable_diffusion_3().transformer.eval()
-    time = torch.tensor([3, 3])
-    return model, lambda m: m(noise(2, 4, 8, 8), noise(2, 5, 64), noise(2, 32), time).sample
-
-
-def flux() -> tuple[nn.Module, Run]:
-    model = tiny_pipelines.flux().transformer.eval()
-    ids = {"txt_ids": torch.zeros(5, 3), "img_ids": torch.zeros(9, 3), "pooled_projections": noise(2, 24)}
-    time = torch.tensor([0.3, 0.3])
-    return model, lambda m: m(noise(2, 9, 16), noise(2, 5, 24), timestep=time, guidance=None, **ids).sample
-
-
-def pixart() -> tuple[nn.Module, Run]:
-    model = tiny_pipelines.pixart().transformer.eval()
-    time = torch.tensor([3, 3])
-    return model, lambda m: m(noise(2, 4, 8, 8), encoder_hidden_states=noise(2, 5, 24), timestep=time).sample
-
-
-def autoencoder() -> tuple[nn.Module, Run]:
-    torch.manual_seed(0)
-    return tiny_pipelines.autoencoder().eval(), lambda m: m(noise(1, 3, 8, 8)).sample
-
-
-MODELS: dict[str, Callable[[], tuple[nn.Module, Run]]] = {
-    **{name: (lambda name=name: case(name)) for name in ("vit", "eva02", "beit", "swin", "bert")},
-    **{name: (lambda name=name: case(name)) for name in ("open_clip", "open_clip_attention", "hf_clip", "siglip")},
-    "llama": llama,
-    "llama_eager": lambda: llama("eager"),
-    "t5": t5,
-    "unet": unet,
-    "sd3": sd3,
-    "flux": flux,
-    "pixart": pixart,
-    "autoencoder": autoencoder,
-}
-
-
-@pytest.fixture(params=MODELS)
-def made(request: pytest.FixtureRequest) -> tuple[nn.Module, Run]:
-    return MODELS[request.param]()
+@pytest.fixture(params=[*CASES, *MODELS])
+def made(request: pytest.FixtureRequest, build: Build) -> tuple[nn.Module, Run]:
+    return build(request.param)
 
 
 def gradients(model: nn.Module, run: Run) -> dict[str, Tensor]:
@@ -187,8 +127,8 @@ def test_another_model_is_untouched() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "llama_eager", "unet", "open_clip"])
-def test_a_copy_has_its_own_kernel(name: str) -> None:
-    model, run = MODELS[name]()
+def test_a_copy_has_its_own_kernel(name: str, build: Build) -> None:
+    model, run = build(name)
     mmpeft.use_attention(model, "math")
     with torch.no_grad():
         expected = run(model)
@@ -204,8 +144,8 @@ def test_a_copy_has_its_own_kernel(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "llama_eager", "unet", "open_clip", "siglip"])
 @pytest.mark.parametrize("order", ["kernel first", "adapter first"])
-def test_adapters_stay_beside_it(name: str, order: str) -> None:
-    model, run = MODELS[name]()
+def test_adapters_stay_beside_it(name: str, order: str, build: Build) -> None:
+    model, run = build(name)
     plain = copy.deepcopy(model)
     if order == "kernel first":
         mmpeft.use_attention(model, "math")
@@ -237,8 +177,8 @@ def test_an_image_prompt_stays_beside_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "llama", "unet"])
-def test_it_compiles(name: str) -> None:
-    model, run = MODELS[name]()
+def test_it_compiles(name: str, build: Build) -> None:
+    model, run = build(name)
     mmpeft.use_attention(model, "math")
     with torch.no_grad():
         expected = run(model)
@@ -266,9 +206,9 @@ def test_a_pipeline_is_set_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("swin_v2", "has no attention by a kernel"), ("convnext", "has no attention by a kernel")]
 )
-def test_a_model_without_a_kernel_is_refused(name: str, reason: str) -> None:
+def test_a_model_without_a_kernel_is_refused(name: str, reason: str, build: Build) -> None:
     with pytest.raises(ValueError, match=reason):
-        mmpeft.use_attention(Case("lora", name).build(), "math")
+        mmpeft.use_attention(build(name)[0], "math")
 
 
 def test_attention_that_can_not_be_reached_is_named() -> None:

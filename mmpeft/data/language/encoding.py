@@ -53,10 +53,8 @@ class Encoder:
             )
         if tokenizer.eos_token_id is None:
             raise ValueError("model: its tokenizer has no end-of-text token (eos_token): nothing would ever end")
-        self.special = {
-            *tokenizer.all_special_ids,
-            *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
-        }
+        added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self.special = {*tokenizer.all_special_ids, *added} - {tokenizer.unk_token_id}
 
     def encode(self, example: Example) -> Encoded:
         """Return prompt and answer as tokens.

@@ -29,6 +29,8 @@ def load_texts(
 ) -> TextSplits:
     """Read and encode texts and split them; with ``questions`` those for validation and test are also to be answered.
 
+    Labels that come from pairs stay pairs in validation and test.
+
     Raises:
         ValueError: For anything wrong with the data or the tokenizer: rows are named, and how many there are.
     """
@@ -40,8 +42,12 @@ def load_texts(
     parts, notes = cut_rows(kept, config), [note]
     if config.refusals is not None:
         notes += _mix(parts, config.refusals, config, encoder)
-    make = partial(_split, config=config, encoder=encoder, shape=shape)
-    splits = [make(part, name == "train", questions=questions and name != "train") for name, part in parts.items()]
+    held: Shape = "pairs" if config.name == "preference" else shape
+    make = partial(_split, config=config, encoder=encoder)
+    splits = [
+        make(part, name == "train", shape=shape if name == "train" else held, questions=questions and name != "train")
+        for name, part in parts.items()
+    ]
     train, val, test = splits
     return TextSplits(train, val, test, [said for said in notes if said])
 

@@ -95,6 +95,8 @@ def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
     for site, edit, key in adapter.places:
         if isinstance(edit, Unfreeze):
             continue
+        if edit.input_gate is not None:
+            raise InexpressibleError(f"{site.path}: peft has no gates")
         if not isinstance(site, WeightSite) or not _wrapped(site.host) or site.switches:
             raise InexpressibleError(f"{site.path}: peft has no {type(edit).__name__} that takes effect here")
         hosts.setdefault(site.host_path, []).append((site, edit, key))

@@ -15,6 +15,7 @@ from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.ia3 import IA3
+from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
 from mmpeft.methods.prefix import PrefixTuning
 from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
@@ -24,11 +25,13 @@ from mmpeft.methods.side_tuning import SideTuning
 from mmpeft.methods.soft_prompts import PromptTuning, PTuning
 from mmpeft.methods.ssf import SSF
 from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
+from mmpeft.methods.unified import MAM, UniPELT
 from mmpeft.methods.vpt import VPT
 
 __all__ = [
     "IA3",
     "IVLP",
+    "MAM",
     "SSF",
     "VPT",
     "AdaptFormer",
@@ -46,6 +49,9 @@ __all__ = [
     "FullFineTuning",
     "Houlsby",
     "IPAdapter",
+    "LLMAdapterLoRA",
+    "LLMAdapterParallel",
+    "LLMAdapterSeries",
     "LinearProbe",
     "LoRA",
     "LoRAFA",
@@ -65,6 +71,7 @@ __all__ = [
     "T2IAdapter",
     "TextualInversion",
     "TipAdapter",
+    "UniPELT",
     "parse",
     "registry",
 ]

@@ -38,6 +38,8 @@ class LoRA(Method):
     """How A starts; with pissa (arXiv:2404.02948) and olora (arXiv:2406.01775) A and B come from the weight."""
     plus_ratio: float = Field(default=1.0, gt=0)
     """Learning rate of B over that of A (LoRA+, arXiv:2402.12354, which takes 16)."""
+    gate: Literal["auto", "token", "sequence"] | None = None
+    """A gate from its input on the delta (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: str | tuple[str, ...] | None = None
     """Sites (attn.q, mlp.*, resnet.conv1 ...), patterns over paths, or 'all' linear ones; default attn.q and attn.v."""
 
@@ -48,6 +50,7 @@ class LoRA(Method):
         yield from self._plan(anatomy, LowRank, ConvLowRank)
 
     def _plan(self, anatomy: Anatomy, linear: type[LowRank], convolution: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
+        from mmpeft.injection.edits.gate import gate_of
         from mmpeft.injection.sites import ConvSite
 
         for site in anatomy.weight_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
@@ -55,7 +58,9 @@ class LoRA(Method):
             alpha = self.rank if self.alpha is None else self.alpha
             options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}
             options |= {"rank_stabilized": self.rank_stabilized, "start": self.init, "ratio": self.plus_ratio}
-            yield site, edit(site, fixed=self.fixes_a, **options)
+            made = edit(site, fixed=self.fixes_a, **options)
+            made.input_gate = None if self.gate is None else gate_of(site, self.gate)
+            yield site, made
 
 
 class DoRA(LoRA):

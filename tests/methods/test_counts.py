@@ -192,7 +192,7 @@ def test_counts_with_the_head_are_the_published_ones(classes: int, method: dict[
 
 
 def test_every_method_has_a_line() -> None:
-    lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS]]
+    lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS, *LANGUAGE]]
     diffusion = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
     assert mmpeft.methods().keys() - diffusion == {line["method"] for line in lines}
 
@@ -202,7 +202,9 @@ LANGUAGE: list[tuple[str, Any, int]] = [
     ("Llama-3-8B", {"method": "lora", "rank": 8}, 3_407_872),
     ("Llama-2-7B", {"method": "lora", "rank": 8, "targets": EVERY}, 19_988_480),
     ("Llama-3-8B", {"method": "lora", "rank": 16, "targets": "all"}, 41_943_040),
-    ("Llama-2-7B", {"method": "lora", "rank": 32, "targets": ["attn.[qkv]", "mlp.up", "mlp.down"]}, 56_098_816),
+    ("Llama-2-7B", {"method": "llm_adapter_lora"}, 56_098_816),
+    ("Llama-2-7B", {"method": "llm_adapter_series"}, 67_108_864),
+    ("Llama-2-7B", {"method": "llm_adapter_parallel"}, 247_463_936),
     ("Llama-2-7B", {"method": "dora", "rank": 8}, 4_456_448),
     ("Llama-2-7B", {"method": "lora_fa", "rank": 8}, 2_097_152),
     ("Llama-2-7B", {"method": "ia3"}, 614_400),
@@ -212,6 +214,12 @@ LANGUAGE: list[tuple[str, Any, int]] = [
     ("BERT-base", {"method": "houlsby", "bottleneck": 48}, 1_789_056),
     ("BERT-base", {"method": "lora", "rank": 8}, 294_912),
     ("BART-large", {"method": "parallel_adapter"}, 25_202_688),
+    ("BART-large", {"method": "mam", "hidden": None}, 27_414_528),
+    ("BERT-base", {"method": "pfeiffer", "layers": [0], "gate": "auto"}, 75_313),
+    ("BERT-base", {"method": "unipelt"}, 11_083_376),
+    ("BERT-base", {"method": "unipelt", "hidden": None}, 1_410_672),
+    ("Llama-2-7B", {"method": "prefix_tuning", "hidden": None}, 5_242_880),
+    ("Llama-3-8B", {"method": "prefix_tuning", "hidden": None}, 1_310_720),
     ("GPT-2", {"method": "lora", "rank": 8, "targets": "attn.qkv"}, 12 * 8 * (768 + 3 * 768)),
 ]
 """Language models by their published configurations; the numbers of the method's paper or of HF peft."""

@@ -11,7 +11,9 @@ from mmpeft.injection.edits.decoupled import DecoupledAttention
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
+from mmpeft.injection.edits.gate import Gate
 from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
+from mmpeft.injection.edits.linear_bottleneck import LinearBottleneck
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
@@ -44,8 +46,10 @@ __all__ = [
     "FeatureBlend",
     "FeatureCache",
     "FeatureMaps",
+    "Gate",
     "ImagePrompt",
     "ImageTokens",
+    "LinearBottleneck",
     "LowRank",
     "NewWords",
     "NormalisedHead",

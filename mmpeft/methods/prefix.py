@@ -34,14 +34,17 @@ class PrefixTuning(Method):
     targets: tuple[str, ...] = ("attn.kernel",)
     """Attention sites: ``attn.kernel`` of the tokens to each other, ``cross.kernel`` to another tower."""
 
+    shifted: bool = False
+    """Whether learned positions count from behind the prefix, as HF peft has them; rotary ones are relative."""
+
     def kept(self) -> Self:
         """Return the method without the network."""
         return self.model_copy(update={"hidden": None})
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The network of a tower, then one prefix per attention."""
-        from mmpeft.injection.edits import Prefix, PrefixNetwork
-        from mmpeft.injection.sites import AttentionSite
+        from mmpeft.injection.edits import Prefix, PrefixNetwork, ShiftedPositions
+        from mmpeft.injection.sites import AttentionSite, PositionsSite
 
         found = anatomy.select(self.targets, AttentionSite, self.layers, self.towers)
         for tower in anatomy.chosen_towers(self.towers):
@@ -51,6 +54,9 @@ class PrefixTuning(Method):
                 width = tower.width or _keys(sites[0])
                 network = PrefixNetwork(tokens=self.tokens, width=width, hidden=self.hidden)
                 yield anatomy.root(tower), network
+            tables = anatomy.sites(PositionsSite, "all", (tower.name,)) if self.shifted and sites else []
+            for table in tables:
+                yield table, ShiftedPositions(self.tokens)
             for site in sites:
                 yield site, Prefix(site, tokens=self.tokens, std=self.std, network=network)
 

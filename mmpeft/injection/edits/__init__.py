@@ -15,7 +15,7 @@ from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resamp
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
-from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork, ShiftedPositions
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -53,6 +53,7 @@ __all__ = [
     "Resampler",
     "Scale",
     "SharedFactors",
+    "ShiftedPositions",
     "SideNetwork",
     "Tokens",
     "Unfreeze",

@@ -92,6 +92,8 @@ def _check(adapter: Adapter, module: nn.Module, edits: list[Prefix]) -> None:
     problems = []
     if len(methods) != 1 or len(adapter.methods) != 1:
         problems.append(f"peft has one prefix and nothing beside it, not {[m.name for m in adapter.methods]}")
+    if any(method.gate is not None for method in methods):
+        problems.append("peft's prefix has no gate")
     if len(towers) != 1 or len(edits) != len(towers[0].blocks):
         blocks = {tower.name: len(tower.blocks) for tower in towers}
         problems.append(f"peft's prefix is one of each block of one tower: {len(edits)} for blocks {blocks}")

@@ -58,3 +58,17 @@ def test_a_run_learns_answers_and_is_asked(
     main(["predict", str(tmp_path / "run"), "prompt=what is the sun ?"])
     assert capsys.readouterr().out.splitlines()[-1] == "blue"
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"] == metrics["test"]
+
+
+@pytest.mark.parametrize("method", [
+    {"method": "prompt_tuning", "tokens": 8, "init": "text", "text": "what is the colour of"},
+    {"method": "p_tuning", "tokens": 8, "hidden": 16},
+], ids=lambda method: method["method"])  # fmt: skip
+def test_a_prompt_learns_from_words_or_a_network(
+    sft: ModuleType, model: str, rows: str, tmp_path: Path, method: dict[str, Any]
+) -> None:
+    train = {"epochs": 6, "lr": 0.03 if method["method"] == "prompt_tuning" else 3e-3}
+    config = make_config(sft, model, rows, tmp_path / "run", adapters={"main": method}, train=train)
+    metrics = sft.run(config)
+    assert metrics["test"]["loss"] < metrics["frozen"]["loss"] - 0.5
+    assert sft.evaluate(config) == pytest.approx(metrics["test"], rel=1e-4)

@@ -34,7 +34,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
     "prefix_tuning": {"tokens": 3, "hidden": 8},
+    "prompt_tuning": {"tokens": 3},
     "promptsrc": {"layers": "first:2"},
+    "p_tuning": {"tokens": 3, "hidden": 8},
     "repadapter": {"bottleneck": 4, "dropout": 0.0},
     "res_tuning": {"bottleneck": 4},
     "res_tuning_bypass": {"bottleneck": 4},
@@ -281,6 +283,7 @@ STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
+    **dict.fromkeys(("prompt_tuning", "p_tuning"), MODELS.keys() - LANGUAGE),
     "bitfit": {"llama", "mixtral", "t5"},
     "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
@@ -313,7 +316,7 @@ LACKING: dict[str, Any] = {
 class Case:
     """One cell of the matrix."""
 
-    INSERTING = ("vpt", "maple", "ivlp", "promptsrc")
+    INSERTING = ("vpt", "maple", "ivlp", "promptsrc", "prompt_tuning", "p_tuning")
     """Methods that make the sequence longer."""
 
     method: str
@@ -321,8 +324,9 @@ class Case:
 
     @classmethod
     def at_home(cls, method: str) -> Case:
-        """Return a method's cell on a plain ViT, or where that has no site for it, on a zero-shot classifier."""
-        return cls(method, "zero_shot" if "vit" in LACKING.get(method, ()) else "vit")
+        """Return a method's cell on the first of a plain ViT, a zero-shot classifier and a Llama that has its site."""
+        lacking = LACKING.get(method, ())
+        return cls(method, next(model for model in ("vit", "zero_shot", "llama") if model not in lacking))
 
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"

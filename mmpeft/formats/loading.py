@@ -14,6 +14,7 @@ from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout
 from mmpeft.formats.peft_plan import lay_out
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
+from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters, adapt
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.planning import modules_of, sketch
@@ -63,7 +64,7 @@ def read_tensors(
     layout, expected = _expected(source, model, notes)
     problems = source.file.problems(expected)
     if layout and source.config:
-        problems += layout.disagreements(source.config, modules[""])
+        problems += layout.disagreements(source.config, backbone_of(modules[""]))
     if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
         problems.append("the model is on the meta device: it has no weights")
     refuse(source.directory, problems and problems + notes)

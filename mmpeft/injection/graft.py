@@ -170,7 +170,7 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
-    if call.route is not None:
+    if call.route is not None and not edit.routes_itself:
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
@@ -228,6 +228,7 @@ def grafted_class(cls: type) -> type:
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
             "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,  # by which transformers knows what a class can return
             "__doc__": cls.__doc__,
         }
         _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)
@@ -242,7 +243,7 @@ def _forward(cls: type) -> Forward:
         graft: Graft = self._graft  # type: ignore[assignment]
         if graft.calls or graft.tapped or graft.place is not None:
             if not args:
-                args = (kwargs.pop(first),)
+                args = (kwargs.pop(first, None),)
             return graft.run(self, original, args, kwargs)
         return (graft.stand_in or original)(self, *args, **kwargs)
 

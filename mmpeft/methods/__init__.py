@@ -23,6 +23,7 @@ from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
 from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
 from mmpeft.methods.side_tuning import SideTuning
+from mmpeft.methods.soft_prompts import PromptTuning, PTuning
 from mmpeft.methods.ssf import SSF
 from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
 from mmpeft.methods.unified import MAM, UniPELT
@@ -59,10 +60,12 @@ __all__ = [
     "MaPLe",
     "Method",
     "NormTuning",
+    "PTuning",
     "ParallelAdapter",
     "Pfeiffer",
     "PrefixTuning",
     "PromptSRC",
+    "PromptTuning",
     "RepAdapter",
     "ResTuning",
     "ResTuningBypass",

@@ -29,7 +29,7 @@ class PrefixTuning(Method):
     """Length of the prefix."""
     hidden: int | None = Field(default=512, ge=1)
     """Width of the network that makes the prefixes of all layers from one set of vectors; null trains them directly."""
-    std: float = Field(default=0.02, ge=0)
+    std: float = Field(default=1.0, ge=0)
     """Standard deviation of prefixes that are trained directly, at the start."""
     gate: Literal["auto", "token", "sequence"] | None = None
     """A gate from the attention's input (UniPELT): per token, or averaged; auto: averaged where all see all."""

@@ -40,6 +40,8 @@ EXPECTED: list[tuple[str, dict[str, Any], int]] = [
     (VIT, {"method": "pfeiffer", "bottleneck": 8}, 156_768),
     (VIT, {"method": "pfeiffer", "bottleneck": 96}, 1_779_840),
     (VIT, {"method": "pfeiffer"}, 12 * (2 * 768 * 48 + 768 + 48)),
+    (VIT, {"method": "prefix_tuning", "hidden": None}, 2 * 12 * 768 * 20),
+    (VIT, {"method": "prefix_tuning"}, 20 * 768 + 769 * 512 + 513 * 2 * 12 * 768),
     (VIT, {"method": "repadapter"}, 239_808),
     (VIT, {"method": "res_tuning"}, 1_198_848),
     (VIT, {"method": "res_tuning_bypass", "gated": False}, 1_198_848),

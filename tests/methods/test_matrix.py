@@ -15,7 +15,7 @@ NOT_IDENTITY = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), "learned words take the place of the text's own"),
     "clip_adapter": "blends features with changed ones",
     "tip_adapter": "the cache was filled",
-    **dict.fromkeys(("vpt", "prefix_tuning", "mam", "unipelt"), "tokens are attended to"),
+    **dict.fromkeys(("vpt", "prefix_tuning", "prompt_tuning", "p_tuning", "mam", "unipelt"), "tokens are attended to"),
     "adapter_plus": "both matrices are random",
     "res_tuning_bypass": "the paths add up",
     "side_tuning": "the side network has one half",

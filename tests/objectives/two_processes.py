@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_language import make_model, make_rows
+from tiny_language import make_model, make_rows
 
 from mmpeft.data.language.splits import Corpus, Style, TextSplit, TextSplits
 from mmpeft.objectives.language import LanguageModelling

@@ -22,6 +22,7 @@ from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
+from mmpeft.injection.edits.soft_prompt import EncodedPrompt, SoftPrompt
 from mmpeft.injection.edits.tokens import CoupledTokens, Tokens
 from mmpeft.injection.edits.unfreeze import NormalisedHead, Unfreeze
 
@@ -41,6 +42,7 @@ __all__ = [
     "DecomposedLowRank",
     "DecoupledAttention",
     "Edit",
+    "EncodedPrompt",
     "FactorDelta",
     "FeatureBlend",
     "FeatureCache",
@@ -60,6 +62,7 @@ __all__ = [
     "Scale",
     "SharedFactors",
     "SideNetwork",
+    "SoftPrompt",
     "Tokens",
     "Unfreeze",
 ]

@@ -104,7 +104,8 @@ class Edit(nn.Module):
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
     ``features()`` raises where the edit spoils intermediate features, ``extra(x, call)`` the keys and values that
     queries x see besides their own. An edit that needs more than the model's own
-    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
+    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``; one whose host is
+    given no tensor in front ``routes_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
     number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter, and an
     ``input_gate`` says by what the edit reads how much of its change is made.
@@ -115,6 +116,7 @@ class Edit(nn.Module):
     count = 0
     takes: Condition | None = None
     weighs_itself = False
+    routes_itself = False
     rates: Mapping[str, float] = {}
 
     def __init__(self) -> None:

@@ -71,6 +71,14 @@ def test_folders_say_the_splits(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) == 20
 
 
+def test_generated_sets() -> None:
+    data = load("tiny_logbook", "text", generated=(20, 5, 6))
+    assert (len(data.train), len(data.val), len(data.test)) == (20, 5, 6)
+    assert data.test.ids[2] == "tiny_logbook/test:3"
+    with pytest.raises(ValueError, match=r"nor generated .did you mean 'tiny_logbook'"):
+        load("tiny_logbok", "text")
+
+
 def test_rows_with_the_same_prompt_stay_together(tmp_path: Path) -> None:
     data = load(write_rows(tmp_path / "rows.jsonl", pairs()))
     parts = [{text.split(" red")[0] for text in texts(split)} for split in (data.train, data.val, data.test)]

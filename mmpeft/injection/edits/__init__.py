@@ -11,6 +11,7 @@ from mmpeft.injection.edits.decoupled import DecoupledAttention
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
+from mmpeft.injection.edits.fusion import Fusion
 from mmpeft.injection.edits.gate import Gate
 from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
 from mmpeft.injection.edits.linear_bottleneck import LinearBottleneck
@@ -46,6 +47,7 @@ __all__ = [
     "FeatureBlend",
     "FeatureCache",
     "FeatureMaps",
+    "Fusion",
     "Gate",
     "ImagePrompt",
     "ImageTokens",

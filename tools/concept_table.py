@@ -110,7 +110,7 @@ def measure(run: Path | None) -> Row:
     mmpeft.adapters(pipeline).activate(*config.adapters)
     word, metrics = words[0] if words else HELD_OUT, RunDirectory(run).finished()
     assert metrics is not None
-    cost = f"{metrics['trainable_parameters']:,} | {metrics['seconds']:.0f} s"
+    cost = f"{metrics['trainable_parameters']:,} | {metrics['steps']:,}"
     return Row(run.name, generate(pipeline, NEW, word), generate(pipeline, OLD, word), cost)
 
 
@@ -133,7 +133,7 @@ def page(rows: Sequence[Row]) -> Image.Image:
 def main() -> None:
     """Print the table and write the page."""
     print(judge_the_judge())
-    print(f"| run | {HELD_OUT} | in its colour | old shapes | in their colour | trained parameters | time |")
+    print(f"| run | {HELD_OUT} | in its colour | old shapes | in their colour | trained parameters | steps |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     rows = []
     for run in (None, *map(Path, sys.argv[2:])):

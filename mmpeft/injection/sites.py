@@ -194,11 +194,13 @@ class WordsSite(Site):
     """The words that enter a language tower: ``host`` takes their ids, or what ``embedding`` makes of these.
 
     Both by name - ``input_ids`` (batch, length), ``inputs_embeds`` (batch, length, width) - and with an
-    ``attention_mask`` (batch, length).
+    ``attention_mask`` (batch, length). ``reader`` is the tower that is handed what this one returns, with the same mask
+    as ``encoder_attention_mask``.
     """
 
     width: int
     embedding: nn.Module
+    reader: nn.Module | None = None
 
     @property
     def shape(self) -> str:

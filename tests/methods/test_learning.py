@@ -21,9 +21,12 @@ SHOTS = 8
 RATES = {
     **dict.fromkeys(("adaptformer", "houlsby", "linear_probe", "pfeiffer"), 5e-3),
     **dict.fromkeys(("full_fine_tuning", "parallel_adapter"), 1e-3),
+    "prefix_tuning": 1e-1,
     **dict.fromkeys(("bitfit", "ia3", "norm_tuning", "ssf", "vpt"), 3e-2),
 }
 """Learning rates that are not 0.01."""
+OPTIONS: dict[str, dict[str, Any]] = {"parallel_adapter": {"bottleneck": 32}, "prefix_tuning": {"hidden": None}}
+"""Options that are not the defaults: thirty steps are few for a network that makes prefixes."""
 TWO_TOWERS: dict[str, tuple[dict[str, Any], float]] = {
     "coop": ({"tokens": 4}, 2e-3),
     "cocoop": ({"tokens": 4}, 2e-3),
@@ -84,7 +87,7 @@ def test_it_learns(name: str, digits: tuple[Tensor, Tensor]) -> None:
     model: Any = mmpeft.load_model("tiny/vit", num_classes=10)
     nn.init.orthogonal_(model.head.weight)
     frozen = accuracy(model, images[200:], labels[200:])
-    adapters = mmpeft.adapt(model, {"method": name} | ({"bottleneck": 32} if name == "parallel_adapter" else {}))
+    adapters = mmpeft.adapt(model, {"method": name} | OPTIONS.get(name, {}))
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=RATES.get(name, 1e-2), weight_decay=0)
     model.train()
     for _ in range(30):

@@ -74,8 +74,9 @@ class Prefix(Edit):
 
     def kept(self) -> dict[str, Tensor]:
         """Return the prefix itself, whatever made it."""
+        gate = {key: value for key, value in self.state_dict().items() if key.startswith("input_gate.")}
         with torch.no_grad():
-            return dict(zip(("keys", "values"), self.prefix(), strict=True))
+            return dict(zip(("keys", "values"), self.prefix(), strict=True)) | gate
 
     def extra_repr(self) -> str:
         """Tokens and heads."""

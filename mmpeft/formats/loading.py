@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.formats.manifest import Manifest
-from mmpeft.formats.peft_config import AnyConfig, PrefixConfig
+from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout
 from mmpeft.formats.peft_plan import lay_out
 from mmpeft.formats.peft_prefix import lay_out_prefix
+from mmpeft.formats.peft_prompts import PrefixConfig
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
 from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters, adapt

@@ -13,8 +13,9 @@ from torch import nn
 
 from mmpeft.formats.loading import Source, load_source, read_tensors
 from mmpeft.formats.manifest import Manifest
-from mmpeft.formats.peft_config import PrefixConfig, read_config
+from mmpeft.formats.peft_config import read_config
 from mmpeft.formats.peft_prefix import lay_out_prefix
+from mmpeft.formats.peft_prompts import PrefixConfig
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, validated, weights_in, write_json
 from mmpeft.formats.tensor_file import TensorFile, refuse
 from mmpeft.injection.adapters import Adapters

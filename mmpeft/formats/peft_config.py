@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mmpeft.formats.peft_prompts import PromptConfig
+from mmpeft.formats.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.storage import CONFIG, read_json, validated
 from mmpeft.formats.tensor_file import Shapes
-from mmpeft.methods import IA3, DoRA, LinearProbe, LoRA, Method, PrefixTuning
+from mmpeft.methods import IA3, DoRA, LinearProbe, LoRA, Method
 from mmpeft.settings import Settings
 
 PREFIX = "base_model.model."
@@ -152,43 +152,14 @@ class IA3Config(PeftConfig):
         return [IA3(targets=tuple(p for p in paths if p not in inputs), feedforward=inputs), *self.probe(shapes)]
 
 
-<<<<<<< HEAD
-class PrefixConfig(Settings):
-    """``adapter_config.json`` of prefix tuning; the file holds what a network made, if there was one."""
-
-    peft_type: Literal["PREFIX_TUNING"] = "PREFIX_TUNING"
-    task_type: str | None = None
-    """Which of peft's classes puts the prefix into the cache."""
-    num_virtual_tokens: int
-    token_dim: int
-    """Features of a layer's keys."""
-    num_attention_heads: int
-    """Heads of keys."""
-    num_layers: int
-    num_transformer_submodules: Literal[1] = 1
-    """Two are an encoder and a decoder."""
-    prefix_projection: bool = False
-    """Whether a network made the prefix."""
-    encoder_hidden_size: int | None = None
-    """Width of that network."""
-    init_weights: str | None = None
-
-    def methods(self, shapes: Shapes) -> list[Method]:
-        """Return the method that plans the prefix."""
-        return [PrefixTuning(tokens=self.num_virtual_tokens, hidden=None, shifted=True)]
-
-
-AnyConfig = LoRAConfig | IA3Config | PrefixConfig
-CONFIGS: dict[str, type[AnyConfig]] = {"LORA": LoRAConfig, "IA3": IA3Config, "PREFIX_TUNING": PrefixConfig}
-=======
-AnyConfig = LoRAConfig | IA3Config | PromptConfig
-CONFIGS: dict[str, type[LoRAConfig] | type[IA3Config] | type[PromptConfig]] = {
+AnyConfig = LoRAConfig | IA3Config | PromptConfig | PrefixConfig
+CONFIGS: dict[str, type[AnyConfig]] = {
     "LORA": LoRAConfig,
     "IA3": IA3Config,
     "PROMPT_TUNING": PromptConfig,
     "P_TUNING": PromptConfig,
+    "PREFIX_TUNING": PrefixConfig,
 }
->>>>>>> main
 
 
 def read_config(directory: Path) -> AnyConfig:

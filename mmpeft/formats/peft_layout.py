@@ -9,12 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from mmpeft.formats.peft_config import AnyConfig, LoRAConfig, PrefixConfig
-=======
 from mmpeft.formats.peft_config import AnyConfig, LoRAConfig
-from mmpeft.formats.peft_prompts import PromptConfig
->>>>>>> main
+from mmpeft.formats.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.tensor_file import Shapes
 
 Index = tuple[slice | int | list[int], ...]
@@ -78,12 +74,8 @@ class Layout:
 
     def disagreements(self, config: AnyConfig, module: nn.Module) -> list[str]:
         """Name the modules for which peft would understand a configuration otherwise."""
-<<<<<<< HEAD
-        assert not isinstance(config, PrefixConfig)
-=======
-        if isinstance(config, PromptConfig):
+        if isinstance(config, PromptConfig | PrefixConfig):
             return []
->>>>>>> main
         paths = [path for path, _ in module.named_modules() if path and path.split(".")[0] != "mmpeft"]
         named = {"target_modules": (config.targets, self.hosts), "modules_to_save": (config.saves, self.saved)}
         found: list[str] = []

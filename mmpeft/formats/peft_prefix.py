@@ -14,24 +14,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mmpeft.formats.peft_config import AnyConfig, PrefixConfig
+from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout, Piece
+from mmpeft.formats.peft_prompts import VECTORS, PrefixConfig, task_of
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.edits import Prefix, ShiftedPositions
 from mmpeft.injection.graft import plain_class
 from mmpeft.injection.sites import AttentionSite
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods import PrefixTuning
-
-NAME = "prompt_embeddings"
-TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
-"""peft's names of tasks, by the ends of transformers' names of classes."""
 
 
 @dataclass
@@ -67,7 +58,7 @@ def lay_out_prefix(adapter: Adapter, module: nn.Module) -> PrefixLayout:
     (_, first, _), count = places[0], len(places)
     width = first.widths[0]
     config = PrefixConfig(
-        task_type=next((task for end, task in TASKS.items() if plain_class(module).__name__.endswith(end)), None),
+        task_type=task_of(plain_class(module).__name__),
         num_virtual_tokens=first.tokens,
         token_dim=width,
         num_attention_heads=first.heads,
@@ -75,11 +66,11 @@ def lay_out_prefix(adapter: Adapter, module: nn.Module) -> PrefixLayout:
         encoder_hidden_size=width,
     )
     layout = PrefixLayout(config=config)
-    layout.ground[NAME] = torch.zeros(()).expand(first.tokens, 2 * count * width)
+    layout.ground[VECTORS] = torch.zeros(()).expand(first.tokens, 2 * count * width)
     for number, (site, _, key) in enumerate(places):
         for part, name in enumerate(("keys", "values")):
             columns = slice((2 * number + part) * width, (2 * number + part + 1) * width)
-            layout.pieces.append(Piece(f"{key}.{name}", NAME, (slice(None), columns)))
+            layout.pieces.append(Piece(f"{key}.{name}", VECTORS, (slice(None), columns)))
         if isinstance(site, AttentionSite) and site.turn is not None:
             layout.turns[f"{key}.keys"] = partial(_by_head, site.turn, first.heads)
     return layout

@@ -24,17 +24,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "fact": {"rank": 3, "dropout": 0.0},
     "houlsby": {"bottleneck": 4},
     "ivlp": {"layers": "first:2"},
+    "llm_adapter_lora": {"rank": 2, "alpha": 3, "dropout": 0.0},
+    "llm_adapter_parallel": {"bottleneck": 4},
+    "llm_adapter_series": {"bottleneck": 4},
     "lora": {"rank": 2, "alpha": 3},
+    "lora_fa": {"rank": 2, "alpha": 3},
+    "mam": {"tokens": 3, "hidden": 8, "bottleneck": 8},
     "maple": {"layers": "first:2"},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
     "prefix_tuning": {"tokens": 3, "hidden": 8},
+    "prompt_tuning": {"tokens": 3},
     "promptsrc": {"layers": "first:2"},
+    "p_tuning": {"tokens": 3, "hidden": 8},
     "repadapter": {"bottleneck": 4, "dropout": 0.0},
     "res_tuning": {"bottleneck": 4},
     "res_tuning_bypass": {"bottleneck": 4},
     "side_tuning": {"channels": 4, "depth": 2},
     "tip_adapter": {"shots": 2, "trained": True},
+    "unipelt": {"rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4},
     "vpt": {"tokens": 3, "dropout": 0.0},
 }
 """Options that fit a model of width 32; a method that is not here runs with its defaults."""
@@ -275,6 +283,7 @@ STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
+    **dict.fromkeys(("prompt_tuning", "p_tuning"), MODELS.keys() - LANGUAGE),
     "bitfit": {"llama", "mixtral", "t5"},
     "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
@@ -285,12 +294,17 @@ LACKING: dict[str, Any] = {
     "norm_tuning": {"sd3"},
     "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | DENOISERS | GENERIC,
     "prefix_tuning": {"swin_v2", "convnext", "mlp"},
+    "mam": {"swin_v2", "convnext", "mlp"},
+    "unipelt": {"swin_v2", "convnext", "mlp"},
     "res_tuning": {"convnext"} | GENERIC,
     "res_tuning_bypass": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
     "side_tuning": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "houlsby": {"convnext"} | GENERIC,
     "adapter_plus": {"convnext", "gpt_neox", "sd3"} | GENERIC,
     "adaptformer": {"convnext", "sd3"} | GENERIC,
+    "llm_adapter_lora": {"convnext", "mlp", "mixtral"},
+    "llm_adapter_parallel": {"mixtral"},
+    "llm_adapter_series": {"mixtral"},
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
     "linear_probe": OPEN_CLIP | HUGGING_FACE | DENOISERS | GENERIC | {"bert"},
@@ -302,7 +316,7 @@ LACKING: dict[str, Any] = {
 class Case:
     """One cell of the matrix."""
 
-    INSERTING = ("vpt", "maple", "ivlp", "promptsrc")
+    INSERTING = ("vpt", "maple", "ivlp", "promptsrc", "prompt_tuning", "p_tuning")
     """Methods that make the sequence longer."""
 
     method: str
@@ -310,8 +324,9 @@ class Case:
 
     @classmethod
     def at_home(cls, method: str) -> Case:
-        """Return a method's cell on a plain ViT, or where that has no site for it, on a zero-shot classifier."""
-        return cls(method, "zero_shot" if "vit" in LACKING.get(method, ()) else "vit")
+        """Return a method's cell on the first of a plain ViT, a zero-shot classifier and a Llama that has its site."""
+        lacking = LACKING.get(method, ())
+        return cls(method, next(model for model in ("vit", "zero_shot", "llama") if model not in lacking))
 
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"
@@ -413,9 +428,11 @@ class Case:
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """Methods of denoisers, which take conditions: test_diffusion.py has them."""
-SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MODELS if k not in LACKING.get(m, ())]
+APART = DIFFUSION | {"adapter_fusion"}
+"""With that of other adapters in the model, which test_fusion.py has."""
+SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - APART for k in MODELS if k not in LACKING.get(m, ())]
 SUPPORTED.sort(key=str)
-HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
+HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - APART)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
 ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
 COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]

@@ -79,3 +79,35 @@ def write_rows(path: Path, rows: Iterable[Any]) -> str:
 def conversation(*said: str, roles: tuple[str, ...] = ("user", "assistant")) -> list[dict[str, str]]:
     """Return turns of user and assistant by turns."""
     return [{"role": roles[place % len(roles)], "content": text} for place, text in enumerate(said)]
+
+
+LENGTHS = (3, 9, 5, 14, 4, 8, 6, 11)
+
+
+def make_rows(lengths: tuple[int, ...] = LENGTHS) -> list[Any]:
+    """Return encoded rows of these lengths, of random tokens of every kind, the same each time."""
+    import numpy as np
+
+    from mmpeft.data.language.encoding import Encoded
+
+    random = np.random.default_rng(0)
+    return [
+        Encoded(random.integers(3, 88, n).astype(np.int32), np.r_[0, random.integers(0, 3, n - 2), 1].astype(np.uint8))
+        for n in lengths
+    ]
+
+
+def make_model() -> tuple[Any, Any]:
+    """Return a scorer around a Llama whose LoRA adapter is not at its start, and the adapters."""
+    import torch
+
+    import mmpeft
+    from mmpeft.heads.language import TokenScorer
+
+    scorer = TokenScorer(llama())
+    adapters = mmpeft.adapt(scorer, {"method": "lora", "rank": 2, "targets": "all"})
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_(std=0.1)
+    return scorer, adapters

@@ -40,6 +40,8 @@ class Root:
     path: str
     module: Any
     layout: Layout
+    reader: Any = None
+    """Of an encoder the decoder behind it."""
 
     @property
     def tower(self) -> str:
@@ -57,6 +59,8 @@ def read(model: nn.Module) -> Anatomy | None:
     roots = [Root(path, m, layout) for path, m in modules.items() for layout in _layouts(m) if _has(m, layout.stack)]
     if not roots:
         return None
+    decoder = next((root.module for root in roots if root.tower == "decoder" and not root.layout.tower), None)
+    roots = [replace(root, reader=decoder) if root.tower == "encoder" else root for root in roots]
     projectors = [path for path in modules if path.rpartition(".")[2] in PROJECTORS]
     apart = {root.path: root for root in roots[:-1]}
     inside = [*apart, *projectors]
@@ -235,6 +239,7 @@ def _words(root: Root, place: dict[str, Any]) -> Iterator[WordsSite]:
         host=root.module,
         host_path=root.path,
         embedding=embedding,
+        reader=root.reader,
         width=int(embedding.weight.shape[1]),
         **place,
     )
@@ -244,7 +249,9 @@ def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict
     """Yield the parameters of the head, and the features that enter it."""
     for head in heads:
         parts = [path for path in modules if _under(path, head)]
-        first = next(modules[path] for path in parts if is_linear(modules[path]))
+        first = next((modules[path] for path in parts if is_linear(modules[path])), None)
+        if first is None:  # taken away: a head of ours is in its place
+            continue
         own: dict[str, Any] = {"host": modules[head], "host_path": head, "model": root.module, "point": "input"}
         yield FeaturesSite(name="features", path="features", width=int(first.in_features), **own, **place)
         elsewhere = {id(p) for path, m in modules.items() if path not in parts for p in m._parameters.values()}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.heads.base import Headed
-from mmpeft.injection.anatomy import Anatomy
 from mmpeft.kernels.token_scores import scores_of, token_scores
 
 
@@ -51,10 +50,6 @@ class TokenScorer(Headed):
             return token_scores(self.backbone.get_output_embeddings(), hidden[:, :-1][chosen], tokens)
         logits = self.backbone(input_ids=input_ids, use_cache=False, **options).logits
         return scores_of((logits if decoder_input_ids is not None else logits[:, :-1])[chosen], tokens)
-
-    def complete(self, anatomy: Anatomy) -> Anatomy:
-        """Return the backbone's anatomy: the model's own head is one of its layers."""
-        return anatomy
 
 
 @torch.no_grad()

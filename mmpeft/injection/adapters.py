@@ -72,6 +72,16 @@ class Adapters:
         """Return the trainable parameters of the active adapters: what an optimizer gets."""
         return [parameter for _, parameter in self.named_parameters(name)]
 
+    def rates(self) -> dict[str, float]:
+        """Return the factors on the learning rate of those trainable parameters that have one, by name."""
+        return {
+            _join(adapter, label, f"{key}.{own}"): factor
+            for adapter in self.active
+            for label, part in self.parts(adapter).items()
+            for _, edit, key in part.places
+            for own, factor in edit.rates.items()
+        }
+
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
         parts = self.parts(name)

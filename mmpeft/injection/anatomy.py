@@ -152,13 +152,13 @@ class Anatomy:
         A target that matches nothing, here and in a pipeline's other models, raises a NoSiteError with the nearest
         names; so does a model without any of them. A choice of layers that leaves a target out is a ValueError.
         """
-        whole, chosen = self.sites(kind, "all", towers), dict[str, Site]()
+        targets, whole, chosen = list(targets), self.sites(kind, "all", towers), dict[str, Site]()
         for target in targets:
             matches = _without_fused([site for site in whole if _matches(site, target)])
             if not matches and not self._elsewhere(target, kind, towers):
                 raise NoSiteError(self._nothing(target, whole, kind))
             chosen.update((site.path, site) for site in matches)
-        if not chosen:
+        if targets and not chosen:
             raise NoSiteError(self._nothing(" or ".join(targets), whole, kind))
         kept = [site for site in self.sites(kind, layers, towers) if site.path in chosen]
         for target in targets:

@@ -23,9 +23,9 @@ class Attending(TorchFunctionMode):
     it in another way, and neither backend nor edits had any effect.
     """
 
-    def __init__(self, calls: Sequence[Call], backend: Backend, place: AttentionSite | None) -> None:
+    def __init__(self, calls: Sequence[Call], backend: Backend, place: AttentionSite | None, entered: Any) -> None:
         super().__init__()
-        self.calls, self.backend = calls, backend
+        self.calls, self.backend, self.entered = calls, backend, entered
         self.place = place if place is not None else calls[0].binding.site
         self.called = False
 
@@ -61,15 +61,31 @@ class Attending(TorchFunctionMode):
         how: dict[str, Any] = {"mask": attn_mask, "causal": is_causal, "scale": scale, "dropout": dropout_p}
 
         def found(calls: Sequence[Call]) -> Tensor:
-            extra = _together([_limited(call, query) for call in calls], len(query)) if calls else None
+            extra = _together([self._extra(call, query) for call in calls], len(query)) if calls else None
             return attention(query, key, value, backend=self.backend, extra=extra, **how)
 
-        whole = [call for call in self.calls if call.weight == 1.0]
-        y = found(whole)
-        for call in self.calls:
-            if call.weight != 1.0:
-                y = y + call.weight * (found([*whole, call]) - y)
+        shares = [(call, self._share(call)) for call in self.calls]
+        whole = [call for call, share in shares if share is None]
+        plain = y = found(whole)
+        for call, share in shares:
+            if share is not None:
+                y = y + share * (found([*whole, call]) - plain)
         return y
+
+    def _share(self, call: Call) -> float | Tensor | None:
+        """Return how much of the change each query gets; None for all of it."""
+        gate = call.binding.edit.input_gate
+        if gate is not None and not gate.sequence:
+            return call.weight * gate(self.entered)[:, None]
+        return None if call.weight == 1.0 else call.weight
+
+    def _extra(self, call: Call, query: Tensor) -> Extra:
+        """Return an edit's keys and values; a gate of the whole sequence is a factor on both."""
+        extra, gate = _limited(call, query), call.binding.edit.input_gate
+        if gate is None or not gate.sequence:
+            return extra
+        open_ = gate(self.entered)[:, None]
+        return Extra(open_ * extra.keys, open_ * extra.values, extra.shown)
 
 
 def _limited(call: Call, query: Tensor) -> Extra:

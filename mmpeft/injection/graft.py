@@ -113,7 +113,7 @@ class Graft:
             weight, bias = host._parameters["weight"], host._parameters["bias"]
             y = low_rank_linear(args[0], weight, bias, updates)  # type: ignore[arg-type]
         elif self.attentions or self.place is not None:
-            with Attending(self.attentions, self.backend, self.place):
+            with Attending(self.attentions, self.backend, self.place, args[0]):
                 y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
@@ -170,7 +170,7 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
-    if call.route is not None:
+    if call.route is not None and not edit.routes_itself:
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
@@ -178,7 +178,7 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
 def _update(call: Call) -> Update | None:
     rows = call.binding.rows
-    if call.route is not None or isinstance(rows, Interleaved):
+    if call.route is not None or isinstance(rows, Interleaved) or call.binding.edit.input_gate is not None:
         return None
     update = call.binding.edit.update()
     return update and replace(update, scale=update.scale * call.weight, rows=rows)
@@ -192,10 +192,10 @@ def _leave(call: Call, x: Tensor, y: Any) -> Any:
         x = call.tapped()
     part = y if binding.rows is None else take(y, binding.rows, -1)
     if call.route is None:
-        new = binding.edit.output(x, part, call)
+        new = binding.edit.gated(x, part, call)
     else:
         rows = call.route.rows(len(y))
-        new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], call))
+        new = part.index_copy(0, rows, binding.edit.gated(x[rows], part[rows], call))
     if call.weight != 1.0:
         new = part + call.weight * (new - part)
     return new if binding.rows is None else put(y, binding.rows, new, -1)
@@ -228,6 +228,7 @@ def grafted_class(cls: type) -> type:
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
             "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,  # by which transformers knows what a class can return
             "__doc__": cls.__doc__,
         }
         _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)
@@ -242,7 +243,7 @@ def _forward(cls: type) -> Forward:
         graft: Graft = self._graft  # type: ignore[assignment]
         if graft.calls or graft.tapped or graft.place is not None:
             if not args:
-                args = (kwargs.pop(first),)
+                args = (kwargs.pop(first, None),)
             return graft.run(self, original, args, kwargs)
         return (graft.stand_in or original)(self, *args, **kwargs)
 

@@ -59,7 +59,9 @@ def _problems(host: nn.Module) -> list[str]:
         binding = call.binding
         if binding.point == "carrier":
             continue
-        if not binding.edit.mergeable:
+        if binding.edit.input_gate is not None:
+            found.append(f"{binding.site.path}: {type(binding.edit).__name__} has a gate, which depends on the input")
+        elif not binding.edit.mergeable:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
         elif getattr(binding.site, "shared", False):
             found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")

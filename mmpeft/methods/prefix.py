@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.anatomy import Anatomy, Tower
     from mmpeft.injection.edits import Edit
     from mmpeft.injection.sites import AttentionSite, Site
 
@@ -29,10 +29,14 @@ class PrefixTuning(Method):
     """Length of the prefix."""
     hidden: int | None = Field(default=512, ge=1)
     """Width of the network that makes the prefixes of all layers from one set of vectors; null trains them directly."""
-    std: float = Field(default=0.02, ge=0)
+    std: float = Field(default=1.0, ge=0)
     """Standard deviation of prefixes that are trained directly, at the start."""
+    gate: Literal["auto", "token", "sequence"] | None = None
+    """A gate from the attention's input (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: tuple[str, ...] = ("attn.kernel",)
     """Attention sites: ``attn.kernel`` of the tokens to each other, ``cross.kernel`` to another tower."""
+    shifted: bool = False
+    """Whether learned positions count from behind the prefix, as HF peft has them; rotary ones are relative."""
 
     def kept(self) -> Self:
         """Return the method without the network."""
@@ -40,8 +44,9 @@ class PrefixTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The network of a tower, then one prefix per attention."""
-        from mmpeft.injection.edits import Prefix, PrefixNetwork
-        from mmpeft.injection.sites import AttentionSite
+        from mmpeft.injection.edits import Prefix, PrefixNetwork, ShiftedPositions
+        from mmpeft.injection.edits.gate import gate_of
+        from mmpeft.injection.sites import AttentionSite, PositionsSite
 
         found = anatomy.select(self.targets, AttentionSite, self.layers, self.towers)
         for tower in anatomy.chosen_towers(self.towers):
@@ -51,8 +56,19 @@ class PrefixTuning(Method):
                 width = tower.width or _keys(sites[0])
                 network = PrefixNetwork(tokens=self.tokens, width=width, hidden=self.hidden)
                 yield anatomy.root(tower), network
+            tables = anatomy.sites(PositionsSite, "all", (tower.name,)) if self.shifted and sites else []
+            for table in tables:
+                yield table, ShiftedPositions(self.tokens)
             for site in sites:
-                yield site, Prefix(site, tokens=self.tokens, std=self.std, network=network)
+                prefix = Prefix(site, tokens=self.tokens, std=self.std, network=network)
+                prefix.input_gate = None if self.gate is None else gate_of(site, self.gate, _width(tower, site))
+                yield site, prefix
+
+
+def _width(tower: Tower, site: AttentionSite) -> int:
+    """Return the width of the tokens that enter an attention: of its block, which may be another one in each stage."""
+    blocks = [own for block in tower.blocks if block.index == site.layer for own in block.sites if own.name == "block"]
+    return int(blocks[0].width) if blocks else tower.width  # type: ignore[attr-defined]
 
 
 def _keys(site: AttentionSite) -> int:

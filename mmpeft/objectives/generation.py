@@ -34,8 +34,13 @@ class Writer:
         how = {"do_sample": False, "max_new_tokens": self.max_new_tokens, "eos_token_id": [*self.ends], **options}
         with torch.no_grad():
             found = inner.generate(input_ids=prompt_ids, attention_mask=prompt_mask, pad_token_id=fill, **how)
-        texts: list[str] = self.tokenizer.batch_decode(found[:, prompt_ids.shape[1] :], skip_special_tokens=True)
-        return texts
+        return [self._text(row.tolist()) for row in found[:, prompt_ids.shape[1] :]]
+
+    def _text(self, tokens: list[int]) -> str:
+        """Return what was written up to its end; marks of thoughts, which may be special tokens, stay in it."""
+        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        text: str = self.tokenizer.decode(tokens[:end])
+        return text.strip()
 
 
 class Answers(nn.Module):

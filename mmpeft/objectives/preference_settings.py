@@ -25,10 +25,10 @@ class PreferenceSettings(Settings):
 
     name: PreferenceLoss = "dpo"
     """``dpo`` (Rafailov et al. 2023, arXiv:2305.18290; with ``label_smoothing`` cDPO), ``ipo`` (Azar et al. 2023,
-    arXiv:2310.12036; log-ratios are means over tokens), ``hinge`` (SLiC, Zhao et al. 2023, arXiv:2305.10425), ``robust``
-    (Chowdhury et al. 2024, arXiv:2403.00409), ``kto`` (Ethayarajh et al. 2024, arXiv:2402.01306); without a reference
-    ``cpo`` (Xu et al. 2024, arXiv:2401.08417), ``simpo`` (Meng et al. 2024, arXiv:2405.14734), ``orpo`` (Hong et al.
-    2024, arXiv:2403.07691)."""
+    arXiv:2310.12036; log-ratios are means over tokens), ``hinge`` (SLiC, Zhao et al. 2023, arXiv:2305.10425),
+    ``robust`` (Chowdhury et al. 2024, arXiv:2403.00409), ``kto`` (Ethayarajh et al. 2024, arXiv:2402.01306); without a
+    reference ``cpo`` (Xu et al. 2024, arXiv:2401.08417), ``simpo`` (Meng et al. 2024, arXiv:2405.14734), ``orpo`` (Hong
+    et al. 2024, arXiv:2403.07691)."""
     beta: PositiveFloat = 0.1
     """Factor on log-ratios (ipo: tau; orpo: lambda; simpo's paper has 2 to 10)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -14,12 +13,13 @@ from torch import nn
 
 import mmpeft
 from mmpeft.data.language.encoding import Encoder
-from mmpeft.data.language.formats import Example, ask
+from mmpeft.data.language.formats import ask
 from mmpeft.data.language.loading import Shape, load_texts
 from mmpeft.data.language.splits import TextSplits
 from mmpeft.heads.base import Headed, backbone_of
 from mmpeft.heads.language import TokenScorer
 from mmpeft.injection.adapters import Adapters
+from mmpeft.injection.vocabulary import Vocabulary
 from mmpeft.objectives.base import Objective
 from mmpeft.objectives.generation import Writer
 from mmpeft.training.accelerator import make_accelerator
@@ -50,6 +50,8 @@ class Recipe:
     """Whether the model is also to answer the questions of validation and test."""
     trains_head: bool = False
     """Whether the head is new, and so trained too."""
+    loading: str = "model = {}"
+    """Python that makes the model, for the model card."""
 
 
 def run(
@@ -67,7 +69,7 @@ def run(
     trainer = build(config, recipe)
     if prepare is not None:
         prepare(trainer)
-    loading = f'model = mmpeft.load_model("{config.model.name}")'
+    loading = recipe.loading.format(f'mmpeft.load_model("{config.model.name}")')
     return train_and_report(trainer, config, loading, frozen=frozen, notes=trainer.data.notes)  # type: ignore[attr-defined]
 
 
@@ -80,9 +82,8 @@ def check(config: LanguageConfig, recipe: Recipe) -> None:
 
 def evaluate(config: LanguageConfig, recipe: Recipe) -> dict[str, float]:
     """Return the test scores of the adapter in the run directory of a finished run."""
-    model, tokenizer = load(config, recipe)
+    model, tokenizer = load_adapted(config, recipe)
     data = load_data(config, recipe, tokenizer)
-    load_adapters(model, config)
     objective = recipe.objective(mmpeft.adapters(model), tokenizer)
     return evaluate_split(model, objective, data, config.train, config.output)
 
@@ -102,8 +103,17 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
 def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
     """Load the model, with the task's head around it, and its tokenizer."""
     set_seed(config.train.seed)
-    model, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
-    return recipe.head(model), tokenizer
+    backbone, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
+    model = recipe.head(backbone)
+    model.words = Vocabulary(tokenizer).words
+    return model, tokenizer
+
+
+def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
+    """Load a fresh model with the adapters that the run directory holds, and its tokenizer."""
+    model, tokenizer = load(config, recipe)
+    load_adapters(model, config)
+    return model, tokenizer
 
 
 def load_data(config: LanguageConfig, recipe: Recipe, tokenizer: Any) -> TextSplits:
@@ -122,13 +132,14 @@ def predict(config: LanguageConfig, recipe: Recipe, index: int) -> str:
     """
     if config.prompt is None and config.data.name == "text":
         raise ValueError("prompt: give one; the test split has documents, not questions")
-    model, tokenizer = load(config, recipe)
-    load_adapters(model, config)
+    model, tokenizer = load_adapted(config, recipe)
     encoder = Encoder(tokenizer, config.data)
     if config.prompt is not None:
-        prompt = encoder.encode_prompt(Example(ask(config.prompt, config.data), ""))
+        prompt = encoder.encode_prompt(ask(config.prompt, config.data))
     else:
-        prompt = _test_prompt(load_data(config, replace(recipe, questions=True), tokenizer), index)
+        data = load_data(config, replace(recipe, questions=True), tokenizer)
+        assert data.test.question is not None
+        prompt = data.test.question(checked_index(data, index))[0]
     model.to(make_accelerator(config.train, config.output).device).eval()
     ids = torch.from_numpy(prompt).long()[None].to(next(model.parameters()).device)
     how = config.writing
@@ -137,11 +148,11 @@ def predict(config: LanguageConfig, recipe: Recipe, index: int) -> str:
     return Writer(tokenizer, encoder.ends(), how.max_new_tokens)(model, ids, torch.ones_like(ids), **sampled)[0]
 
 
-def _test_prompt(data: TextSplits, index: int) -> np.ndarray:
-    assert data.test.question is not None
+def checked_index(data: TextSplits, index: int) -> int:
+    """Return the index of a test sample, or raise a ValueError if there is no such one."""
     if not 0 <= index < len(data.test):
         raise ValueError(f"index: {index} is not among the {len(data.test)} test samples")
-    return data.test.question(index)[0]
+    return index
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from mmpeft.heads.base import backbone_of
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.planning import modules_of
 from mmpeft.injection.sites import LinearSite
@@ -48,7 +49,7 @@ def quantize(
     """
     if kind not in get_args(Kind):
         raise ValueError(f"quantize: {kind!r} is not one of {', '.join(get_args(Kind))}{nearest(kind, get_args(Kind))}")
-    modules = modules_of(model)
+    modules = {label: backbone_of(module) for label, module in modules_of(model).items()}
     if adapted := [label or "the model" for label, module in modules.items() if "mmpeft" in module._modules]:
         raise ValueError(f"quantize: {', '.join(adapted)} has adapters already: quantise before mmpeft.adapt")
     chosen = list(_layers(modules, skip))

@@ -45,9 +45,7 @@ class Config(LanguageConfig):
         if self.reference == "precomputed" and not self.loss.needs_reference:
             raise ValueError(f"reference: 'precomputed': loss.name: {self.loss.name} needs no reference: off")
         if self.data.name == "unpaired" and self.loss.name != "kto":
-            raise ValueError(
-                f"loss.name: {self.loss.name!r} compares two answers, and data.name: unpaired has one: kto"
-            )
+            raise ValueError(f"loss.name: {self.loss.name!r} compares answers, and data.name: unpaired has one: kto")
         return self
 
 

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_language import llama
+from tiny_language import LENGTHS, make_model, make_rows
 from torch import Tensor
 
-import mmpeft
 from mmpeft.data.language.batches import pad_sequences
 from mmpeft.data.language.encoding import Encoded
 from mmpeft.data.language.packing import fill_packs, join_pack
-from mmpeft.heads.language import TokenScorer
 from mmpeft.objectives.language import LanguageModelling
-
-LENGTHS = (3, 9, 5, 14, 4, 8, 6, 11)
-
-
-def make_rows(lengths: tuple[int, ...] = LENGTHS) -> list[Encoded]:
-    random = np.random.default_rng(0)
-    return [
-        Encoded(random.integers(3, 88, n).astype(np.int32), np.r_[0, random.integers(0, 3, n - 2), 1].astype(np.uint8))
-        for n in lengths
-    ]
-
-
-def make_model() -> tuple[TokenScorer, Any]:
-    scorer = TokenScorer(llama())
-    adapters = mmpeft.adapt(scorer, {"method": "lora", "rank": 2, "targets": "all"})
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in adapters.parameters():
-            parameter.normal_(std=0.1)
-    return scorer, adapters
 
 
 def gradient(batches: list[dict[str, Tensor]]) -> tuple[float, list[Tensor]]:
@@ -110,19 +91,16 @@ def test_scores_of_an_evaluation_are_over_tokens() -> None:
     assert found["token_accuracy"] == pytest.approx(float(logs["token_accuracy"]) / weight)
 
 
-def test_two_processes_are_one_with_the_big_batch(tmp_path: Path) -> None:
-    """Through the trainer, with batches of different lengths on both; see ``two_processes.py``."""
-    import os
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize(("loss", "port"), [("language", "29651"), ("kto", "29652")])
+def test_two_processes_are_one_with_the_big_batch(tmp_path: Path, loss: str, port: str) -> None:
+    """Through the trainer, with batches of different lengths on both, and a last one for one of them alone."""
     program = Path(__file__).parent / "two_processes.py"
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29651")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
+    command = [sys.executable, *launcher, str(program), str(tmp_path / "two"), "2", loss]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    for name, start, size in (("one", (), 4), ("two", launcher, 2)):
-        command = [sys.executable, *start, str(program), str(tmp_path / name), str(size)]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runpy.run_path(str(program))["main"](str(tmp_path / "one"), "4", loss)
     one, two = (torch.load(tmp_path / name / "outcome.pt") for name in ("one", "two"))
     assert one["test"] == pytest.approx(two["test"], rel=1e-4)
     torch.testing.assert_close(one["weights"], two["weights"], rtol=1e-4, atol=1e-6)

@@ -85,7 +85,10 @@ class LanguageData(Settings):
     with; ``unpaired``: an answer and a ``label`` that says whether it is good."""
     path: str
     """A .jsonl, .json, .csv, .parquet or (text) .txt file, a folder of these, where names such as ``train.jsonl`` and
-    ``test.jsonl`` say the split, or a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``)."""
+    ``test.jsonl`` say the split, a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``), or a generated one
+    for `tiny/llm` (``tiny_tasks``, ``tiny_preferences`` ...)."""
+    generated: tuple[PositiveInt, PositiveInt, PositiveInt] = (2000, 200, 400)
+    """Rows of a generated data set for training, validation and test."""
     subset: str | None = None
     """Configuration of a data set on the hub that has several."""
     columns: dict[str, str] = Field(default_factory=dict)

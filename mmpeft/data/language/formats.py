@@ -55,16 +55,18 @@ def read_example(row: dict[str, Any], config: LanguageData) -> Example:
     return _READERS[config.name](_fields(row, config), config)
 
 
-def ask(prompt: str, config: LanguageData) -> Said:
-    """Return a prompt worded as those of the data are."""
+def ask(prompt: str, config: LanguageData, answer: str = "") -> Example:
+    """Return a prompt, and what may be an answer to it, worded as those of the data are."""
     if config.name == "text":
-        return prompt
+        return Example(prompt, answer)
     if config.name in ("messages", "sharegpt"):
-        return _as_turns(prompt, "", "", {}, config)[0]
-    like: Said = ""
+        return Example(*_as_turns(prompt, answer, "", {}, config))
+    first: Said = ""
     if config.template is None:
-        like = read_example(read_rows(config.path, config)[0], config).answer
-    return _worded(prompt, like, {}, config)[0]
+        first = read_example(read_rows(config.path, config)[0], config).answer
+    if isinstance(first, str):
+        return Example(*_worded(prompt, answer, {}, config))
+    return Example(*_as_turns(prompt, answer, "", {}, config))
 
 
 def _fields(row: dict[str, Any], config: LanguageData) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.data.language.config import LanguageData
+from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
 from mmpeft.data.samples import listed
 from mmpeft.data.splits import ALIASES
 from mmpeft.optional import require
+from mmpeft.settings import nearest
 
 TEXTS = (".txt", ".md")
 TABLES = (".jsonl", ".json", ".csv", ".parquet")
@@ -64,7 +67,7 @@ class Rows:
         return self._find(index)[0].split
 
     def _find(self, index: int) -> tuple[Source, int]:
-        place = next(place for place, end in enumerate(self.ends) if index < end)
+        place = bisect_right(self.ends, index)
         return self.sources[place], index - (self.ends[place] - self.sources[place].count)
 
 
@@ -75,6 +78,8 @@ def read_rows(path: str, config: LanguageData) -> Rows:
         ValueError: If there is nothing, or nothing that is known.
         ImportError: If a parquet file or a hub needs a library that is not installed.
     """
+    if path in SETS:
+        return Rows(_generated(path, config))
     place = Path(path).expanduser()
     known = (*TABLES, *(TEXTS if config.name == "text" else ()))
     if place.is_dir():
@@ -87,8 +92,17 @@ def read_rows(path: str, config: LanguageData) -> Rows:
             raise ValueError(f"data.path: {path!r}: a file of {', '.join(known)} is wanted")
         return Rows([_open(place, place.name, None)])
     if place.suffix in (*TABLES, *TEXTS) or path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        raise ValueError(f"data.path: {path!r} is neither a file nor a folder, nor OWNER/NAME of a data set on the hub")
+        raise ValueError(
+            f"data.path: {path!r} is neither a file nor a folder, nor OWNER/NAME of a data set on the hub, nor "
+            f"generated{nearest(path, SETS)}"
+        )
     return Rows(_from_hub(path, config.subset))
+
+
+def _generated(name: str, config: LanguageData) -> list[Source]:
+    counts = zip(SPLITS, config.generated, strict=True)
+    parts = [(split, make_rows(name, split, count, config.split_seed)) for split, count in counts]
+    return [Source(f"{name}/{split}", split, len(rows), rows.__getitem__) for split, rows in parts]
 
 
 def _split_of(file: Path) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmpeft.injection.edits.gate import Gate
 from mmpeft.injection.rows import Rows
 from mmpeft.injection.sites import Site
 from mmpeft.kernels.attention import Extra
@@ -103,9 +104,11 @@ class Edit(nn.Module):
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
     ``features()`` raises where the edit spoils intermediate features, ``extra(x, call)`` the keys and values that
     queries x see besides their own. An edit that needs more than the model's own
-    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
+    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``; one whose host is
+    given no tensor in front ``routes_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
-    number of tokens that an edit adds to the sequence.
+    number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter, and an
+    ``input_gate`` says by what the edit reads how much of its change is made.
     """
 
     mergeable = False
@@ -113,6 +116,12 @@ class Edit(nn.Module):
     count = 0
     takes: Condition | None = None
     weighs_itself = False
+    routes_itself = False
+    rates: Mapping[str, float] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_gate: Gate | None = None
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""
@@ -121,6 +130,15 @@ class Edit(nn.Module):
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return the host's output after this edit, given its input ``x`` and its output so far ``y``."""
         raise TypeError(f"{type(self).__name__} has no output")
+
+    def gated(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Return the output after this edit, as far as its gate is open: ``y + g (output(x, y) - y)``."""
+        new = self.output(x, y, call)
+        return new if self.input_gate is None else y + self.input_gate(self.read(x, y)) * (new - y)
+
+    def read(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return what of the host's input ``x`` and output ``y`` the edit reads, and its gate with it."""
+        return x
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Return the host's arguments after this edit."""

@@ -91,7 +91,7 @@ class ControlBranch(Edit):
         sample = arguments["sample"]
         rows = slice(len(sample) // 2, None) if guess and len(sample) == 2 * len(image) else slice(None)
         own = {key: _rows(value, rows, len(sample)) for key, value in arguments.items()}
-        own["sample"] = own["sample"].to(self.encoder.dtype)
+        own |= {key: own[key].to(self.encoder.dtype) for key in ("sample", "encoder_hidden_states")}
         hint = _repeated(self.hint(image.to(own["sample"])), len(own["sample"]))
         states = [zero(state) for zero, state in zip(self.zeros, self.encoder(own, hint), strict=True)]
         scales = torch.logspace(-1, 0, len(states)).tolist() if guess else [1.0] * len(states)

@@ -33,8 +33,8 @@ class ConvLowRank(LowRank):
         """Return the delta, made with the host's stride, padding and dilation."""
         assert isinstance(host, nn.Conv2d)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        narrow = host._conv_forward(x, self.lora_A.to(x.dtype), None)
-        return F.conv2d(narrow * self.scale, self.lora_B.to(x.dtype))
+        a, b = (factor.to(x.dtype) for factor in self.factors())
+        return F.conv2d(host._conv_forward(x, a, None) * self.scale, b)
 
 
 class ConvDecomposedLowRank(ConvLowRank, DecomposedLowRank):

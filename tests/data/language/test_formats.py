@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_language import conversation
+from tiny_language import conversation, write_rows
 
 from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.formats import Example, ask, read_example
@@ -106,8 +107,14 @@ def test_bad_rows(name: str, row: dict[str, Any], message: str) -> None:
         read(name, row)
 
 
-def test_alternating_helper_and_asking() -> None:
-    assert read("messages", {"messages": conversation("a", "b")}).prompt == ({"role": "user", "content": "a"},)
+def test_a_question_is_worded_as_the_data_are(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "rows.jsonl", [{"prompt": conversation("a"), "completion": conversation("b", roles=("assistant",))}]
+    )
+    found = ask("hi", LanguageData(name="prompt_completion", path=path), "ho")
+    assert found == Example(({"role": "user", "content": "hi"},), ({"role": "assistant", "content": "ho"},))
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    assert ask("hi", LanguageData(name="prompt_completion", path=path), "ho") == Example("hi", "ho")
     config = LanguageData(name="messages", path="x", system="be kind")
-    assert ask("hi", config) == ({"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"})
-    assert ask("hi", LanguageData(name="text", path="x")) == "hi"
+    assert ask("hi", config).prompt == ({"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"})
+    assert ask("hi", LanguageData(name="text", path="x")).prompt == "hi"

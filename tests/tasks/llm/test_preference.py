@@ -94,7 +94,7 @@ def test_unpaired_answers(preference: ModuleType, model: str, singles: str, tmp_
     assert metrics["test"]["margin"] > 0.1
     assert metrics["test"]["loss"] < 0.5
     assert "accuracy" not in metrics["test"]
-    with pytest.raises(ValueError, match="compares two answers, and data.name: unpaired has one: kto"):
+    with pytest.raises(ValueError, match="compares answers, and data"):
         make_config(preference, model, singles, tmp_path / "run", data=data)
 
 

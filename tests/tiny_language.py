@@ -50,6 +50,23 @@ def tokenizer(template: str | None = MARKED_TEMPLATE, **options: Any) -> Any:
     )
 
 
+ENDS = ("<|eot_id|>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|user|>")
+
+
+def byte_tokenizer(template: str | None) -> Any:
+    """Return a tokenizer of bytes and special tokens, and of two spaces, whose offsets leave white space out."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ĠĠ", "<s>", "</s>", "<think>", "</think>", *ENDS]
+    made = Tokenizer(models.BPE({token: place for place, token in enumerate(known)}, [("Ġ", "Ġ")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    made.decoder = decoders.ByteLevel()
+    how = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": [*ENDS], "chat_template": template}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **how)
+
+
 def llama(**options: Any) -> Any:
     """Return a Llama of two layers with random weights, the same each time."""
     import torch

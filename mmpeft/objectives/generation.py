@@ -21,7 +21,10 @@ TASK, REFUSAL, BENIGN = 0, 1, 2
 
 @dataclass(frozen=True)
 class Writer:
-    """Lets a causal model write: greedily, until a token that ends an answer, unless options say otherwise."""
+    """Lets a causal model write: greedily, until a token that ends an answer, unless options say otherwise.
+
+    What ends an answer by the model's own generation configuration does so too.
+    """
 
     tokenizer: Any
     ends: Sequence[int]
@@ -30,15 +33,17 @@ class Writer:
     def __call__(self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> list[str]:
         """Return what follows each prompt (rows, length), which is padded at the front."""
         inner: Any = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
-        fill = self.ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        how = {"do_sample": False, "max_new_tokens": self.max_new_tokens, "eos_token_id": [*self.ends], **options}
+        own = inner.generation_config.eos_token_id
+        ends = [*{*self.ends, *(own if isinstance(own, list) else [own] if own is not None else [])}]
+        fill = ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        how = {"do_sample": False, "max_new_tokens": self.max_new_tokens, "eos_token_id": ends, **options}
         with torch.no_grad():
             found = inner.generate(input_ids=prompt_ids, attention_mask=prompt_mask, pad_token_id=fill, **how)
-        return [self._text(row.tolist()) for row in found[:, prompt_ids.shape[1] :]]
+        return [self._text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
 
-    def _text(self, tokens: list[int]) -> str:
+    def _text(self, tokens: list[int], ends: Sequence[int]) -> str:
         """Return what was written up to its end; marks of thoughts, which may be special tokens, stay in it."""
-        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
         text: str = self.tokenizer.decode(tokens[:end])
         return text.strip()
 

@@ -428,9 +428,11 @@ class Case:
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """Methods of denoisers, which take conditions: test_diffusion.py has them."""
-SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MODELS if k not in LACKING.get(m, ())]
+APART = DIFFUSION | {"adapter_fusion"}
+"""With that of other adapters in the model, which test_fusion.py has."""
+SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - APART for k in MODELS if k not in LACKING.get(m, ())]
 SUPPORTED.sort(key=str)
-HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
+HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - APART)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
 ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
 COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]

@@ -76,7 +76,7 @@ def llama(**options: Any) -> Any:
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     size |= {"num_key_value_heads": 2, "initializer_range": 0.2, "tie_word_embeddings": False, **options}
-    config = LlamaConfig(vocab_size=len(tokenizer()), **ids, **size)
+    config = LlamaConfig(**{"vocab_size": len(tokenizer())} | ids | size)
     return LlamaForCausalLM(config).eval()
 
 

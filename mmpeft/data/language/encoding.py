@@ -112,9 +112,8 @@ class Encoder:
         found = self.tokenizer(text, return_offsets_mapping=True)
         spans = [(0 if self.learn == "all" else len(prompt), len(text))]
         tokens, kinds = list(found["input_ids"]), self._kinds(text, _covers(found["offset_mapping"]), spans)
-        if tokens[-1] == end:
-            tokens, kinds = tokens[:-1], kinds[:-1]
-        return _encoded([*tokens, end], [*kinds, LEARNED])
+        length = len(tokens) - (tokens[-1] == end)
+        return Encoded(np.asarray([*tokens[:length], end], np.int32), np.append(kinds[:length], np.uint8(LEARNED)))
 
     # ---- conversations -------------------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class Encoder:
         kinds = self._kinds(text, covers, spans)
         if self.learn != "all":
             self._check_end(tokens, kinds)
-        return _encoded(tokens, kinds)
+        return Encoded(np.asarray(tokens, np.int32), kinds)
 
     def _render(self, turns: Turns, example: Example, **options: Any) -> str:
         if self.tokenizer.chat_template is None:
@@ -193,12 +192,13 @@ class Encoder:
         here, there = here + len(words), there + len(words)
         return here + first_difference(text[here:], after[there:])
 
-    def _check_end(self, tokens: list[int], kinds: list[int]) -> None:
+    def _check_end(self, tokens: list[int], kinds: np.ndarray) -> None:
         """Raise a ValueError unless the last answer ends with a token that says so: else the model would never stop."""
-        last = max((i for i, kind in enumerate(kinds) if kind), default=None)
-        while last is not None and last >= 0 and tokens[last] not in self.special and self._blank(tokens[last]):
+        learned = np.flatnonzero(kinds)
+        last = int(learned[-1]) if len(learned) else 0
+        while last > 0 and tokens[last] not in self.special and self._blank(tokens[last]):
             last -= 1
-        if last is not None and tokens[last] not in self.special:
+        if len(learned) and tokens[last] not in self.special:
             raise ValueError(
                 f"model: its chat template ends an answer with {self.tokenizer.decode(tokens[last])!r} and no special "
                 "token that is learned, so the model would never stop: put the end of the turn in front of "
@@ -210,14 +210,11 @@ class Encoder:
 
     # ---- both ----------------------------------------------------------------------------------------------------
 
-    def _kinds(self, text: str, covers: Spans, spans: Spans) -> list[int]:
+    def _kinds(self, text: str, covers: Spans, spans: Spans) -> np.ndarray:
         """Return the kind of each token; thoughts without a word are no more learned than the prompt to speak."""
         full, empty = self._thoughts(text)
-        return [
-            CONTEXT if start == end or not _inside(start, end, spans) or _inside(start, end, empty)
-            else THOUGHT if _inside(start, end, full) else LEARNED
-            for start, end in covers
-        ]  # fmt: skip
+        learned = _inside(covers, spans) & ~_inside(covers, empty)
+        return np.where(learned, np.where(_inside(covers, full), THOUGHT, LEARNED), CONTEXT).astype(np.uint8)
 
     def _thoughts(self, text: str) -> tuple[Spans, Spans]:
         """Return the spans of thoughts, and of tags with nothing between them, with the white space behind these."""
@@ -246,10 +243,10 @@ def _covers(offsets: Spans) -> Spans:
     return covers
 
 
-def _inside(start: int, end: int, spans: Spans) -> bool:
-    """Tell whether a token has a character in one of the spans."""
-    return any(start < stop and end > begin for begin, stop in spans)
-
-
-def _encoded(tokens: list[int], kinds: list[int]) -> Encoded:
-    return Encoded(np.asarray(tokens, dtype=np.int32), np.asarray(kinds, dtype=np.uint8))
+def _inside(covers: Spans, spans: Spans) -> np.ndarray:
+    """Return which tokens have a character in one of the spans."""
+    starts, ends = np.asarray(covers).reshape(-1, 2).T
+    found = np.zeros(len(covers), dtype=bool)
+    for begin, stop in spans:
+        found |= (starts < stop) & (ends > begin)
+    return found & (starts < ends)

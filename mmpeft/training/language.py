@@ -179,6 +179,6 @@ def check_packing(model: nn.Module) -> None:
     if not torch.allclose(packed, alone, 1e-2, 1e-2):
         name = type(backbone_of(model)).__name__
         raise ValueError(
-            f"data.packing: {name} lets a document see those packed in front of it (it makes no mask from positions): "
-            "none, or another attention implementation"
+            f"data.packing: with these adapters {name} does not score a document behind another one as it does alone "
+            "(it makes no mask from positions, or inserted tokens stand in front of the first one only): none"
         )

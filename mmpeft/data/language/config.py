@@ -104,6 +104,8 @@ class LanguageData(Settings):
     ``chat`` for turns and ``alpaca``, and ``plain`` for prompts that are texts."""
     chat_template: Path | None = None
     """A file with a chat template (Jinja) in place of the tokenizer's own."""
+    template_options: dict[str, str | bool | int] = Field(default_factory=dict)
+    """What a chat template takes besides the turns: ``{enable_thinking: false}``."""
     learn: Literal["completion", "assistant", "all"] | None = None
     """What is learned: the last answer, every turn of the assistant, or all; null: ``assistant`` for conversations,
     ``all`` for text, else ``completion``."""

@@ -37,7 +37,7 @@ class Writer:
         return [self.text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
 
     def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, list[int]]:
-        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and the tokens that end."""
+        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them."""
         own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         return self._generate(backbone, prompt_ids, prompt_mask, **own)
 

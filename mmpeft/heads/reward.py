@@ -41,7 +41,7 @@ class ScalarScorer(Headed):
             replace(tower, sites=tuple(site for site in tower.sites if site.name != "head" or tower.name == "task"))
             for tower in anatomy.towers
         )
-        return replace(anatomy, towers=tuple(towers))
+        return replace(super().complete(anatomy), towers=tuple(towers))
 
     def values(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return a number for each token (batch, length)."""

@@ -19,6 +19,7 @@ from mmpeft.data.language.splits import TextSplits
 from mmpeft.heads.base import Headed, backbone_of
 from mmpeft.heads.language import TokenScorer
 from mmpeft.injection.adapters import Adapters
+from mmpeft.injection.vocabulary import Vocabulary
 from mmpeft.objectives.base import Objective
 from mmpeft.objectives.generation import Writer
 from mmpeft.training.accelerator import make_accelerator
@@ -102,8 +103,10 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
 def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
     """Load the model, with the task's head around it, and its tokenizer."""
     set_seed(config.train.seed)
-    model, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
-    return recipe.head(model), tokenizer
+    backbone, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
+    model = recipe.head(backbone)
+    model.words = Vocabulary(tokenizer).words
+    return model, tokenizer
 
 
 def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:

@@ -91,15 +91,16 @@ def test_scores_of_an_evaluation_are_over_tokens() -> None:
     assert found["token_accuracy"] == pytest.approx(float(logs["token_accuracy"]) / weight)
 
 
-def test_two_processes_are_one_with_the_big_batch(tmp_path: Path) -> None:
-    """Through the trainer, with batches of different lengths on both; see ``two_processes.py``."""
+@pytest.mark.parametrize(("loss", "port"), [("language", "29651"), ("kto", "29652")])
+def test_two_processes_are_one_with_the_big_batch(tmp_path: Path, loss: str, port: str) -> None:
+    """Through the trainer, with batches of different lengths on both, and a last one for one of them alone."""
     program = Path(__file__).parent / "two_processes.py"
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29651")
-    command = [sys.executable, *launcher, str(program), str(tmp_path / "two"), "2"]
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
+    command = [sys.executable, *launcher, str(program), str(tmp_path / "two"), "2", loss]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    runpy.run_path(str(program))["main"](str(tmp_path / "one"), "4")
+    runpy.run_path(str(program))["main"](str(tmp_path / "one"), "4", loss)
     one, two = (torch.load(tmp_path / name / "outcome.pt") for name in ("one", "two"))
     assert one["test"] == pytest.approx(two["test"], rel=1e-4)
     torch.testing.assert_close(one["weights"], two["weights"], rtol=1e-4, atol=1e-6)

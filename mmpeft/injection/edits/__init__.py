@@ -18,7 +18,7 @@ from mmpeft.injection.edits.linear_bottleneck import LinearBottleneck
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
-from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork, ShiftedPositions
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -61,6 +61,7 @@ __all__ = [
     "Resampler",
     "Scale",
     "SharedFactors",
+    "ShiftedPositions",
     "SideNetwork",
     "SoftPrompt",
     "Tokens",

@@ -180,6 +180,27 @@ def test_an_encoder_and_decoder_have_prefixes_where_they_are_asked_for(targets: 
     assert names == set(targets)
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_decoder_behind_an_encoder_generates_the_same_with_a_cache(kind: str, beams: int) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "t5":
+        model: Any = t5()[0]
+    else:
+        layers = {f"{side}_{what}": n for side in ("encoder", "decoder")
+                  for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}  # fmt: skip
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "init_std": 0.3}
+        model = transformers.BartForConditionalGeneration(
+            transformers.BartConfig(vocab_size=50, d_model=32, forced_eos_token_id=None, **layers, **ends)
+        ).eval()
+    adapt(model, targets=("attn.kernel", "cross.kernel"))
+    ids = torch.tensor([[3, 14, 15, 0], [9, 26, 5, 4]])
+    how = {"attention_mask": (ids != 0).long(), "num_beams": beams, "max_new_tokens": 6, "min_new_tokens": 6}
+    assert torch.equal(model.generate(ids, **how), model.generate(ids, use_cache=False, **how))
+
+
 @pytest.mark.parametrize("hidden", [None, 8])
 def test_saved_is_the_prefix_and_no_network(hidden: int | None, tmp_path: Path) -> None:
     model, ids = build("llama"), torch.arange(10).view(2, 5)

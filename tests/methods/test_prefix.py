@@ -231,6 +231,30 @@ def test_counts_are_those_of_the_papers(size: dict[str, int], expected: int) -> 
     assert sum(p.numel() for p in flat.parameters()) == expected
 
 
+@KINDS
+def test_it_may_start_as_words_are_seen(kind: str) -> None:
+    """A prefix of the words in front gives what follows them: their keys have their positions."""
+    model, words, ids = build(kind), [3, 14, 15], torch.tensor([[9, 26, 5]])
+    together = torch.cat([torch.tensor([words]), ids], 1)
+    with torch.no_grad():
+        expected = model(together).logits[:, 3:]
+        mmpeft.adapt(model, mmpeft.PrefixTuning(tokens=3, hidden=None, ids=tuple(words)))
+        found = model(ids, position_ids=torch.arange(3, 6)[None]).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_words_are_repeated_and_no_part_of_what_is_saved(tmp_path: Path) -> None:
+    model = build("llama")
+    adapters = mmpeft.adapt(model, mmpeft.PrefixTuning(tokens=3, hidden=None, ids=(7,)))
+    values = adapters.state_dict()["model.layers.0.self_attn.kernel.prefix_tuning.values"]
+    assert torch.equal(values[0], values[2]) and values.any()
+    adapters.save(tmp_path)
+    (method,) = mmpeft.load(build("llama"), tmp_path).methods()
+    assert isinstance(method, mmpeft.PrefixTuning) and method.ids is None
+    with pytest.raises(ValueError, match="a network can't start as they are"):
+        mmpeft.PrefixTuning(ids=(7,))
+
+
 def test_the_network_makes_the_prefixes_of_all_layers() -> None:
     """One of two layers, tanh between them: what a single network for all layers has."""
     model = build("llama")

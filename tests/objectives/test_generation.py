@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,10 @@ class Parrot(nn.Module):
     def __init__(self, rows: list[list[int]]) -> None:
         super().__init__()
         self.rows = rows
+        self.generation_config = SimpleNamespace(eos_token_id=2)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
-        assert options["eos_token_id"] == [2, 7]
+        assert sorted(options["eos_token_id"]) == [2, 7]
         return torch.cat([input_ids, torch.tensor(self.rows)], 1)
 
 
@@ -51,7 +53,7 @@ def batch_of(references: list[str], kinds: list[int]) -> dict[str, Any]:
 
 def test_an_answer_ends_at_the_first_end_and_keeps_its_thoughts() -> None:
     parrot = say(["<think> one two </think> red <|end|> blue", "green </s> red"])
-    texts = Writer(tokenizer(), [2, 7])(parrot, torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3))
+    texts = Writer(tokenizer(), [7])(parrot, torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3))
     assert texts == ["<think> one two </think> red", "green"]
 
 
@@ -59,14 +61,14 @@ def test_an_answer_ends_at_the_first_end_and_keeps_its_thoughts() -> None:
 def test_exact_match_is_of_what_follows_the_thoughts(pattern: str | None, expected: float) -> None:
     said = ["<think> one </think> red", "answer red <|end|> blue", "blue"]
     references = ["red", "answer red", "so blue"]
-    answers = Answers(Writer(tokenizer(), [2, 7]), pattern)
+    answers = Answers(Writer(tokenizer(), [7]), pattern)
     answers.update(say(said), batch_of(references, [TASK] * 3))
     assert answers.compute() == {"exact_match": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize(("harmless", "over"), [(BENIGN, 1 / 2), (TASK, 1 / 3)])
 def test_refusals_are_counted_by_kind(harmless: int, over: float) -> None:
-    answers = Answers(Writer(tokenizer(), [2, 7]), markers=["cannot help"])
+    answers = Answers(Writer(tokenizer(), [7]), markers=["cannot help"])
     said = ["sorry i cannot help", "yes", "yes", "i cannot help", "red"]
     answers.update(say(said), batch_of(["no"] * 4 + ["red"], [REFUSAL, REFUSAL, harmless, harmless, TASK]))
     scores = answers.compute()

@@ -17,6 +17,7 @@ from mmpeft.objectives.language import LanguageModelling
 from mmpeft.objectives.preference import SinglePreference
 from mmpeft.objectives.preference_settings import PreferenceSettings
 from mmpeft.training.language_config import LanguageTraining
+from mmpeft.training.parallel import whole
 from mmpeft.training.trainer import Trainer
 
 COUNT = 13
@@ -43,7 +44,7 @@ def main(output: str, size: str, loss: str) -> None:
     config = LanguageTraining.model_validate(how)
     trainer = Trainer(model, adapters, objective, TextSplits(split, split, split), config, Path(output))
     trainer.fit()
-    weights = {name: value.detach().clone() for name, value in adapters.named_parameters()}
+    weights = {name: whole(value).detach().clone() for name, value in adapters.named_parameters()}
     outcome = {"weights": weights, "test": trainer.evaluate("test")}
     if trainer.accelerator.is_main_process:
         torch.save(outcome, Path(output) / "outcome.pt")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mmpeft.data.config import Count, Share
+from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 
-FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired"]
+FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompts"]
 Packing = Literal["none", "whole", "wrapped"]
 FIELDS: dict[str, dict[str, str]] = {
     "text": {"text": "text"},
@@ -33,6 +33,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "system": "system",
     },
     "unpaired": {"prompt": "prompt", "input": "input", "completion": "completion", "label": "label"},
+    "prompts": {"prompt": "prompt", "input": "input", "system": "system"},
 }
 """What each format reads, and the column that it has there unless `columns` says otherwise."""
 for _fields in ("prompt_completion", "alpaca"):
@@ -75,24 +76,15 @@ class Refusals(Settings):
     """Any of these, in any case, makes an answer a refusal."""
 
 
-class LanguageData(Settings):
+class LanguageData(TextSource):
     """One data set of texts and its splits."""
 
     name: FormatName
     """``text``: documents; ``messages``: conversations of ``role`` and ``content`` (OpenAI), ``sharegpt``: of ``from``
     and ``value``; ``prompt_completion``: a prompt and what follows, as texts or turns; ``alpaca``: ``instruction``,
     ``input``, ``output``; ``preference``: a ``chosen`` and a ``rejected`` answer to a prompt, or to what both begin
-    with; ``unpaired``: an answer and a ``label`` that says whether it is good."""
-    path: str
-    """A .jsonl, .json, .csv, .parquet or (text) .txt file, a folder of these, where names such as ``train.jsonl`` and
-    ``test.jsonl`` say the split, a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``), or a generated one
-    for `tiny/llm` (``tiny_tasks``, ``tiny_preferences`` ...)."""
-    generated: tuple[PositiveInt, PositiveInt, PositiveInt] = (2000, 200, 400)
-    """Rows of a generated data set for training, validation and test."""
-    subset: str | None = None
-    """Configuration of a data set on the hub that has several."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Columns by the format's own names: ``{prompt: question, completion: answer}``."""
+    with; ``unpaired``: an answer and a ``label`` that says whether it is good; ``prompts``: what the model is to
+    answer."""
     roles: dict[str, Literal["system", "developer", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Names of speakers in the data, and what they are: ``{bot: assistant}``."""
     system: str | None = None
@@ -102,32 +94,23 @@ class LanguageData(Settings):
     ``chat`` for turns and ``alpaca``, and ``plain`` for prompts that are texts."""
     chat_template: Path | None = None
     """A file with a chat template (Jinja) in place of the tokenizer's own."""
+    template_options: dict[str, str | bool | int] = Field(default_factory=dict)
+    """What a chat template takes besides the turns: ``{enable_thinking: false}``."""
     learn: Literal["completion", "assistant", "all"] | None = None
     """What is learned: the last answer, every turn of the assistant, or all; null: ``assistant`` for conversations,
     ``all`` for text, else ``completion``."""
     reasoning: Reasoning = Reasoning()
     """How thoughts in answers count."""
-    max_length: PositiveInt = 1024
-    """Tokens of a sample; what is longer is cut at the end."""
     packing: Packing = "none"
     """Several rows in one training sample, none of which sees another: ``whole`` fills it with whole rows, ``wrapped``
     cuts the row of all documents at every ``max_length``."""
-    validation: Count | Share | None = 0.05
-    """Rows, or share of the rows, for choosing the model; unused if the data has such a split. null trains on these
-    rows too; ``train.monitor`` must then be null."""
-    test: Count | Share = 0.05
-    """Rows, or share of the rows, for the report; unused if the data has such a split."""
-    split_seed: NonNegativeInt = 0
-    """Which rows are cut off for validation and test; rows with the same prompt stay together."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Whether a row that can't be learned from stops everything, or is left out, counted and reported."""
     refusals: Refusals | None = None
     """Refusals to mix in."""
 
     @property
-    def title(self) -> str:
-        """What the data is called in reports."""
-        return self.path
+    def documents(self) -> bool:
+        """Whether a row may be a text file as a whole."""
+        return self.name == "text"
 
     @model_validator(mode="after")
     def _consistent(self) -> LanguageData:
@@ -142,7 +125,7 @@ class LanguageData(Settings):
         return [f"columns.{unknown[0]}: name: {self.name} has only {', '.join(known)}"] if unknown else []
 
     def _template_problems(self) -> list[str]:
-        problems, pairs = [], self.name in ("preference", "unpaired")
+        problems, pairs = [], self.name in ("preference", "unpaired", "prompts")
         if pairs and self.packing != "none":
             problems.append(f"packing: {self.packing!r}: answers of name: {self.name} are compared whole: none")
         if pairs and self.learn not in (None, "completion"):

@@ -48,8 +48,14 @@ class Recipe:
     """What a sample is."""
     questions: bool = False
     """Whether the model is also to answer the questions of validation and test."""
-    trains_head: bool = False
-    """Whether the head is new, and so trained too."""
+    trains_head: bool | tuple[str, ...] = False
+    """Whether the head is new, and so trained too, or the adapters that train it."""
+    data: Callable[[Any, Any], Any] | None = None
+    """Makes the splits of configuration and tokenizer, where they are not texts of a ``shape``."""
+    trainer: type[Trainer] = Trainer
+    """What trains."""
+    speaker: str | None = None
+    """The adapter that writes, where others beside it don't."""
     loading: str = "model = {}"
     """Python that makes the model, for the model card."""
 
@@ -97,7 +103,7 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
         check_packing(model)
     if config.train.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
+    return recipe.trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
 
 
 def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
@@ -118,7 +124,10 @@ def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
 
 def load_data(config: LanguageConfig, recipe: Recipe, tokenizer: Any) -> TextSplits:
     """Load the data; what was left out or mixed in is printed."""
-    data = load_texts(config.data, tokenizer, recipe.shape, questions=recipe.questions)
+    if recipe.data is not None:
+        data = recipe.data(config.data, tokenizer)
+    else:
+        data = load_texts(config.data, tokenizer, recipe.shape, questions=recipe.questions)
     for note in data.notes:
         PartialState().print(note)
     return data
@@ -133,6 +142,8 @@ def predict(config: LanguageConfig, recipe: Recipe, index: int) -> str:
     if config.prompt is None and config.data.name == "text":
         raise ValueError("prompt: give one; the test split has documents, not questions")
     model, tokenizer = load_adapted(config, recipe)
+    if recipe.speaker is not None:
+        mmpeft.adapters(model).activate(recipe.speaker)
     encoder = Encoder(tokenizer, config.data)
     if config.prompt is not None:
         prompt = encoder.encode_prompt(ask(config.prompt, config.data))

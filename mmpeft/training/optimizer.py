@@ -35,7 +35,7 @@ def make_optimizer(
         members.setdefault((decayed, rates.get(name, 1.0)), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": own, "weight_decay": config.weight_decay * decayed, "lr": config.lr * rate, "rate": rate}
-        for (decayed, rate), own in members.items()
+        for (decayed, rate), own in (members or {(True, 1.0): []}).items()
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)

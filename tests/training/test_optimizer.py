@@ -92,3 +92,10 @@ def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match=r"bitsandbytes is not installed: pip install 'bitsandbytes'"):
         make_optimizer(make_parameters(), TrainConfig(epochs=1, optimizer="adamw8bit"))
+
+
+def test_an_adapter_without_parameters_has_an_optimizer_too() -> None:
+    optimizer = make_optimizer({}, TrainConfig(epochs=1))
+    set_lr(optimizer, 0.1)
+    optimizer.step()
+    assert state_of(optimizer, {}) == {}

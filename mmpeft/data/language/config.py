@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from mmpeft.data.config import Count, Share
 from mmpeft.settings import Settings
 
-FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired"]
+FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompts"]
 Packing = Literal["none", "whole", "wrapped"]
 FIELDS: dict[str, dict[str, str]] = {
     "text": {"text": "text"},
@@ -33,6 +33,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "system": "system",
     },
     "unpaired": {"prompt": "prompt", "input": "input", "completion": "completion", "label": "label"},
+    "prompts": {"prompt": "prompt", "input": "input", "system": "system"},
 }
 """What each format reads, and the column that it has there unless `columns` says otherwise."""
 for _fields in ("prompt_completion", "alpaca"):
@@ -82,7 +83,8 @@ class LanguageData(Settings):
     """``text``: documents; ``messages``: conversations of ``role`` and ``content`` (OpenAI), ``sharegpt``: of ``from``
     and ``value``; ``prompt_completion``: a prompt and what follows, as texts or turns; ``alpaca``: ``instruction``,
     ``input``, ``output``; ``preference``: a ``chosen`` and a ``rejected`` answer to a prompt, or to what both begin
-    with; ``unpaired``: an answer and a ``label`` that says whether it is good."""
+    with; ``unpaired``: an answer and a ``label`` that says whether it is good; ``prompts``: what the model is to
+    answer."""
     path: str
     """A .jsonl, .json, .csv, .parquet or (text) .txt file, a folder of these, where names such as ``train.jsonl`` and
     ``test.jsonl`` say the split, a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``), or a generated one
@@ -144,7 +146,7 @@ class LanguageData(Settings):
         return [f"columns.{unknown[0]}: name: {self.name} has only {', '.join(known)}"] if unknown else []
 
     def _template_problems(self) -> list[str]:
-        problems, pairs = [], self.name in ("preference", "unpaired")
+        problems, pairs = [], self.name in ("preference", "unpaired", "prompts")
         if pairs and self.packing != "none":
             problems.append(f"packing: {self.packing!r}: answers of name: {self.name} are compared whole: none")
         if pairs and self.learn not in (None, "completion"):

@@ -123,6 +123,13 @@ def _read_unpaired(fields: dict[str, Any], config: LanguageData) -> Example:
     return Example(prompt, answer, label=label)
 
 
+def _read_prompt(fields: dict[str, Any], config: LanguageData) -> Example:
+    prompt = _said(fields, "prompt", config)
+    if isinstance(prompt, str):
+        return Example(*_worded(prompt, "", fields, config))
+    return Example(_with_system(prompt, fields, config), ())
+
+
 _READERS: dict[str, Callable[[dict[str, Any], LanguageData], Example]] = {
     "text": _read_text,
     "messages": _read_conversation,
@@ -131,6 +138,7 @@ _READERS: dict[str, Callable[[dict[str, Any], LanguageData], Example]] = {
     "alpaca": _read_completion,
     "preference": _read_preference,
     "unpaired": _read_unpaired,
+    "prompts": _read_prompt,
 }
 
 

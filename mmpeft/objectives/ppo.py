@@ -70,7 +70,8 @@ class PPO(Objective):
         with speaking(self.adapters, None):
             found["reference"] = self._scores(model, found)
         found["values"] = self._values(model, found)
-        texts = [self.writer.text(own[kept].tolist()) for own, kept in zip(*self._answers(found), strict=True)]
+        ends, answers = self.writer.ends_of(model.backbone), zip(*self._answers(found), strict=True)
+        texts = [self.writer.text(own[kept].tolist(), ends) for own, kept in answers]
         reward = self.judge(batch["rows"], texts, found).to(found["scores"])
         found["reward"] = reward - self.settings.missing_end * ~found.pop("ended")
         return found | prepared(found, self.settings) | {"id": batch["id"]}
@@ -96,7 +97,7 @@ class PPO(Objective):
         """Draw answers at temperature 1: what is learned from must come from the policy itself."""
         ids = self.writer.draw(model.backbone, batch["prompt_ids"], batch["prompt_mask"])
         start = batch["prompt_ids"].shape[1]
-        ends = torch.isin(ids[:, start:], ids.new_tensor(self.writer.ends))
+        ends = torch.isin(ids[:, start:], ids.new_tensor(self.writer.ends_of(model.backbone)))
         mask = ends.cumsum(1) - ends.long() == 0
         attention = torch.cat([batch["prompt_mask"], mask.long()], 1)
         positions = (attention.cumsum(1) - 1).clamp(min=0)

@@ -128,3 +128,46 @@ def make_model() -> tuple[Any, Any]:
         for parameter in adapters.parameters():
             parameter.normal_(std=0.1)
     return scorer, adapters
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def bert(name: str = "BertModel", **options: Any) -> Any:
+    """Return a BERT of two layers with random weights, the same each time."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer()), pad_token_id=0, initializer_range=0.2, **SMALL, **options
+    )
+    return getattr(transformers, name)(config).eval()
+
+
+def writer(family: str = "t5") -> Any:
+    """Return a T5 or a BART of two layers with random weights, the same each time."""
+    import torch
+    from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    ids = {"vocab_size": len(tokenizer()), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    if family == "t5":
+        size = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size, **ids)).eval()
+    sides = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+    size = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()}
+    config = BartConfig(d_model=32, max_position_embeddings=64, init_std=0.2, decoder_start_token_id=2, **size, **ids)
+    return BartForConditionalGeneration(config).eval()
+
+
+def save_model(folder: Path, model: Any, *, pairs: bool = True) -> str:
+    """Write a model to a folder with a tokenizer that ends a text by ``</s>``, and also puts it between two."""
+    from tokenizers import processors
+
+    model.save_pretrained(folder)
+    made = tokenizer(None, **({"cls_token": "<s>", "sep_token": "</s>"} if pairs else {}))
+    marks = {"single": "<s> $A </s>", "pair": "<s> $A </s> $B:1 </s>:1"} if pairs else {"single": "$A </s>"}
+    made._tokenizer.post_processor = processors.TemplateProcessing(special_tokens=[("<s>", 1), ("</s>", 2)], **marks)
+    made.save_pretrained(folder)
+    return str(folder)

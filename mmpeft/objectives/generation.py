@@ -33,30 +33,27 @@ class Writer:
     def __call__(self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> list[str]:
         """Return what follows each prompt (rows, length), which is padded at the front."""
         inner = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
-        found = self._generate(inner, prompt_ids, prompt_mask, **{"do_sample": False, **options})
-        return [self.text(row.tolist(), self.ends_of(inner)) for row in found[:, prompt_ids.shape[1] :]]
+        found, ends = self._generate(inner, prompt_ids, prompt_mask, **{"do_sample": False, **options})
+        return [self.text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
 
-    def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Return prompts with answers drawn at temperature 1 from all tokens, as ids (rows, length)."""
+    def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, list[int]]:
+        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them."""
         own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         return self._generate(backbone, prompt_ids, prompt_mask, **own)
 
-    def ends_of(self, backbone: Any) -> list[int]:
-        """Return the tokens that end an answer, with those of the model's generation configuration."""
-        own = backbone.generation_config.eos_token_id
-        return sorted({*self.ends, *(own if isinstance(own, list) else [own] if own is not None else [])})
-
     @torch.no_grad()
-    def _generate(self, backbone: Any, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> Tensor:
-        ends = self.ends_of(backbone)
+    def _generate(
+        self, backbone: Any, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any
+    ) -> tuple[Tensor, list[int]]:
+        own = backbone.generation_config.eos_token_id
+        ends = [*{*self.ends, *(own if isinstance(own, list) else [own] if own is not None else [])}]
         fill = ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         how = {"max_new_tokens": self.max_new_tokens, "eos_token_id": ends, "pad_token_id": fill, **options}
-        found: Tensor = backbone.generate(input_ids=prompt_ids, attention_mask=prompt_mask, **how)
-        return found
+        return backbone.generate(input_ids=prompt_ids, attention_mask=prompt_mask, **how), ends
 
-    def text(self, tokens: list[int], ends: Sequence[int] = ()) -> str:
+    def text(self, tokens: list[int], ends: Sequence[int]) -> str:
         """Return what was written up to its end; marks of thoughts, which may be special tokens, stay in it."""
-        end = next((place for place, token in enumerate(tokens) if token in (*self.ends, *ends)), len(tokens))
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
         text: str = self.tokenizer.decode(tokens[:end])
         return text.strip()
 

@@ -70,8 +70,8 @@ class PPO(Objective):
         with speaking(self.adapters, None):
             found["reference"] = self._scores(model, found)
         found["values"] = self._values(model, found)
-        ends, answers = self.writer.ends_of(model.backbone), zip(*self._answers(found), strict=True)
-        texts = [self.writer.text(own[kept].tolist(), ends) for own, kept in answers]
+        said = zip(found["input_ids"], found.pop("said"), strict=True)
+        texts = [self.writer.text(ids[-len(kept) :][kept].tolist(), ()) for ids, kept in said]
         reward = self.judge(batch["rows"], texts, found).to(found["scores"])
         found["reward"] = reward - self.settings.missing_end * ~found.pop("ended")
         return found | prepared(found, self.settings) | {"id": batch["id"]}
@@ -95,9 +95,8 @@ class PPO(Objective):
 
     def _write(self, model: Any, batch: Batch) -> Batch:
         """Draw answers at temperature 1: what is learned from must come from the policy itself."""
-        ids = self.writer.draw(model.backbone, batch["prompt_ids"], batch["prompt_mask"])
-        start = batch["prompt_ids"].shape[1]
-        ends = torch.isin(ids[:, start:], ids.new_tensor(self.writer.ends_of(model.backbone)))
+        ids, last = self.writer.draw(model.backbone, batch["prompt_ids"], batch["prompt_mask"])
+        ends = torch.isin(ids[:, batch["prompt_ids"].shape[1] :], ids.new_tensor(last))
         mask = ends.cumsum(1) - ends.long() == 0
         attention = torch.cat([batch["prompt_mask"], mask.long()], 1)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
@@ -106,12 +105,9 @@ class PPO(Objective):
             "attention_mask": attention,
             "position_ids": positions,
             "mask": mask.float(),
+            "said": mask & ~ends,
             "ended": (ends & mask).any(1),
         }
-
-    def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        kept = batch["mask"].bool()
-        return batch["input_ids"][:, -kept.shape[1] :], kept
 
     def _scores(self, model: nn.Module, batch: Batch, name: str | None = None) -> Tensor:
         """Return the log-probability of every written token, 0 elsewhere; by one adapter, or the active ones."""

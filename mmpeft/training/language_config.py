@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
 from mmpeft.data.language.config import LanguageData
+from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 from mmpeft.training.config import CacheConfig, Monitor, RunConfig, TrainConfig, as_store
 
@@ -57,24 +58,31 @@ class Questions(Settings):
     """A regular expression that finds the final answer in a text, such as ``#### (.*)``; null compares all of it."""
 
 
-class LanguageConfig(RunConfig):
-    """One run of a task of language models."""
+class TextConfig(RunConfig):
+    """One run of a task with texts."""
 
-    data: LanguageData  # type: ignore[assignment]
+    data: TextSource  # type: ignore[assignment]
     """Where texts come from, and how they become tokens."""
     train: LanguageTraining
     """How the adapters are trained."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights; adapters have fp32."""
-    writing: Writing = Writing()
-    """How ``mmpeft predict`` writes."""
-    prompt: str | None = None
-    """What ``mmpeft predict`` answers; null takes the prompt of a test sample."""
 
     @model_validator(mode="after")
-    def _text_only(self) -> LanguageConfig:
+    def _text_only(self) -> TextConfig:
         if self.model.image_size is not None:
             raise ValueError(f"model.image_size: {self.model.image_size}: a language model has no images")
         if self.train.cache.store != "off":
             raise ValueError(f"train.cache: {self.train.cache.store!r}: prefixes are kept of images only: off")
         return self
+
+
+class LanguageConfig(TextConfig):
+    """One run of a task of language models that write."""
+
+    data: LanguageData
+    """Where texts come from, and how they become tokens."""
+    writing: Writing = Writing()
+    """How ``mmpeft predict`` writes."""
+    prompt: str | None = None
+    """What ``mmpeft predict`` answers; null takes the prompt of a test sample."""

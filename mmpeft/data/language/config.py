@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mmpeft.data.config import Count, Share
+from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 
 FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompts"]
@@ -76,7 +76,7 @@ class Refusals(Settings):
     """Any of these, in any case, makes an answer a refusal."""
 
 
-class LanguageData(Settings):
+class LanguageData(TextSource):
     """One data set of texts and its splits."""
 
     name: FormatName
@@ -85,16 +85,6 @@ class LanguageData(Settings):
     ``input``, ``output``; ``preference``: a ``chosen`` and a ``rejected`` answer to a prompt, or to what both begin
     with; ``unpaired``: an answer and a ``label`` that says whether it is good; ``prompts``: what the model is to
     answer."""
-    path: str
-    """A .jsonl, .json, .csv, .parquet or (text) .txt file, a folder of these, where names such as ``train.jsonl`` and
-    ``test.jsonl`` say the split, a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``), or a generated one
-    for `tiny/llm` (``tiny_tasks``, ``tiny_preferences`` ...)."""
-    generated: tuple[PositiveInt, PositiveInt, PositiveInt] = (2000, 200, 400)
-    """Rows of a generated data set for training, validation and test."""
-    subset: str | None = None
-    """Configuration of a data set on the hub that has several."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Columns by the format's own names: ``{prompt: question, completion: answer}``."""
     roles: dict[str, Literal["system", "developer", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Names of speakers in the data, and what they are: ``{bot: assistant}``."""
     system: str | None = None
@@ -111,27 +101,16 @@ class LanguageData(Settings):
     ``all`` for text, else ``completion``."""
     reasoning: Reasoning = Reasoning()
     """How thoughts in answers count."""
-    max_length: PositiveInt = 1024
-    """Tokens of a sample; what is longer is cut at the end."""
     packing: Packing = "none"
     """Several rows in one training sample, none of which sees another: ``whole`` fills it with whole rows, ``wrapped``
     cuts the row of all documents at every ``max_length``."""
-    validation: Count | Share | None = 0.05
-    """Rows, or share of the rows, for choosing the model; unused if the data has such a split. null trains on these
-    rows too; ``train.monitor`` must then be null."""
-    test: Count | Share = 0.05
-    """Rows, or share of the rows, for the report; unused if the data has such a split."""
-    split_seed: NonNegativeInt = 0
-    """Which rows are cut off for validation and test; rows with the same prompt stay together."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Whether a row that can't be learned from stops everything, or is left out, counted and reported."""
     refusals: Refusals | None = None
     """Refusals to mix in."""
 
     @property
-    def title(self) -> str:
-        """What the data is called in reports."""
-        return self.path
+    def documents(self) -> bool:
+        """Whether a row may be a text file as a whole."""
+        return self.name == "text"
 
     @model_validator(mode="after")
     def _consistent(self) -> LanguageData:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from mmpeft.data.language.config import LanguageData, Refusals
 from mmpeft.data.language.encoding import Encoded, Encoder
 from mmpeft.data.language.packing import cut, cut_pieces, fill_packs, join_pack
-from mmpeft.data.language.pools import BENIGN, REFUSAL, Kept, cut_rows, read_pool
+from mmpeft.data.language.pools import BENIGN, REFUSAL, Kept, read_pool
+from mmpeft.data.language.row_splits import cut_rows
 from mmpeft.data.language.splits import Corpus, Question, Style, TextSplit, TextSplits
 
 Shape = Literal["sequences", "pairs", "labels"]

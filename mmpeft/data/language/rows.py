@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mmpeft.data.language.config import LanguageData
+from mmpeft.data.language.source_config import TextSource
 from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
 from mmpeft.data.samples import listed
 from mmpeft.data.splits import ALIASES
@@ -71,7 +71,7 @@ class Rows:
         return self.sources[place], index - (self.ends[place] - self.sources[place].count)
 
 
-def read_rows(path: str, config: LanguageData) -> Rows:
+def read_rows(path: str, config: TextSource) -> Rows:
     """Return the rows of a file, a folder, or a data set on the hub.
 
     Raises:
@@ -81,7 +81,7 @@ def read_rows(path: str, config: LanguageData) -> Rows:
     if path in SETS:
         return Rows(_generated(path, config))
     place = Path(path).expanduser()
-    known = (*TABLES, *(TEXTS if config.name == "text" else ()))
+    known = (*TABLES, *(TEXTS if config.documents else ()))
     if place.is_dir():
         files = sorted(file for file in place.rglob("*") if file.suffix in known)
         if not files:
@@ -99,7 +99,7 @@ def read_rows(path: str, config: LanguageData) -> Rows:
     return Rows(_from_hub(path, config.subset))
 
 
-def _generated(name: str, config: LanguageData) -> list[Source]:
+def _generated(name: str, config: TextSource) -> list[Source]:
     counts = zip(SPLITS, config.generated, strict=True)
     parts = [(split, make_rows(name, split, count, config.split_seed)) for split, count in counts]
     return [Source(f"{name}/{split}", split, len(rows), rows.__getitem__) for split, rows in parts]

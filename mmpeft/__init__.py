@@ -26,6 +26,7 @@ _HOME = {
     **dict.fromkeys(
         (
             "AdaptFormer",
+            "AdapterFusion",
             "AdapterPlus",
             "BitFit",
             "CLIPAdapter",

@@ -50,6 +50,23 @@ def tokenizer(template: str | None = MARKED_TEMPLATE, **options: Any) -> Any:
     )
 
 
+ENDS = ("<|eot_id|>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|user|>")
+
+
+def byte_tokenizer(template: str | None) -> Any:
+    """Return a tokenizer of bytes and special tokens, and of two spaces, whose offsets leave white space out."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ĠĠ", "<s>", "</s>", "<think>", "</think>", *ENDS]
+    made = Tokenizer(models.BPE({token: place for place, token in enumerate(known)}, [("Ġ", "Ġ")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    made.decoder = decoders.ByteLevel()
+    how = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": [*ENDS], "chat_template": template}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **how)
+
+
 def llama(**options: Any) -> Any:
     """Return a Llama of two layers with random weights, the same each time."""
     import torch
@@ -59,7 +76,7 @@ def llama(**options: Any) -> Any:
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     size |= {"num_key_value_heads": 2, "initializer_range": 0.2, "tie_word_embeddings": False, **options}
-    config = LlamaConfig(vocab_size=len(tokenizer()), **ids, **size)
+    config = LlamaConfig(**{"vocab_size": len(tokenizer())} | ids | size)
     return LlamaForCausalLM(config).eval()
 
 

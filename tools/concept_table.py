@@ -5,11 +5,11 @@
     OMP_NUM_THREADS=1 python tools/concept_table.py docs/tiny_sd_concepts.png \
         runs/custom_diffusion_scenes runs/dreambooth_lora_scenes
 
-Asks eight times in each colour for the new shape, "a red <new1>" or whatever word the run taught, and once in each
+Asks eight times in each colour for what the run taught, "a red <new1>" or whatever its word is, and once in each
 colour for every known shape: each picture from noise of its own, the same for all. `mmpeft.data.recognition` judges;
-how well it does is measured first, on drawn pictures. The shape is the one that is most alike; the new one counts only
-where it overlaps its outline by `CLEAR`. Prints the table as markdown. The page has a row for the model as it is, and
-for each run: the new shape in every colour, then old prompts.
+how well it does is measured first, on drawn pictures. The shape is the one that is most alike; the one taught counts
+only where it overlaps its outline by `CLEAR`. Prints the table as markdown. The page has a row for the model as it is,
+and for each run: what was taught in every colour, then old prompts.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ DRAWN = 96
 TILE, LEFT, GAP = 64, 190, 12
 Asked = tuple[str, str]
 """A shape and a colour."""
-NEW: tuple[Asked, ...] = tuple((HELD_OUT, colour) for colour in COLOURS) * REPEATS
 OLD: tuple[Asked, ...] = tuple((shape, colour) for shape in KNOWN for colour in COLOURS)
 SHOWN: tuple[Asked, ...] = (("star", "red"), ("circle", "blue"), ("cross", "yellow"), ("arrow", "green"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one model drew of `NEW` and `OLD`, and what it cost to teach it."""
+    """What one model drew of the shape it was taught and of `OLD`, and what the teaching took."""
 
     name: str
+    shape: str
     new: list[Image.Image]
     old: list[Image.Image]
     cost: str
 
     def line(self) -> str:
         """The row of the table, in percent."""
-        return f"| {self.name} | {score(self.new, NEW, CLEAR)} | {score(self.old, OLD)} | {self.cost} |"
+        new = [(self.shape, colour) for colour in COLOURS] * REPEATS
+        return f"| {self.name} | {self.shape} | {score(self.new, new, CLEAR)} | {score(self.old, OLD)} | {self.cost} |"
 
     def shown(self) -> list[Image.Image]:
         """The pictures of the page."""
@@ -86,14 +87,13 @@ def judge_the_judge() -> str:
     return f"of {DRAWN} drawn {HELD_OUT}s {found['new']} are recognised; of {DRAWN} other figures {found['known']}"
 
 
-def generate(pipeline: Any, asked: Sequence[Asked], word: str) -> list[Image.Image]:
-    """Draw what is asked for, calling the new shape by its word; picture number i from the noise of seed i."""
+def generate(pipeline: Any, asked: Sequence[Asked]) -> list[Image.Image]:
+    """Draw what is asked for; picture number i from the noise of seed i."""
     pipeline.set_progress_bar_config(disable=True)
     found: list[Image.Image] = []
     for first in range(0, len(asked), BATCH):
-        part = asked[first : first + BATCH]
-        prompts = [with_articles(f"a {colour} {word if shape == HELD_OUT else shape}") for shape, colour in part]
-        noise = [torch.Generator().manual_seed(first + place) for place in range(len(part))]
+        prompts = [with_articles(f"a {colour} {shape}") for shape, colour in asked[first : first + BATCH]]
+        noise = [torch.Generator().manual_seed(first + place) for place in range(len(prompts))]
         found += pipeline(prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise).images
     return found
 
@@ -101,17 +101,19 @@ def generate(pipeline: Any, asked: Sequence[Asked], word: str) -> list[Image.Ima
 def measure(run: Path | None) -> Row:
     """Draw with the adapter of a finished run, or with none."""
     pipeline: Any = mmpeft.load_model("tiny/sd")
-    if run is None:
-        return Row("no adapter", generate(pipeline, NEW, HELD_OUT), generate(pipeline, OLD, HELD_OUT), "|")
-    config = read_run(run / "config.yaml").validate(DiffusionConfig)
-    words = [word for methods in config.adapters.values() for method in methods for word in method.new_words()]
-    for name, path in RunDirectory(run).adapters(list(config.adapters)).items():
-        mmpeft.load(pipeline, path, name=name)
-    mmpeft.adapters(pipeline).activate(*config.adapters)
-    word, metrics = words[0] if words else HELD_OUT, RunDirectory(run).finished()
-    assert metrics is not None
-    cost = f"{metrics['trainable_parameters']:,} | {metrics['steps']:,}"
-    return Row(run.name, generate(pipeline, NEW, word), generate(pipeline, OLD, word), cost)
+    name, shape, word, cost = "no adapter", HELD_OUT, HELD_OUT, "|"
+    if run is not None:
+        directory, config = RunDirectory(run), read_run(run / "config.yaml").validate(DiffusionConfig)
+        for adapter, path in directory.adapters(list(config.adapters)).items():
+            mmpeft.load(pipeline, path, name=adapter)
+        mmpeft.adapters(pipeline).activate(*config.adapters)
+        shape = Path(config.data.concepts[0].path).name
+        words = [word for methods in config.adapters.values() for method in methods for word in method.new_words()]
+        metrics: Any = directory.finished()
+        cost = f"{metrics['trainable_parameters']:,} | {metrics['steps']:,}"
+        name, word = run.name, (words or [shape])[0]
+    new = generate(pipeline, [(word, colour) for colour in COLOURS] * REPEATS)
+    return Row(name, shape, new, generate(pipeline, OLD), cost)
 
 
 def page(rows: Sequence[Row]) -> Image.Image:
@@ -133,8 +135,8 @@ def page(rows: Sequence[Row]) -> Image.Image:
 def main() -> None:
     """Print the table and write the page."""
     print(judge_the_judge())
-    print(f"| run | {HELD_OUT} | in its colour | old shapes | in their colour | trained parameters | steps |")
-    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    print("| run | taught | drawn | in its colour | old shapes | in their colour | trained parameters | steps |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|", flush=True)
     rows = []
     for run in (None, *map(Path, sys.argv[2:])):
         rows.append(measure(run))

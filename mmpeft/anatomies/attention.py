@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from functools import cache
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, as_tensor, cat, nn
 
 from mmpeft.injection.attention import attention_rule
 from mmpeft.injection.graft import plain_class
@@ -21,6 +23,7 @@ from mmpeft.injection.sites import AttentionSite, Switch
 
 KERNELS = frozenset(("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention"))
 """What a forward of transformers mentions that calls a kernel: the registry of kernels, or torch's."""
+Turn = Callable[[Tensor, int], Tensor]
 CROSS = re.compile(r"cross|EncDec|encoder_attn$|attn2$")
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 HEADS = ("num_key_value_heads", "num_kv_heads", "num_heads", "num_attention_heads", "n_heads", "heads")
@@ -91,7 +94,8 @@ def transformers(model: nn.Module, path: str, module: Any) -> AttentionSite | No
     else:
         heads = _first(module, HEADS) or _first(config, HEADS)
     values = _first(module, ("v_head_dim",)) or width
-    return _site(path, module, heads, width, values, switches=switches, refusal=refusal)
+    turn = _turn(model, path, module)
+    return _site(path, module, heads, width, values, switches=switches, refusal=refusal, turn=turn)
 
 
 @attention_rule
@@ -104,6 +108,25 @@ def diffusers(model: nn.Module, path: str, module: Any) -> AttentionSite | None:
     known = hasattr(keys, "out_features") and hasattr(values, "out_features")
     widths = [int(layer.out_features) // heads if known else 0 for layer in (keys, values)]  # type: ignore[union-attr]
     return _site(path, module, heads if known else 0, *widths)
+
+
+def _turn(model: nn.Module, path: str, module: nn.Module) -> Turn | None:
+    """Return what turns keys by rotary positions, by the model's own table and its own function."""
+    tables = (getattr(owner, "rotary_emb", None) for owner in (module, *_owners(model, path)))
+    table = next((table for table in tables if table is not None), None)
+    function = getattr(sys.modules[plain_class(module).__module__], "apply_rotary_pos_emb", None)
+    if table is None or function is None or [*inspect.signature(table.forward).parameters] != ["x", "position_ids"]:
+        return None
+    return partial(_turned, table, function)
+
+
+def _turned(table: Any, function: Any, keys: Tensor, by: int) -> Tensor:
+    """Return keys (heads, tokens, width) ``by`` places further, in those of their features that turn."""
+    places = as_tensor([[abs(by)]], device=keys.device)
+    cos, sin = (part.to(keys.dtype) / table.attention_scaling for part in table(keys.float(), places))
+    part = keys[None, ..., : cos.shape[-1]]
+    turned = function(part, part, cos, sin if by > 0 else -sin)[0][0]
+    return cat([turned, keys[..., cos.shape[-1] :]], -1)
 
 
 def _site(

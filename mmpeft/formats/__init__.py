@@ -25,7 +25,7 @@ HOSTED = {
 }
 """Formats of diffusion models, which name the parts of the model."""
 READ = {
-    "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3",
+    "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3, prefix tuning (written with --base)",
     "adaptformer": "AdaptFormer's checkpoint-{epoch}.pth",
     "clip_lora": "CLIP-LoRA's lora_weights.pt",
     "convpass": "Convpass's {dataset}.pt",

@@ -13,6 +13,8 @@ from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout
 from mmpeft.formats.peft_plan import lay_out
+from mmpeft.formats.peft_prefix import lay_out_prefix
+from mmpeft.formats.peft_prompts import PrefixConfig
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
 from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters, adapt
@@ -87,7 +89,10 @@ def _expected(
             return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
         if list(modules) != [""]:
             raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
-        layout, _ = lay_out(sketches[""], modules[""])
+        if isinstance(source.config, PrefixConfig):
+            layout: Layout = lay_out_prefix(sketches[""], modules[""])
+        else:
+            layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes
     except ValueError as error:
         raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
@@ -95,5 +100,6 @@ def _expected(
 
 def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
     known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
-    paths = source.config.paths(source.file.shapes) if source.config else []
+    config = source.config
+    paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)
     return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]

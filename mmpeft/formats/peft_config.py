@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mmpeft.formats.peft_prompts import PromptConfig
+from mmpeft.formats.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.storage import CONFIG, read_json, validated
 from mmpeft.formats.tensor_file import Shapes
 from mmpeft.methods import IA3, DoRA, LinearProbe, LoRA, Method
@@ -152,12 +152,13 @@ class IA3Config(PeftConfig):
         return [IA3(targets=tuple(p for p in paths if p not in inputs), feedforward=inputs), *self.probe(shapes)]
 
 
-AnyConfig = LoRAConfig | IA3Config | PromptConfig
-CONFIGS: dict[str, type[LoRAConfig] | type[IA3Config] | type[PromptConfig]] = {
+AnyConfig = LoRAConfig | IA3Config | PromptConfig | PrefixConfig
+CONFIGS: dict[str, type[AnyConfig]] = {
     "LORA": LoRAConfig,
     "IA3": IA3Config,
     "PROMPT_TUNING": PromptConfig,
     "P_TUNING": PromptConfig,
+    "PREFIX_TUNING": PrefixConfig,
 }
 
 

@@ -1,4 +1,4 @@
-"""HF peft's configurations of prompts: vectors in front of a model's words."""
+"""HF peft's configurations of prompts, vectors in front of a model's words, and of prefixes, in front of its keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.formats.tensor_file import Shapes
-from mmpeft.methods import Method, PromptTuning, PTuning
+from mmpeft.methods import Method, PrefixTuning, PromptTuning, PTuning
 from mmpeft.settings import Settings
 
 VECTORS = "prompt_embeddings"
@@ -45,6 +45,31 @@ class PromptConfig(Settings):
         if self.peft_type == "P_TUNING":
             return [PTuning(tokens=self.num_virtual_tokens, encoder=None)]
         return [PromptTuning(tokens=self.num_virtual_tokens)]
+
+
+class PrefixConfig(Settings):
+    """``adapter_config.json`` of prefix tuning; the file holds what a network made, if there was one."""
+
+    peft_type: Literal["PREFIX_TUNING"] = "PREFIX_TUNING"
+    task_type: str | None = None
+    """Which of peft's classes puts the prefix into the cache."""
+    num_virtual_tokens: int = Field(ge=1)
+    token_dim: int
+    """Features of a layer's keys."""
+    num_attention_heads: int
+    """Heads of keys."""
+    num_layers: int
+    num_transformer_submodules: Literal[1] = 1
+    """Two are an encoder and a decoder."""
+    prefix_projection: bool = False
+    """Whether a network made the prefix."""
+    encoder_hidden_size: int | None = None
+    """Width of that network."""
+    init_weights: str | None = None
+
+    def methods(self, shapes: Shapes) -> list[Method]:
+        """Return the method that plans the prefix."""
+        return [PrefixTuning(tokens=self.num_virtual_tokens, hidden=None, shifted=True)]
 
 
 def task_of(model: str) -> str:

@@ -12,6 +12,15 @@ from mmpeft.heads.base import Headed
 from mmpeft.injection.anatomy import Anatomy
 
 
+def without_own_head(anatomy: Anatomy) -> Anatomy:
+    """Return an anatomy whose only head is the task's."""
+    towers = (
+        replace(tower, sites=tuple(site for site in tower.sites if site.name != "head" or tower.name == "task"))
+        for tower in anatomy.towers
+    )
+    return replace(anatomy, towers=tuple(towers))
+
+
 class ScalarScorer(Headed):
     """Token ids (batch, length) to a number for each row, read at its last token: a reward.
 
@@ -37,11 +46,7 @@ class ScalarScorer(Headed):
 
     def complete(self, anatomy: Anatomy) -> Anatomy:
         """Return the anatomy with the new layer as the only head."""
-        towers = (
-            replace(tower, sites=tuple(site for site in tower.sites if site.name != "head" or tower.name == "task"))
-            for tower in anatomy.towers
-        )
-        return replace(anatomy, towers=tuple(towers))
+        return without_own_head(super().complete(anatomy))
 
     def values(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return a number for each token (batch, length)."""

@@ -216,6 +216,24 @@ class Adapters:
         merging.unmerge(self.trees)
         _reset_compiled()
 
+    def merge_and_unload(self) -> None:
+        """Write the active adapters into the base weights for good, and forget all adapters: there is no way back.
+
+        Raises:
+            ValueError: If an edit has no place in a weight, or the base is quantised; nothing is changed then.
+        """
+        merging.refuse_quantized(self.trees)
+        self.merge()
+        for module in self.modules.values():
+            tree = module._modules.get("mmpeft")
+            if isinstance(tree, Tree):
+                tree.merged = False
+                tree.activate({})
+                merging.forget(tree)
+                for name in [*tree.adapters]:
+                    tree.detach(name)
+                _thaw(module, tree)
+
     def remove(self, name: str | None = None) -> None:
         """Remove one adapter (the only one without a name); after the last, the model is as it was before the first."""
         name = self._known(name or self._only())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules
 from mmpeft.injection.graft import Graft, check_forward, graft, plain_class, ungraft
 from mmpeft.injection.planning import modules_of
-from mmpeft.injection.sites import AttentionSite
+from mmpeft.injection.sites import AttentionSite, PositionsSite
 from mmpeft.kernels.attention import check_name
 from mmpeft.kernels.backends import Backend
 
@@ -20,6 +20,8 @@ Rule = Callable[[nn.Module, str, nn.Module], AttentionSite | None]
 _RULES: list[Rule] = []
 ATTENTION = re.compile("Attention|Attn")
 """How libraries call classes that attend."""
+POSITIONS = ("wpe", "position_embeddings")
+"""How transformers calls tables of learned positions."""
 
 
 def attention_rule(rule: Rule) -> Rule:
@@ -121,12 +123,21 @@ def _own(model: nn.Module, hosts: set[int]) -> list[tuple[str, nn.Module]]:
 def with_attention(anatomy: Anatomy) -> Anatomy:
     """Return an anatomy with the attention sites of its model, each in its block."""
     found = attention_sites(anatomy.model)
-    return replace(anatomy, towers=tuple(_with_sites(tower, found) for tower in anatomy.towers))
+    return replace(anatomy, towers=tuple(_with_sites(tower, found, anatomy.model) for tower in anatomy.towers))
 
 
-def _with_sites(tower: Tower, found: list[AttentionSite]) -> Tower:
+def _with_sites(tower: Tower, found: list[AttentionSite], model: nn.Module) -> Tower:
     def inside(block: Block) -> Block:
         own = (s for s in found if s.host_path == block.path or s.host_path.startswith(block.path + "."))
         return replace(block, sites=(*block.sites, *(replace(s, tower=tower.name, layer=block.index) for s in own)))
 
-    return replace(tower, blocks=tuple(map(inside, tower.blocks)))
+    sites = (*tower.sites, *_positions(tower, model))
+    return replace(tower, blocks=tuple(map(inside, tower.blocks)), sites=sites)
+
+
+def _positions(tower: Tower, model: nn.Module) -> Iterator[PositionsSite]:
+    """Yield the table of learned positions of a tower, where it has one that takes their numbers."""
+    for path, module in own_modules(model):
+        inside = not tower.path or path.startswith(tower.path + ".")
+        if inside and path.rpartition(".")[2] in POSITIONS and plain_class(module) is nn.Embedding:
+            yield PositionsSite(name="positions", path=path, host=module, host_path=path, tower=tower.name)

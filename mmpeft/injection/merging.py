@@ -48,6 +48,20 @@ def unmerge(trees: Mapping[str, Tree]) -> None:
         tree.activate(tree.active)
 
 
+def refuse_quantized(trees: Mapping[str, Tree]) -> None:
+    """Raise a ValueError if a weight that would be merged for good is quantised."""
+    hosts = (host for tree in trees.values() for host in _active_hosts(tree))
+    if any(is_quantized(parameter) for host in hosts for parameter in host._parameters.values()):
+        raise ValueError("merge_and_unload: the base is quantised: merge into the plain model, then quantise")
+
+
+def forget(tree: Tree) -> None:
+    """Drop the originals: what was merged is the base from now on."""
+    for adapter in tree.adapters.values():
+        for host in adapter.hosts():
+            graft(host).originals = {}
+
+
 def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
     hosts = {id(host): host for name in tree.active for host in tree.adapters[name].hosts()}
     return [host for host in hosts.values() if merged or graft(host).calls]

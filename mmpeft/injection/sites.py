@@ -268,18 +268,25 @@ class AttentionSite(Site):
     """A call of the attention kernel, within the forward of ``host``, by torch's ``scaled_dot_product_attention``.
 
     Keys have ``heads`` heads of ``key_width`` features (of queries there may be more), values ``value_width``; zero
-    where that is not known. ``refusal`` says why the call can't be reached, and what to do.
+    where that is not known. ``refusal`` says why the call can't be reached, and what to do. ``turn`` moves keys (heads,
+    tokens, width) by a number of rotary positions, where the model has these.
     """
 
     heads: int = 0
     key_width: int = 0
     value_width: int = 0
     refusal: str = ""
+    turn: Callable[[Tensor, int], Tensor] | None = None
 
     @property
     def shape(self) -> str:
         """Heads of keys and their width."""
         return f"{self.heads} heads x {self.key_width}" if self.heads else ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PositionsSite(Site):
+    """A table of learned positions: ``host`` takes their numbers."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,6 +14,7 @@ from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
 from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
 from mmpeft.methods.fact import FacT
+from mmpeft.methods.fusion import AdapterFusion
 from mmpeft.methods.ia3 import IA3
 from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
@@ -35,6 +36,7 @@ __all__ = [
     "SSF",
     "VPT",
     "AdaptFormer",
+    "AdapterFusion",
     "AdapterPlus",
     "BitFit",
     "CLIPAdapter",

@@ -35,6 +35,8 @@ class PrefixTuning(Method):
     """A gate from the attention's input (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: tuple[str, ...] = ("attn.kernel",)
     """Attention sites: ``attn.kernel`` of the tokens to each other, ``cross.kernel`` to another tower."""
+    shifted: bool = False
+    """Whether learned positions count from behind the prefix, as HF peft has them; rotary ones are relative."""
 
     def kept(self) -> Self:
         """Return the method without the network."""
@@ -42,9 +44,9 @@ class PrefixTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The network of a tower, then one prefix per attention."""
-        from mmpeft.injection.edits import Prefix, PrefixNetwork
+        from mmpeft.injection.edits import Prefix, PrefixNetwork, ShiftedPositions
         from mmpeft.injection.edits.gate import gate_of
-        from mmpeft.injection.sites import AttentionSite
+        from mmpeft.injection.sites import AttentionSite, PositionsSite
 
         found = anatomy.select(self.targets, AttentionSite, self.layers, self.towers)
         for tower in anatomy.chosen_towers(self.towers):
@@ -54,6 +56,9 @@ class PrefixTuning(Method):
                 width = tower.width or _keys(sites[0])
                 network = PrefixNetwork(tokens=self.tokens, width=width, hidden=self.hidden)
                 yield anatomy.root(tower), network
+            tables = anatomy.sites(PositionsSite, "all", (tower.name,)) if self.shifted and sites else []
+            for table in tables:
+                yield table, ShiftedPositions(self.tokens)
             for site in sites:
                 prefix = Prefix(site, tokens=self.tokens, std=self.std, network=network)
                 prefix.input_gate = None if self.gate is None else gate_of(site, self.gate, _width(tower, site))

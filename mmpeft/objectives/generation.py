@@ -21,7 +21,10 @@ TASK, REFUSAL, BENIGN = 0, 1, 2
 
 @dataclass(frozen=True)
 class Writer:
-    """Lets a causal model write: greedily, until a token that ends an answer, unless options say otherwise."""
+    """Lets a causal model write: greedily, until a token that ends an answer, unless options say otherwise.
+
+    What ends an answer by the model's own generation configuration does so too.
+    """
 
     tokenizer: Any
     ends: Sequence[int]
@@ -29,16 +32,28 @@ class Writer:
 
     def __call__(self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> list[str]:
         """Return what follows each prompt (rows, length), which is padded at the front."""
-        inner: Any = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
-        fill = self.ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        how = {"do_sample": False, "max_new_tokens": self.max_new_tokens, "eos_token_id": [*self.ends], **options}
-        with torch.no_grad():
-            found = inner.generate(input_ids=prompt_ids, attention_mask=prompt_mask, pad_token_id=fill, **how)
-        return [self._text(row.tolist()) for row in found[:, prompt_ids.shape[1] :]]
+        inner = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
+        found, ends = self._generate(inner, prompt_ids, prompt_mask, **{"do_sample": False, **options})
+        return [self.text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
 
-    def _text(self, tokens: list[int]) -> str:
+    def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, list[int]]:
+        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them."""
+        own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return self._generate(backbone, prompt_ids, prompt_mask, **own)
+
+    @torch.no_grad()
+    def _generate(
+        self, backbone: Any, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any
+    ) -> tuple[Tensor, list[int]]:
+        own = backbone.generation_config.eos_token_id
+        ends = [*{*self.ends, *(own if isinstance(own, list) else [own] if own is not None else [])}]
+        fill = ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        how = {"max_new_tokens": self.max_new_tokens, "eos_token_id": ends, "pad_token_id": fill, **options}
+        return backbone.generate(input_ids=prompt_ids, attention_mask=prompt_mask, **how), ends
+
+    def text(self, tokens: list[int], ends: Sequence[int]) -> str:
         """Return what was written up to its end; marks of thoughts, which may be special tokens, stay in it."""
-        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
         text: str = self.tokenizer.decode(tokens[:end])
         return text.strip()
 

@@ -98,6 +98,10 @@ class SinglePreference(Preference):
         losses = single_losses(answers, batch["label"], divergence, self.settings)
         return losses.sum(), {"kl": divergence * count}
 
+    def idle(self, model: nn.Module, batch: Batch) -> None:
+        """Pass a batch through the model as `update` does; the loss would wait for other processes."""
+        self._answers(model, batch) if "label" in batch else self._pairs(model, batch)
+
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Add answers to the sums."""
         if "label" not in batch:

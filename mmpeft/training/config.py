@@ -207,6 +207,9 @@ class ModelConfig(Settings):
         QuantizeConfig | None, BeforeValidator(lambda kind: {"kind": kind} if isinstance(kind, str) else kind)
     ] = None
     """Its linear layers in 4 or 8 bits: a kind, or a ``QuantizeConfig``; null leaves them as they are."""
+    merged: tuple[Path, ...] = ()
+    """Directories of adapters that are merged into its weights first, in order: the stages before this one, such as
+    instruction tuning before preference alignment."""
 
 
 def _as_tuple(methods: Any) -> Any:

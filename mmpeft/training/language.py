@@ -19,6 +19,7 @@ from mmpeft.data.language.splits import TextSplits
 from mmpeft.heads.base import Headed, backbone_of
 from mmpeft.heads.language import TokenScorer
 from mmpeft.injection.adapters import Adapters
+from mmpeft.injection.vocabulary import Vocabulary
 from mmpeft.objectives.base import Objective
 from mmpeft.objectives.generation import Writer
 from mmpeft.training.accelerator import make_accelerator
@@ -47,8 +48,14 @@ class Recipe:
     """What a sample is."""
     questions: bool = False
     """Whether the model is also to answer the questions of validation and test."""
-    trains_head: bool = False
-    """Whether the head is new, and so trained too."""
+    trains_head: bool | tuple[str, ...] = False
+    """Whether the head is new, and so trained too, or the adapters that train it."""
+    data: Callable[[Any, Any], Any] | None = None
+    """Makes the splits of configuration and tokenizer, where they are not texts of a ``shape``."""
+    trainer: type[Trainer] = Trainer
+    """What trains."""
+    speaker: str | None = None
+    """The adapter that writes, where others beside it don't."""
     loading: str = "model = {}"
     """Python that makes the model, for the model card."""
 
@@ -96,14 +103,16 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
         check_packing(model)
     if config.train.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
+    return recipe.trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
 
 
 def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
     """Load the model, with the task's head around it, and its tokenizer."""
     set_seed(config.train.seed)
-    model, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
-    return recipe.head(model), tokenizer
+    backbone, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
+    model = recipe.head(backbone)
+    model.words = Vocabulary(tokenizer).words
+    return model, tokenizer
 
 
 def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
@@ -115,7 +124,10 @@ def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
 
 def load_data(config: LanguageConfig, recipe: Recipe, tokenizer: Any) -> TextSplits:
     """Load the data; what was left out or mixed in is printed."""
-    data = load_texts(config.data, tokenizer, recipe.shape, questions=recipe.questions)
+    if recipe.data is not None:
+        data = recipe.data(config.data, tokenizer)
+    else:
+        data = load_texts(config.data, tokenizer, recipe.shape, questions=recipe.questions)
     for note in data.notes:
         PartialState().print(note)
     return data
@@ -130,6 +142,8 @@ def predict(config: LanguageConfig, recipe: Recipe, index: int) -> str:
     if config.prompt is None and config.data.name == "text":
         raise ValueError("prompt: give one; the test split has documents, not questions")
     model, tokenizer = load_adapted(config, recipe)
+    if recipe.speaker is not None:
+        mmpeft.adapters(model).activate(recipe.speaker)
     encoder = Encoder(tokenizer, config.data)
     if config.prompt is not None:
         prompt = encoder.encode_prompt(ask(config.prompt, config.data))
@@ -165,6 +179,6 @@ def check_packing(model: nn.Module) -> None:
     if not torch.allclose(packed, alone, 1e-2, 1e-2):
         name = type(backbone_of(model)).__name__
         raise ValueError(
-            f"data.packing: {name} lets a document see those packed in front of it (it makes no mask from positions): "
-            "none, or another attention implementation"
+            f"data.packing: with these adapters {name} does not score a document behind another one as it does alone "
+            "(it makes no mask from positions, or inserted tokens stand in front of the first one only): none"
         )

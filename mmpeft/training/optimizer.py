@@ -29,13 +29,13 @@ def make_optimizer(
     Raises:
         ImportError: If ``adamw8bit`` is asked for and bitsandbytes is not installed.
     """
-    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {(True, 1.0): []}
     for name, parameter in parameters.items():
         decayed = parameter.ndim > 1 or config.decayed == "all"
         members.setdefault((decayed, rates.get(name, 1.0)), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": own, "weight_decay": config.weight_decay * decayed, "lr": config.lr * rate, "rate": rate}
-        for (decayed, rate), own in members.items()
+        for (decayed, rate), own in (members or {(True, 1.0): []}).items()
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)

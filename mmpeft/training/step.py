@@ -60,7 +60,7 @@ class Stepper:
             with nullcontext() if last else without_gradient_exchange(self.model):
                 with self.accelerator.autocast():
                     loss, logs = self.objective.loss(self.model, batch)
-                share = counted / max(weight, 1)  # a window of nothing but ignored pixels has neither loss nor weight
+                share = counted / (weight or 1)  # a window of nothing but ignored pixels has neither loss nor weight
                 self.accelerator.backward(loss * (share * self.accelerator.num_processes))
             for name, value in {"loss": loss, **logs}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() * share

@@ -98,6 +98,18 @@ def test_how_a_prompt_starts() -> None:
     assert 0.3 < vectors(random).abs().max() <= 0.5
 
 
+def test_a_model_with_its_tokenizer_looks_up_the_text() -> None:
+    from mmpeft.heads.language import TokenScorer
+    from mmpeft.injection.vocabulary import Vocabulary
+
+    tokenizer = tiny_language.tokenizer()
+    scorer = TokenScorer(tiny_language.llama())
+    scorer.words = Vocabulary(tokenizer).words
+    adapters = mmpeft.adapt(scorer, mmpeft.PromptTuning(tokens=2, init="text", text="red cat"))
+    expected = scorer.backbone.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(["red", "cat"])]
+    assert torch.equal(vectors(adapters), expected)
+
+
 def test_bad_starts_are_named() -> None:
     with pytest.raises(ValueError, match="init: 'text' with text: None"):
         mmpeft.PromptTuning(init="text")

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmpeft.data.language.batches import pad_sequences
 from mmpeft.data.language.encoding import Encoded
 from mmpeft.data.language.packing import fill_packs, join_pack
+from mmpeft.heads.language import TokenScorer
 from mmpeft.objectives.language import LanguageModelling
 
 
@@ -91,15 +92,36 @@ def test_scores_of_an_evaluation_are_over_tokens() -> None:
     assert found["token_accuracy"] == pytest.approx(float(logs["token_accuracy"]) / weight)
 
 
-def test_two_processes_are_one_with_the_big_batch(tmp_path: Path) -> None:
-    """Through the trainer, with batches of different lengths on both; see ``two_processes.py``."""
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "port", "how"), [("language", "29651", {}), ("kto", "29652", {}), ("language", "29653", SHARDED)]
+)
+def test_two_processes_are_one_with_the_big_batch(tmp_path: Path, loss: str, port: str, how: dict[str, str]) -> None:
+    """Through the trainer, with batches of different lengths on both, and a last one for one of them alone."""
     program = Path(__file__).parent / "two_processes.py"
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29651")
-    command = [sys.executable, *launcher, str(program), str(tmp_path / "two"), "2"]
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
+    command = [sys.executable, *launcher, str(program), str(tmp_path / "two"), "2", loss]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | how
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    runpy.run_path(str(program))["main"](str(tmp_path / "one"), "4")
+    runpy.run_path(str(program))["main"](str(tmp_path / "one"), "4", loss)
     one, two = (torch.load(tmp_path / name / "outcome.pt") for name in ("one", "two"))
     assert one["test"] == pytest.approx(two["test"], rel=1e-4)
     torch.testing.assert_close(one["weights"], two["weights"], rtol=1e-4, atol=1e-6)
+
+
+def test_an_encoder_decoder_learns_its_answers() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    size = {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=88, **size)).eval()
+    ids, labels = torch.randint(3, 88, (2, 6)), torch.randint(3, 88, (2, 5))
+    labels[1, 3:] = -100
+    started = torch.cat([torch.zeros(2, 1, dtype=torch.long), labels.clamp(min=0)], 1)
+    weights = torch.cat([torch.zeros(2, 1), (labels != -100).float()], 1)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": started, "weights": weights}
+    loss, _ = LanguageModelling().loss(TokenScorer(model), batch)
+    torch.testing.assert_close(loss / LanguageModelling().weight(batch), model(ids, labels=labels).loss)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 
-FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired"]
+FormatName = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompts"]
 Packing = Literal["none", "whole", "wrapped"]
 FIELDS: dict[str, dict[str, str]] = {
     "text": {"text": "text"},
@@ -33,6 +33,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "system": "system",
     },
     "unpaired": {"prompt": "prompt", "input": "input", "completion": "completion", "label": "label"},
+    "prompts": {"prompt": "prompt", "input": "input", "system": "system"},
 }
 """What each format reads, and the column that it has there unless `columns` says otherwise."""
 for _fields in ("prompt_completion", "alpaca"):
@@ -82,7 +83,8 @@ class LanguageData(TextSource):
     """``text``: documents; ``messages``: conversations of ``role`` and ``content`` (OpenAI), ``sharegpt``: of ``from``
     and ``value``; ``prompt_completion``: a prompt and what follows, as texts or turns; ``alpaca``: ``instruction``,
     ``input``, ``output``; ``preference``: a ``chosen`` and a ``rejected`` answer to a prompt, or to what both begin
-    with; ``unpaired``: an answer and a ``label`` that says whether it is good."""
+    with; ``unpaired``: an answer and a ``label`` that says whether it is good; ``prompts``: what the model is to
+    answer."""
     roles: dict[str, Literal["system", "developer", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Names of speakers in the data, and what they are: ``{bot: assistant}``."""
     system: str | None = None
@@ -92,6 +94,8 @@ class LanguageData(TextSource):
     ``chat`` for turns and ``alpaca``, and ``plain`` for prompts that are texts."""
     chat_template: Path | None = None
     """A file with a chat template (Jinja) in place of the tokenizer's own."""
+    template_options: dict[str, str | bool | int] = Field(default_factory=dict)
+    """What a chat template takes besides the turns: ``{enable_thinking: false}``."""
     learn: Literal["completion", "assistant", "all"] | None = None
     """What is learned: the last answer, every turn of the assistant, or all; null: ``assistant`` for conversations,
     ``all`` for text, else ``completion``."""
@@ -121,7 +125,7 @@ class LanguageData(TextSource):
         return [f"columns.{unknown[0]}: name: {self.name} has only {', '.join(known)}"] if unknown else []
 
     def _template_problems(self) -> list[str]:
-        problems, pairs = [], self.name in ("preference", "unpaired")
+        problems, pairs = [], self.name in ("preference", "unpaired", "prompts")
         if pairs and self.packing != "none":
             problems.append(f"packing: {self.packing!r}: answers of name: {self.name} are compared whole: none")
         if pairs and self.learn not in (None, "completion"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from mmpeft.data.language.config import LanguageData
-from mmpeft.data.language.formats import Example, Said, Turns
+from mmpeft.data.language.formats import Example, Said, Turns, first_difference
 from mmpeft.data.language.rows import BadRowError
 
 CONTEXT, LEARNED, THOUGHT = 0, 1, 2
@@ -113,9 +112,8 @@ class Encoder:
         found = self.tokenizer(text, return_offsets_mapping=True)
         spans = [(0 if self.learn == "all" else len(prompt), len(text))]
         tokens, kinds = list(found["input_ids"]), self._kinds(text, _covers(found["offset_mapping"]), spans)
-        if tokens[-1] == end:
-            tokens, kinds = tokens[:-1], kinds[:-1]
-        return _encoded([*tokens, end], [*kinds, LEARNED])
+        length = len(tokens) - (tokens[-1] == end)
+        return Encoded(np.asarray([*tokens[:length], end], np.int32), np.append(kinds[:length], np.uint8(LEARNED)))
 
     # ---- conversations -------------------------------------------------------------------------------------------
 
@@ -127,16 +125,16 @@ class Encoder:
         if self.learn == "all":
             spans = [(0, len(text))]
         elif MARKER.search(self.tokenizer.chat_template):
-            spans = self._marked(turns, example)
+            skipped = sum(map(_speaks, prompt)) if self.learn == "completion" else 0
+            spans = self._marked(turns, example)[skipped:]
         else:
             first = len(prompt) if self.learn == "completion" else 0
-            spans = [self._difference(turns, i, text, example) for i in range(first, len(turns)) if _speaks(turns[i])]
-        if self.learn == "completion":
-            spans = spans[-sum(map(_speaks, answer)) :]
+            places = [place for place in range(first, len(turns)) if _speaks(turns[place])]
+            spans = [self._difference(turns, place, text, covers, example) for place in places]
         kinds = self._kinds(text, covers, spans)
         if self.learn != "all":
             self._check_end(tokens, kinds)
-        return _encoded(tokens, kinds)
+        return Encoded(np.asarray(tokens, np.int32), kinds)
 
     def _render(self, turns: Turns, example: Example, **options: Any) -> str:
         if self.tokenizer.chat_template is None:
@@ -145,8 +143,9 @@ class Encoder:
                 "or take data of prompts and completions with data.template: plain"
             )
         tools = {"tools": list(example.tools)} if example.tools else {}
+        how = {**self.config.template_options, **tools, **options}
         try:
-            return self.tokenizer.apply_chat_template(list(turns), tokenize=False, **tools, **options)
+            return self.tokenizer.apply_chat_template(list(turns), tokenize=False, **how)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise BadRowError(f"is refused by the chat template: {error}: change or remove it") from None
 
@@ -167,24 +166,39 @@ class Encoder:
                 place += len(piece)
         return spans
 
-    def _difference(self, turns: Turns, place: int, text: str, example: Example) -> tuple[int, int]:
+    def _difference(self, turns: Turns, place: int, text: str, covers: Spans, example: Example) -> tuple[int, int]:
         """Return the span of a turn: what the template adds to the turns before it, behind the prompt to speak."""
         before = self._render(turns[:place], example, add_generation_prompt=True)
         after = self._render(turns[: place + 1], example)
-        if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
-            raise ValueError(
-                "model: in its chat template a conversation does not begin as its first turns alone do, so answers "
-                "can't be found in it: give a template with {% generation %} markers by data.chat_template"
-                + (", or take data.learn: completion" if self.learn == "assistant" else "")
-            )
-        return len(before), len(after)
+        if text.startswith(before):
+            end = len(after) if text.startswith(after) else self._end_of(turns[place], len(before), text, after)
+            if end is not None and end > len(before):
+                return len(before), max(stop for _, stop in covers if stop <= end)
+        raise ValueError(
+            "model: in its chat template a conversation does not begin as its first turns alone do, so answers "
+            "can't be found in it: give a template with {% generation %} markers by data.chat_template"
+            + (", or take data.learn: completion" if self.learn == "assistant" else "")
+        )
 
-    def _check_end(self, tokens: list[int], kinds: list[int]) -> None:
+    def _end_of(self, turn: dict[str, Any], start: int, text: str, after: str) -> int | None:
+        """Return the end of an answer that looks otherwise where it is the last one: without thoughts, or an end.
+
+        It is as far behind the words of the answer as both texts agree.
+        """
+        words = str(turn["content"]).rpartition(self.config.reasoning.tags[1])[2].strip()
+        here, there = text.find(words, start), after.find(words, start)
+        if not words or here < 0 or there < 0:
+            return None
+        here, there = here + len(words), there + len(words)
+        return here + first_difference(text[here:], after[there:])
+
+    def _check_end(self, tokens: list[int], kinds: np.ndarray) -> None:
         """Raise a ValueError unless the last answer ends with a token that says so: else the model would never stop."""
-        last = max((i for i, kind in enumerate(kinds) if kind), default=None)
-        while last is not None and last >= 0 and tokens[last] not in self.special and self._blank(tokens[last]):
+        learned = np.flatnonzero(kinds)
+        last = int(learned[-1]) if len(learned) else 0
+        while last > 0 and tokens[last] not in self.special and self._blank(tokens[last]):
             last -= 1
-        if last is not None and tokens[last] not in self.special:
+        if len(learned) and tokens[last] not in self.special:
             raise ValueError(
                 f"model: its chat template ends an answer with {self.tokenizer.decode(tokens[last])!r} and no special "
                 "token that is learned, so the model would never stop: put the end of the turn in front of "
@@ -196,19 +210,18 @@ class Encoder:
 
     # ---- both ----------------------------------------------------------------------------------------------------
 
-    def _kinds(self, text: str, covers: Spans, spans: Spans) -> list[int]:
-        thoughts = list(self._thoughts(text, spans))
-        return [
-            CONTEXT if start == end or not _inside(start, end, spans)
-            else THOUGHT if _inside(start, end, thoughts) else LEARNED
-            for start, end in covers
-        ]  # fmt: skip
+    def _kinds(self, text: str, covers: Spans, spans: Spans) -> np.ndarray:
+        """Return the kind of each token; thoughts without a word are no more learned than the prompt to speak."""
+        full, empty = self._thoughts(text)
+        learned = _inside(covers, spans) & ~_inside(covers, empty)
+        return np.where(learned, np.where(_inside(covers, full), THOUGHT, LEARNED), CONTEXT).astype(np.uint8)
 
-    def _thoughts(self, text: str, spans: Spans) -> Iterator[tuple[int, int]]:
+    def _thoughts(self, text: str) -> tuple[Spans, Spans]:
+        """Return the spans of thoughts, and of tags with nothing between them, with the white space behind these."""
         opening, closing = map(re.escape, self.config.reasoning.tags)
-        for start, end in spans:
-            for match in re.finditer(f"{opening}.*?{closing}", text[start:end], re.DOTALL):
-                yield start + match.start(), start + match.end()
+        full = [match.span() for match in re.finditer(f"{opening}.*?{closing}", text, re.DOTALL)]
+        empty = [match.span() for match in re.finditer(rf"{opening}\s*{closing}\s*", text)]
+        return full, empty
 
 
 def _show(marker: re.Match[str]) -> str:
@@ -230,10 +243,10 @@ def _covers(offsets: Spans) -> Spans:
     return covers
 
 
-def _inside(start: int, end: int, spans: Spans) -> bool:
-    """Tell whether a token has a character in one of the spans."""
-    return any(start < stop and end > begin for begin, stop in spans)
-
-
-def _encoded(tokens: list[int], kinds: list[int]) -> Encoded:
-    return Encoded(np.asarray(tokens, dtype=np.int32), np.asarray(kinds, dtype=np.uint8))
+def _inside(covers: Spans, spans: Spans) -> np.ndarray:
+    """Return which tokens have a character in one of the spans."""
+    starts, ends = np.asarray(covers).reshape(-1, 2).T
+    found = np.zeros(len(covers), dtype=bool)
+    for begin, stop in spans:
+        found |= (starts < stop) & (ends > begin)
+    return found & (starts < ends)

@@ -123,6 +123,13 @@ def _read_unpaired(fields: dict[str, Any], config: LanguageData) -> Example:
     return Example(prompt, answer, label=label)
 
 
+def _read_prompt(fields: dict[str, Any], config: LanguageData) -> Example:
+    prompt = _said(fields, "prompt", config)
+    if isinstance(prompt, str):
+        return Example(*_worded(prompt, "", fields, config))
+    return Example(_with_system(prompt, fields, config), ())
+
+
 _READERS: dict[str, Callable[[dict[str, Any], LanguageData], Example]] = {
     "text": _read_text,
     "messages": _read_conversation,
@@ -131,6 +138,7 @@ _READERS: dict[str, Callable[[dict[str, Any], LanguageData], Example]] = {
     "alpaca": _read_completion,
     "preference": _read_preference,
     "unpaired": _read_unpaired,
+    "prompts": _read_prompt,
 }
 
 
@@ -229,7 +237,7 @@ def _as_turns(
 def _common(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
     """Return what both begin with as the prompt, and the two ends."""
     if isinstance(chosen, str) and isinstance(rejected, str):
-        shared = chosen[: _first_difference(chosen, rejected)]
+        shared = chosen[: first_difference(chosen, rejected)]
         shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip(" ")
         if not shared:
             raise BadRowError("has answers that begin with nothing in common, and no prompt: data.columns.prompt")
@@ -238,7 +246,7 @@ def _common(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
         return chosen[:-1], chosen[-1:], rejected
     if isinstance(chosen, str) or isinstance(rejected, str):
         raise BadRowError("has a chosen text and rejected turns, and no prompt: data.columns.prompt")
-    same = _first_difference(chosen, rejected)
+    same = first_difference(chosen, rejected)
     if not same:
         raise BadRowError(
             "has conversations that begin with nothing in common or don't differ, and no prompt: remove it"
@@ -246,7 +254,7 @@ def _common(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
     return chosen[:same], chosen[same:], rejected[same:]
 
 
-def _first_difference(left: Sequence[Any], right: Sequence[Any]) -> int:
+def first_difference(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return how long two texts, or two conversations, are the same."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(left), len(right)))

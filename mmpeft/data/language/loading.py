@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -78,12 +78,13 @@ def _split(
     fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     style = Style(int(fill), config.reasoning.weight, tokenizer.decode)
     ids = _numbered([own.id for own in kept])
-    ask = _Questions(kept, encoder) if questions else None
+    light = [replace(own, sequences=()) for own in kept]
+    ask = _Questions(light, encoder) if questions else None
     if shape == "pairs":
         corpus = Corpus.of([answer for own in kept for answer in own.sequences])
         return TextSplit(ids, _Pairs(corpus), style, {"margin": [own.margin for own in kept]}, ask)
     if shape == "labels":
-        return _labelled(kept, style, encoder, questions)
+        return _labelled(kept, style, encoder, ask)
     corpus = Corpus.of([own.sequences[0] for own in kept])
     if config.packing == "wrapped" or (config.packing == "whole" and training):
         return _packed(ids, corpus, config, style)
@@ -101,24 +102,23 @@ def _numbered(ids: Sequence[str]) -> list[str]:
 
 
 def _packed(ids: Sequence[str], corpus: Corpus, config: LanguageData, style: Style) -> TextSplit:
+    lengths, size = corpus.lengths, config.max_length
     if config.packing == "whole":
-        parts = [
-            [(row, 0, corpus.lengths[row]) for row in pack] for pack in fill_packs(corpus.lengths, config.max_length)
-        ]
+        parts = [[(row, 0, lengths[row]) for row in pack] for pack in fill_packs(lengths, size)]
     else:
-        parts = cut_pieces(corpus.lengths, config.max_length)
+        parts = cut_pieces(lengths, size)
     names = [ids[part[0][0]] + (f"+{len(part) - 1}" if len(part) > 1 else "") for part in parts]
     return TextSplit(_numbered(names), _Packs(corpus, parts), style)
 
 
-def _labelled(kept: Sequence[Kept], style: Style, encoder: Encoder, questions: bool) -> TextSplit:
+def _labelled(kept: Sequence[Kept], style: Style, encoder: Encoder, ask: _Questions | None) -> TextSplit:
     """Return answers with labels: of a preference both, the chosen one as good and the rejected as bad."""
     answers = [(own, place) for own in kept for place in range(len(own.sequences))]
     corpus = Corpus.of([own.sequences[place] for own, place in answers])
     labels = [own.label and not place for own, place in answers]
     ids = _numbered([own.id for own, _ in answers])
-    ask = _Questions([own for own, _ in answers], encoder) if questions else None
-    return TextSplit(ids, _Mismatched(corpus, answers, encoder), style, {"label": labels}, ask)
+    light = [(replace(own, sequences=()), place) for own, place in answers]
+    return TextSplit(ids, _Mismatched(corpus, light, encoder), style, {"label": labels}, ask)
 
 
 @dataclass(frozen=True)

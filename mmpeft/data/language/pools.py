@@ -66,7 +66,7 @@ class Pool:
         return kept, bad
 
     def _keep(self, row: int, example: Example, encoder: Encoder) -> Kept:
-        answers = [encoder.encode(example)]
+        answers = [] if self.config.name == "prompts" else [encoder.encode(example)]
         if example.rejected is not None:
             answers.append(encoder.encode_other(example, example.rejected))
         key = sha256(f"{self.config.split_seed}/{example.key}".encode()).hexdigest()

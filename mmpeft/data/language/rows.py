@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ class Rows:
         return self._find(index)[0].split
 
     def _find(self, index: int) -> tuple[Source, int]:
-        place = next(place for place, end in enumerate(self.ends) if index < end)
+        place = bisect_right(self.ends, index)
         return self.sources[place], index - (self.ends[place] - self.sources[place].count)
 
 

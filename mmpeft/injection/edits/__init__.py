@@ -11,13 +11,14 @@ from mmpeft.injection.edits.decoupled import DecoupledAttention
 from mmpeft.injection.edits.factor import FactorDelta, SharedFactors
 from mmpeft.injection.edits.feature import FeatureBlend
 from mmpeft.injection.edits.feature_maps import FeatureMaps
+from mmpeft.injection.edits.fusion import Fusion
 from mmpeft.injection.edits.gate import Gate
 from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
 from mmpeft.injection.edits.linear_bottleneck import LinearBottleneck
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.injection.edits.new_words import NewWords
-from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork
+from mmpeft.injection.edits.prefix import Prefix, PrefixNetwork, ShiftedPositions
 from mmpeft.injection.edits.prompt import ConditionalPrompt, Prompt
 from mmpeft.injection.edits.scale import Affine, Scale
 from mmpeft.injection.edits.side import SideNetwork
@@ -46,6 +47,7 @@ __all__ = [
     "FeatureBlend",
     "FeatureCache",
     "FeatureMaps",
+    "Fusion",
     "Gate",
     "ImagePrompt",
     "ImageTokens",
@@ -59,6 +61,7 @@ __all__ = [
     "Resampler",
     "Scale",
     "SharedFactors",
+    "ShiftedPositions",
     "SideNetwork",
     "SoftPrompt",
     "Tokens",

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Binding, Call, Edit
+from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.sites import AttentionSite, Site
 from mmpeft.kernels.attention import Extra
+
+
+class ShiftedPositions(Edit):
+    """Learned positions start behind ``count`` tokens that are not there: p + count in place of p."""
+
+    weighs_itself = True
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.shift = count
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the input of the table."""
+        return [Binding(edit=self, host=site.host, point="input", site=site)]
+
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
+        """Shift the numbers."""
+        if call.route is not None:
+            raise ValueError(f"route: {call.binding.site.path}: shifted positions are those of the whole batch")
+        return (args[0] + self.shift, *args[1:]), kwargs
 
 
 class PrefixNetwork(Edit):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_language import MARKED_TEMPLATE, PLAIN_TEMPLATE, conversation, tokenizer
+from tiny_language import MARKED_TEMPLATE, PLAIN_TEMPLATE, byte_tokenizer, conversation, tokenizer
 
 from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.encoding import LEARNED, THOUGHT, Encoder
@@ -59,21 +59,38 @@ def test_a_pad_token_that_is_the_end_changes_nothing() -> None:
 
 def test_white_space_that_no_offset_covers_is_learned() -> None:
     """Byte-level tokenizers say of indentation that it is nowhere."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: place for place, letter in enumerate([*letters, "ĠĠ", "</s>"])}
-    made = Tokenizer(models.BPE(vocabulary, [("Ġ", "Ġ")]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.post_processor = processors.ByteLevel(trim_offsets=True)
-    made.decoder = decoders.ByteLevel()
-    own = Encoder(
-        PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>"),
-        LanguageData(name="prompt_completion", path="x"),
-    )
+    own = Encoder(byte_tokenizer(None), LanguageData(name="prompt_completion", path="x"))
     row = {"prompt": "if a:\n", "completion": "    é  b"}
     assert learned(own, row) == "    é  b</s>"
+
+
+LLAMA = "Hello<|eot_id|>if a:\n    b<|eot_id|>"
+CHATML = "Hello<|im_end|>\nif a:\n    b<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama3", LLAMA), ("llama3_1", LLAMA), ("llama3_training", LLAMA),
+        ("qwen2_5", CHATML), ("qwen3", CHATML), ("qwen3_instruct_2507", CHATML), ("qwen3_training", CHATML),
+        ("gemma3", CHATML.replace("<|im_end|>", "<end_of_turn>")),
+        ("phi3", CHATML.replace("<|im_end|>", "<|end|>") + "</s>"),
+        ("phi3_training", CHATML.replace("<|im_end|>", "<|end|>") + "</s>"),
+    ],
+)  # fmt: skip
+def test_templates_of_the_field(name: str, expected: str) -> None:
+    """Some write the last answer in another way than those before it; empty thoughts are not learned."""
+    trl = pytest.importorskip("trl")
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    turns = conversation("Hi", "Hello", "  code?", "if a:\n    b")
+    for learn, said in (("assistant", expected), ("completion", expected[expected.index("if a") :])):
+        own = Encoder(byte_tokenizer(template), LanguageData(name="messages", path="x", learn=learn))
+        assert learned(own, turns) == said
+
+
+def test_options_of_a_template() -> None:
+    shouting = MARKED_TEMPLATE.replace("message['content']", "(message['content'] + (mood or ''))")
+    assert learned(encoder(shouting, template_options={"mood": " !"}), conversation("a", "red")) == "red ! <|end|>"
 
 
 def test_prompts_end_where_the_answer_begins() -> None:

@@ -71,6 +71,26 @@ def test_folders_say_the_splits(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) == 20
 
 
+def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def fetch(*arguments: Any, **options: Any) -> Any:
+        asked.append((arguments, options))
+        if len(asked) > 1:
+            raise OSError("no connection")
+        parts = {"train": pairs()[:20], "dev": pairs()[20:25], "test": pairs()[25:], "other": pairs()}
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in parts.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    data = load("owner/name@abc", subset="small")
+    assert asked == [(("owner/name", "small"), {"revision": "abc"})]
+    assert (len(data.train), len(data.val), len(data.test)) == (20, 5, 5)
+    assert data.val.ids[0] == "dev:1"
+    with pytest.raises(ValueError, match="could not be fetched: no connection"):
+        load("owner/name")
+
+
 def test_generated_sets() -> None:
     data = load("tiny_logbook", "text", generated=(20, 5, 6))
     assert (len(data.train), len(data.val), len(data.test)) == (20, 5, 6)

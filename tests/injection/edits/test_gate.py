@@ -74,3 +74,40 @@ def test_a_gate_trains_and_does_not_merge(make_case: Any) -> None:
     adapters.check_gradients()
     with pytest.raises(ValueError, match="LowRank has a gate, which depends on the input"):
         adapters.merge()
+
+
+@pytest.mark.parametrize("gate", ["sequence", "token"])
+def test_a_prefix_is_gated_by_what_enters_the_attention(make_case: Any, gate: str) -> None:
+    """The mean of the sequence is a factor on keys and values; a token's own says how much of the change it gets."""
+    options = {"method": "prefix_tuning", "tokens": 3, "hidden": None, "layers": "first:1", "gate": gate}
+    model, _, state = moved(make_case, "bert", options)
+    found: list[tuple[Tensor, Tensor]] = []
+    module = model.encoder.layer[0].attention.self
+    module.register_forward_hook(lambda _, args, output: found.append((args[0], output[0])))
+    model(IDS)
+    x, y = found[0]
+    own = {key.rpartition("prefix_tuning.")[2]: value for key, value in state.items()}
+    g = torch.sigmoid(x @ own["input_gate.weight"].T + own["input_gate.bias"])
+    q, k, v = (layer(x).unflatten(-1, (2, 16)).transpose(1, 2) for layer in (module.query, module.key, module.value))
+    prefix = [own[name].unflatten(-1, (2, 16)).transpose(0, 1)[None] for name in ("keys", "values")]
+
+    def attended(keys: Tensor, values: Tensor, factor: Tensor) -> Tensor:
+        k_all = torch.cat([(factor * keys).expand(2, -1, -1, -1), k], 2)
+        v_all = torch.cat([(factor * values).expand(2, -1, -1, -1), v], 2)
+        return (torch.softmax(q @ k_all.mT / 4, -1) @ v_all).transpose(1, 2).flatten(2)
+
+    one = torch.ones((), dtype=torch.float64)
+    plain = attended(prefix[0][:, :, :0], prefix[1][:, :, :0], one)
+    expected = attended(*prefix, g.mean(1, keepdim=True)[:, None])
+    if gate == "token":
+        expected = plain + g * (attended(*prefix, one) - plain)
+    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_saved_gate_comes_back(make_case: Any, tmp_path: Any) -> None:
+    options = {"method": "unipelt", "rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4}
+    model, adapters, _ = moved(make_case, "bert", options)
+    adapters.save(tmp_path)
+    fresh = make_case("lora", "bert").build().double()
+    mmpeft.load(fresh, tmp_path)
+    torch.testing.assert_close(fresh(IDS).last_hidden_state, model(IDS).last_hidden_state, rtol=1e-10, atol=1e-10)

@@ -158,3 +158,17 @@ def test_rows_that_were_skipped_are_reported(sft: ModuleType, model: str, rows: 
     config = make_config(sft, model, rows, tmp_path / "run", data={"on_bad_row": "skip"}, train={"epochs": 1})
     metrics = sft.run(config)
     assert "1 of 33 rows can't be learned from: rows.jsonl:33 has no turn of the assistant" in metrics["notes"][0]
+
+
+@pytest.mark.parametrize("method", [
+    {"method": "prompt_tuning", "tokens": 8, "init": "text", "text": "what is the colour of"},
+    {"method": "p_tuning", "tokens": 8, "hidden": 16},
+], ids=lambda method: method["method"])  # fmt: skip
+def test_a_prompt_learns_from_words_or_a_network(
+    sft: ModuleType, model: str, rows: str, tmp_path: Path, method: dict[str, Any]
+) -> None:
+    train = {"epochs": 6, "lr": 0.03 if method["method"] == "prompt_tuning" else 3e-3}
+    config = make_config(sft, model, rows, tmp_path / "run", adapters={"main": method}, train=train)
+    metrics = sft.run(config)
+    assert metrics["test"]["loss"] < metrics["frozen"]["loss"] - 0.5
+    assert sft.evaluate(config) == pytest.approx(metrics["test"], rel=1e-4)

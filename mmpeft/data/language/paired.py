@@ -20,8 +20,8 @@ def load_paired(config: PairedTexts, tokenizer: Any) -> TaskSplits:
         ValueError: For anything wrong with the data: rows are named, and how many there are.
     """
     parts, notes = split_rows(config, *read_task_rows(config, _checked))
-    splits = (_split(part, config, tokenizer) for part in parts.values())
-    return TaskSplits(*splits, notes=notes)
+    train, val, test = (_split(part, config, tokenizer) for part in parts.values())
+    return TaskSplits(train, val, test, notes=notes)
 
 
 def encode_source(tokenizer: Any, source: str, config: PairedTexts) -> Item:

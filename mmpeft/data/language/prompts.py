@@ -11,7 +11,8 @@ from torch.utils.data import Dataset, default_collate
 from mmpeft.data.language.batches import pad_prompts
 from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.encoding import Encoder
-from mmpeft.data.language.pools import TASK, Kept, cut_rows, read_pool
+from mmpeft.data.language.pools import TASK, Kept, read_pool
+from mmpeft.data.language.row_splits import cut_rows
 from mmpeft.data.language.splits import Question
 
 

@@ -102,14 +102,15 @@ def _under(path: str, prefix: str) -> bool:
 
 def _tower(root: Root, modules: Mapping[str, Any], path: str, own: list[str]) -> Tower:
     stack = f"{root.path}.{root.layout.stack}".lstrip(".")
-    paths = [f"{stack}.{name}" for name in modules[stack]._modules]
+    children = [f"{stack}.{name}" for name in modules[stack]._modules]
+    paths = children[: _read(modules[""].config, root, len(children))]
     place = {"tower": root.tower}
     blocks = tuple(
         Block(i, at, tuple(_block_sites(modules[at], at, root.layout, place | {"layer": i})))
         for i, at in enumerate(paths)
     )
     heads = [name for name in HEADS if name in own] if not path else []
-    rest = [name for name in own if not any(_under(name, other) for other in (*paths, *heads))]
+    rest = [name for name in own if not any(_under(name, other) for other in (*children, *heads))]
     outer = (
         *_outer_sites(modules, rest, place),
         *_words(root, place),
@@ -119,6 +120,12 @@ def _tower(root: Root, modules: Mapping[str, Any], path: str, own: list[str]) ->
     reasons = MISSING | dict.fromkeys(("mlp.up", "mlp.gate", "mlp.down") if _routed(modules.values()) else (), EXPERTS)
     missing = {name: reason for name, reason in reasons.items() if name not in present}
     return Tower(root.tower, _width(blocks), blocks, outer, missing, path)
+
+
+def _read(config: Any, root: Root, count: int) -> int:
+    """Return how many blocks the model reads: LLaVA takes an image's features in front of the last one."""
+    layer = getattr(config, "vision_feature_layer", None)
+    return range(count + 1)[layer] if root.tower == "vision" and isinstance(layer, int) else count
 
 
 def _routed(modules: Iterable[nn.Module]) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmpeft.injection.anatomy import Anatomy, Tower
     from mmpeft.injection.edits import Edit
     from mmpeft.injection.sites import AttentionSite, Site
@@ -31,6 +33,8 @@ class PrefixTuning(Method):
     """Width of the network that makes the prefixes of all layers from one set of vectors; null trains them directly."""
     std: float = Field(default=1.0, ge=0)
     """Standard deviation of prefixes that are trained directly, at the start."""
+    ids: tuple[int, ...] | None = None
+    """Token ids of words whose own keys and values prefixes that are trained directly start as, repeated or cut."""
     gate: Literal["auto", "token", "sequence"] | None = None
     """A gate from the attention's input (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: tuple[str, ...] = ("attn.kernel",)
@@ -39,8 +43,14 @@ class PrefixTuning(Method):
     """Whether learned positions count from behind the prefix, as HF peft has them; rotary ones are relative."""
 
     def kept(self) -> Self:
-        """Return the method without the network."""
-        return self.model_copy(update={"hidden": None})
+        """Return the method without what only served the start: the network, and the words."""
+        return self.model_copy(update={"hidden": None, "ids": None})
+
+    @model_validator(mode="after")
+    def _words_need_no_network(self) -> Self:
+        if self.ids is not None and (self.hidden is not None or not self.ids):
+            raise ValueError(f"ids: {list(self.ids)}: words, and hidden: null, for a network can't start as they are")
+        return self
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The network of a tower, then one prefix per attention."""
@@ -59,10 +69,24 @@ class PrefixTuning(Method):
             tables = anatomy.sites(PositionsSite, "all", (tower.name,)) if self.shifted and sites else []
             for table in tables:
                 yield table, ShiftedPositions(self.tokens)
+            starts = self._starts(anatomy, sites)
             for site in sites:
                 prefix = Prefix(site, tokens=self.tokens, std=self.std, network=network)
                 prefix.input_gate = None if self.gate is None else gate_of(site, self.gate, _width(tower, site))
+                if site.path in starts:
+                    prefix.start(*starts[site.path])
                 yield site, prefix
+
+    def _starts(self, anatomy: Anatomy, sites: list[AttentionSite]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the keys and values of the words at each site; none where shapes alone are planned."""
+        import torch
+
+        from mmpeft.injection.listening import keys_and_values
+
+        if self.ids is None or torch.get_default_device().type == "meta":
+            return {}
+        ids = (self.ids * self.tokens)[: self.tokens]
+        return keys_and_values(anatomy.model, sites, torch.tensor([ids]))
 
 
 def _width(tower: Tower, site: AttentionSite) -> int:

@@ -167,6 +167,13 @@ def test_queries_keys_and_values_are_the_rows_that_their_names_say(small: Any) -
     torch.testing.assert_close(run(small), expected)
 
 
+def test_blocks_behind_the_features_that_are_read_are_no_place_to_adapt() -> None:
+    """LLaVA-1.5 takes an image's features in front of the last of CLIP's 24 blocks."""
+    sketch = mmpeft.anatomy(build("LLaVA-1.5-7B"))
+    assert [len(tower.blocks) for tower in sketch.towers] == [23, 0, 32]
+    assert not [site for site in sketch.sites() if ".layers.23." in site.path and site.tower == "vision"]
+
+
 def test_routed_experts_are_left_out_with_a_reason_and_the_branch_takes_adapters(make_case: Any) -> None:
     model = make_case("lora", "mixtral").build()
     reason = "experts' weights are one 3-D parameter of all experts, which no linear layer holds"

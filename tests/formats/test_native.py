@@ -38,11 +38,11 @@ TWO_TOWERS = {"coop", "cocoop", "ivlp", "maple", "promptsrc", "tip_adapter"}
 
 DIFFUSION = {"controlnet", "custom_diffusion", "ip_adapter", "t2i_adapter", "textual_inversion"}
 """Nor these, which the tests of their files save and load."""
-OF_OTHERS = {"adapter_fusion"}
-"""Nor those that need other adapters in the model: ``test_fusion.py`` saves and loads them."""
+ELSEWHERE = {"adapter_fusion", "p_tuning", "prompt_tuning"}
+"""Nor those that need other adapters or words: ``test_fusion.py`` and the matrix save and load them."""
 
 
-@pytest.mark.parametrize("name", sorted(mmpeft.methods().keys() - TWO_TOWERS - DIFFUSION - OF_OTHERS))
+@pytest.mark.parametrize("name", sorted(mmpeft.methods().keys() - TWO_TOWERS - DIFFUSION - ELSEWHERE))
 def test_every_method_comes_back_bit_identical(name, adapted, vit, images, tmp_path):
     model, handle = adapted(name, "flowers")
     expected = model.eval()(images)

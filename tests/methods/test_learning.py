@@ -80,12 +80,12 @@ def scenes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """What these learn is measured in docs/diffusion.md."""
-OF_OTHERS = {"adapter_fusion"}
-"""Methods that need adapters of others in the model: test_fusion.py has them."""
+ELSEWHERE = {"adapter_fusion", "p_tuning", "prompt_tuning"}
+"""Methods that need other adapters in the model, or words."""
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*mmpeft.methods()} - DIFFUSION - OF_OTHERS - TWO_TOWERS.keys() | {"clip_adapter", "clip_lora"})
+    "name", sorted({*mmpeft.methods()} - DIFFUSION - ELSEWHERE - TWO_TOWERS.keys() | {"clip_adapter", "clip_lora"})
 )
 def test_it_learns(name: str, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits

@@ -180,6 +180,27 @@ def test_an_encoder_and_decoder_have_prefixes_where_they_are_asked_for(targets: 
     assert names == set(targets)
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_decoder_behind_an_encoder_generates_the_same_with_a_cache(kind: str, beams: int) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "t5":
+        model: Any = t5()[0]
+    else:
+        layers = {f"{side}_{what}": n for side in ("encoder", "decoder")
+                  for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}  # fmt: skip
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "init_std": 0.3}
+        model = transformers.BartForConditionalGeneration(
+            transformers.BartConfig(vocab_size=50, d_model=32, forced_eos_token_id=None, **layers, **ends)
+        ).eval()
+    adapt(model, targets=("attn.kernel", "cross.kernel"))
+    ids = torch.tensor([[3, 14, 15, 0], [9, 26, 5, 4]])
+    how = {"attention_mask": (ids != 0).long(), "num_beams": beams, "max_new_tokens": 6, "min_new_tokens": 6}
+    assert torch.equal(model.generate(ids, **how), model.generate(ids, use_cache=False, **how))
+
+
 @pytest.mark.parametrize("hidden", [None, 8])
 def test_saved_is_the_prefix_and_no_network(hidden: int | None, tmp_path: Path) -> None:
     model, ids = build("llama"), torch.arange(10).view(2, 5)
@@ -208,6 +229,30 @@ def test_counts_are_those_of_the_papers(size: dict[str, int], expected: int) -> 
         model = LlamaForCausalLM(LlamaConfig(hidden_size=4096, intermediate_size=64, vocab_size=64, **size))
     flat = mmpeft.adapt(model, mmpeft.PrefixTuning(tokens=20, hidden=None))
     assert sum(p.numel() for p in flat.parameters()) == expected
+
+
+@KINDS
+def test_it_may_start_as_words_are_seen(kind: str) -> None:
+    """A prefix of the words in front gives what follows them: their keys have their positions."""
+    model, words, ids = build(kind), [3, 14, 15], torch.tensor([[9, 26, 5]])
+    together = torch.cat([torch.tensor([words]), ids], 1)
+    with torch.no_grad():
+        expected = model(together).logits[:, 3:]
+        mmpeft.adapt(model, mmpeft.PrefixTuning(tokens=3, hidden=None, ids=tuple(words)))
+        found = model(ids, position_ids=torch.arange(3, 6)[None]).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_words_are_repeated_and_no_part_of_what_is_saved(tmp_path: Path) -> None:
+    model = build("llama")
+    adapters = mmpeft.adapt(model, mmpeft.PrefixTuning(tokens=3, hidden=None, ids=(7,)))
+    values = adapters.state_dict()["model.layers.0.self_attn.kernel.prefix_tuning.values"]
+    assert torch.equal(values[0], values[2]) and values.any()
+    adapters.save(tmp_path)
+    (method,) = mmpeft.load(build("llama"), tmp_path).methods()
+    assert isinstance(method, mmpeft.PrefixTuning) and method.ids is None
+    with pytest.raises(ValueError, match="a network can't start as they are"):
+        mmpeft.PrefixTuning(ids=(7,))
 
 
 def test_the_network_makes_the_prefixes_of_all_layers() -> None:

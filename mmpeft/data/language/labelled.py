@@ -25,8 +25,8 @@ def load_labelled(config: LabelledTexts, tokenizer: Any) -> TaskSplits:
     parts, notes = split_rows(config, kept, bad + wrong, total)
     if config.labels == "classes" and len(classes) < 2:
         raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
-    splits = (_split(part, classes, config, tokenizer) for part in parts.values())
-    return TaskSplits(*splits, classes=classes, notes=notes)
+    train, val, test = (_split(part, classes, config, tokenizer) for part in parts.values())
+    return TaskSplits(train, val, test, classes=classes, notes=notes)
 
 
 def encode_texts(tokenizer: Any, text: str, text_pair: str | None, max_length: int) -> Item:

@@ -26,8 +26,8 @@ def load_reading(config: ReadingData, tokenizer: Any) -> TaskSplits:
         raise ValueError(f"data.stride: {config.stride} must be less than data.max_length: {config.max_length}")
     kept, bad, total = read_task_rows(config, lambda fields: _checked(fields, config, tokenizer))
     parts, notes = split_rows(config, kept, bad, total)
-    splits = (_split(part, config, tokenizer) for part in parts.values())
-    return TaskSplits(*splits, notes=notes)
+    train, val, test = (_split(part, config, tokenizer) for part in parts.values())
+    return TaskSplits(train, val, test, notes=notes)
 
 
 def windows(tokenizer: Any, question: str, context: str, spans: Sequence[Span], config: ReadingData) -> list[Item]:
@@ -62,7 +62,8 @@ def _window(tokenizer: Any, found: Any, place: int, spans: Sequence[Span], conte
         inside, offsets, nowhere = [*inside, False], [*offsets, (0, 0)], len(inside)
     else:
         nowhere = item["input_ids"].index(tokenizer.cls_token_id)
-    start, end = next((ends for span in spans[:1] if (ends := _ends(span, offsets, inside))), (nowhere, nowhere))
+    found_ends = _ends(spans[0], offsets, inside) if spans else None
+    start, end = found_ends or (nowhere, nowhere)
     allowed = [int(own or place == nowhere) for place, own in enumerate(inside)]
     known = {"nowhere": nowhere, "start": start, "end": end, "allowed": allowed, "offsets": offsets}
     return item | known | {"context": context}

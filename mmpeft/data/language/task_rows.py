@@ -13,7 +13,8 @@ from mmpeft.data.language.rows import BadRowError, read_rows
 from mmpeft.data.language.task_config import TaskData
 from mmpeft.settings import nearest
 
-One, Other = TypeVar("One"), TypeVar("Other")
+One = TypeVar("One")
+Other = TypeVar("Other")
 Fields = dict[str, Any]
 """What a row says, by the task's own names."""
 Bad = list[tuple[str, str]]

@@ -85,6 +85,12 @@ class Prefix(Edit):
         keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None] for part in self.prefix())
         return Extra(keys, values)
 
+    @torch.no_grad()
+    def start(self, keys: Tensor, values: Tensor) -> None:
+        """Start as keys and values (1, heads, tokens, width)."""
+        for own, value in ((self.keys, keys), (self.values, values)):
+            own.copy_(value[0].transpose(0, 1).flatten(1))
+
     def prefix(self) -> tuple[Tensor, Tensor]:
         """Return keys and values (tokens, heads x width)."""
         network: PrefixNetwork | None = self.network  # type: ignore[assignment]

@@ -15,7 +15,8 @@ from mmpeft.zoo.request import Request, fetch_error
 def load(request: Request) -> nn.Module:
     """Build a transformers model; code from the hub is never run, and weights are read from safetensors only.
 
-    The class is the one named in the model's own config; with ``num_classes`` it is the image classifier of its family.
+    The class is the one named in the model's own config; with ``num_classes`` it is the classifier of its family, of
+    images or of texts.
 
     Raises:
         ValueError: If the model can't be fetched, or needs code that is not part of transformers.
@@ -41,7 +42,7 @@ def load(request: Request) -> nn.Module:
 
 def _class_of(transformers: Any, config: Any, request: Request) -> Any:
     if request.num_classes is not None:
-        return transformers.AutoModelForImageClassification._model_mapping[type(config)]
+        return _classifier_of(transformers, config, request)
     if not config.architectures:
         return transformers.AutoModel._model_mapping[type(config)]
     name = config.architectures[0]
@@ -50,6 +51,16 @@ def _class_of(transformers: Any, config: Any, request: Request) -> Any:
             f"model 'hf/{request.name}': class {name} is not part of transformers; remote code is never run"
         )
     return getattr(transformers, name)
+
+
+def _classifier_of(transformers: Any, config: Any, request: Request) -> Any:
+    for kind in (transformers.AutoModelForImageClassification, transformers.AutoModelForSequenceClassification):
+        if type(config) in kind._model_mapping:
+            return kind._model_mapping[type(config)]
+    raise ValueError(
+        f"model 'hf/{request.name}': transformers has no classifier for {config.model_type}, so no "
+        f"num_classes={request.num_classes!r}"
+    )
 
 
 class Tokenizer:
@@ -66,20 +77,22 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(request: Request) -> Tokenizer:
-    """Return the tokenizer of a model with a text tower (CLIP, SigLIP); its positions say how long texts may be.
+def load_tokenizer(request: Request) -> Any:
+    """Return the model's own tokenizer; that of two towers (CLIP, SigLIP) as a `Tokenizer`.
 
     Raises:
-        ValueError: If it can't be fetched, or the model has no text tower.
+        ValueError: If it can't be fetched, or the model has no texts.
         ImportError: If transformers is not installed.
     """
-    transformers = require("transformers", "mmpeft[clip]")
+    transformers = require("transformers", "mmpeft[llm]")
     where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
-        if not hasattr(config, "text_config"):
+        if not hasattr(config, "text_config") and not hasattr(config, "vocab_size"):
             raise ValueError(f"model 'hf/{request.name}' ({config.model_type}) has no text tower, so no tokenizer here")
         tokenizer = transformers.AutoTokenizer.from_pretrained(request.name, **where)
     except OSError as error:
         raise fetch_error(f"hf/{request.name}", error) from error
-    return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
+    if type(config) in transformers.AutoModelForZeroShotImageClassification._model_mapping:
+        return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
+    return tokenizer

@@ -116,7 +116,8 @@ def publish(
     """
     command = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    head = {"command": command, "machine": machine(), "date": today, "versions": versions(*packages)}
+    load = f"{os.getloadavg()[0]:.1f} processes wanted the cores, on average over the last minute"
+    head = {"command": command, "machine": machine(), "load": load, "date": today, "versions": versions(*packages)}
     table = markdown(rows, *sides)
     print("\n".join(f"{key}: {value}" for key, value in head.items()), table, sep="\n\n")
     (HERE / "out").mkdir(exist_ok=True)

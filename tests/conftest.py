@@ -24,16 +24,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "fact": {"rank": 3, "dropout": 0.0},
     "houlsby": {"bottleneck": 4},
     "ivlp": {"layers": "first:2"},
+    "llm_adapter_lora": {"rank": 2, "alpha": 3, "dropout": 0.0},
+    "llm_adapter_parallel": {"bottleneck": 4},
+    "llm_adapter_series": {"bottleneck": 4},
     "lora": {"rank": 2, "alpha": 3},
+    "lora_fa": {"rank": 2, "alpha": 3},
+    "mam": {"tokens": 3, "hidden": 8, "bottleneck": 8},
     "maple": {"layers": "first:2"},
     "parallel_adapter": {"bottleneck": 4},
     "pfeiffer": {"bottleneck": 4},
+    "prefix_tuning": {"tokens": 3, "hidden": 8},
+    "prompt_tuning": {"tokens": 3},
     "promptsrc": {"layers": "first:2"},
+    "p_tuning": {"tokens": 3, "hidden": 8},
     "repadapter": {"bottleneck": 4, "dropout": 0.0},
     "res_tuning": {"bottleneck": 4},
     "res_tuning_bypass": {"bottleneck": 4},
     "side_tuning": {"channels": 4, "depth": 2},
     "tip_adapter": {"shots": 2, "trained": True},
+    "unipelt": {"rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4},
     "vpt": {"tokens": 3, "dropout": 0.0},
 }
 """Options that fit a model of width 32; a method that is not here runs with its defaults."""
@@ -133,6 +142,42 @@ def _bert() -> Any:
     )  # fmt: skip
 
 
+TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def _llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**TINY, num_key_value_heads=2))
+
+
+def _gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=1, **size, **still))
+
+
+def _gpt_neox() -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**TINY))
+
+
+def _mixtral() -> Any:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    return MixtralForCausalLM(MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3))
+
+
+def _t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=50, **size))
+
+
 def _open_clip(**options: Any) -> Any:
     from open_clip.model import CustomTextCLIP
 
@@ -161,6 +206,27 @@ def _hf_clip() -> Any:
 
 def _siglip() -> Any:
     return _two_towers("Siglip", projection_size=32)
+
+
+def _unet() -> Any:
+    from tiny_pipelines import unet
+
+    return unet(
+        block_out_channels=(8, 8),
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def _sd3() -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=16, pooled_projection_dim=12, out_channels=4,
+        pos_embed_max_size=8,
+    )  # fmt: skip
 
 
 def words(texts: list[str]) -> Any:
@@ -194,35 +260,54 @@ MODELS: dict[str, Callable[[], Any]] = {
     "hf_clip": _hf_clip,
     "siglip": _siglip,
     "zero_shot": _zero_shot,
+    "unet": _unet,
+    "sd3": _sd3,
     "mlp": _mlp,
     "bert": _bert,
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "mixtral": _mixtral,
+    "t5": _t5,
 }
-GENERIC = {"mlp", "bert"}
+GENERIC = {"mlp"}
+DECODERS = {"llama", "gpt2", "gpt_neox", "mixtral"}
+LANGUAGE = DECODERS | {"bert", "t5"}
 OPEN_CLIP = {"open_clip", "open_clip_attention"}
 HUGGING_FACE = {"hf_clip", "siglip"}
 TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
 READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 """With ``nn.MultiheadAttention``, which computes another way, not equal to the bit, when a weight wants gradients."""
+DENOISERS = {"unet", "sd3"}
 STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
 LACKING: dict[str, Any] = {
     **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
-    "clip_adapter": {"deit_distilled"} | GENERIC,
+    **dict.fromkeys(("prompt_tuning", "p_tuning"), MODELS.keys() - LANGUAGE),
+    "bitfit": {"llama", "mixtral", "t5"},
+    "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "clip_lora": {"convnext", "mlp"},
     "tip_adapter": MODELS.keys() - {"zero_shot"},
-    "vpt": {"beit"} | STAGED | GENERIC,
-    "convpass": {"convnext"} | GENERIC,
-    "fact": STAGED | GENERIC,
-    "repadapter": {"eva02", "convnext"} | HUGGING_FACE | GENERIC,
+    "vpt": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "convpass": {"convnext"} | DENOISERS | GENERIC | LANGUAGE,
+    "fact": STAGED | GENERIC | {"llama", "mixtral"},
+    "norm_tuning": {"sd3"},
+    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | DENOISERS | GENERIC,
+    "prefix_tuning": {"swin_v2", "convnext", "mlp"},
+    "mam": {"swin_v2", "convnext", "mlp"},
+    "unipelt": {"swin_v2", "convnext", "mlp"},
     "res_tuning": {"convnext"} | GENERIC,
-    "res_tuning_bypass": {"beit"} | STAGED | GENERIC,
-    "side_tuning": {"deit_distilled"} | GENERIC,
+    "res_tuning_bypass": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
+    "side_tuning": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
     "houlsby": {"convnext"} | GENERIC,
-    "adapter_plus": {"convnext"} | GENERIC,
-    "adaptformer": {"convnext"} | GENERIC,
+    "adapter_plus": {"convnext", "gpt_neox", "sd3"} | GENERIC,
+    "adaptformer": {"convnext", "sd3"} | GENERIC,
+    "llm_adapter_lora": {"convnext", "mlp", "mixtral"},
+    "llm_adapter_parallel": {"mixtral"},
+    "llm_adapter_series": {"mixtral"},
     "pfeiffer": GENERIC,
     "parallel_adapter": GENERIC,
-    "linear_probe": OPEN_CLIP | HUGGING_FACE | GENERIC,
+    "linear_probe": OPEN_CLIP | HUGGING_FACE | DENOISERS | GENERIC | {"bert"},
 }
 """By method, the models that have no site for it."""
 
@@ -231,7 +316,7 @@ LACKING: dict[str, Any] = {
 class Case:
     """One cell of the matrix."""
 
-    INSERTING = ("vpt", "maple", "ivlp", "promptsrc")
+    INSERTING = ("vpt", "maple", "ivlp", "promptsrc", "prompt_tuning", "p_tuning")
     """Methods that make the sequence longer."""
 
     method: str
@@ -239,8 +324,9 @@ class Case:
 
     @classmethod
     def at_home(cls, method: str) -> Case:
-        """Return a method's cell on a plain ViT, or where that has no site for it, on a zero-shot classifier."""
-        return cls(method, "zero_shot" if "vit" in LACKING.get(method, ()) else "vit")
+        """Return a method's cell on the first of a plain ViT, a zero-shot classifier and a Llama that has its site."""
+        lacking = LACKING.get(method, ())
+        return cls(method, next(model for model in ("vit", "zero_shot", "llama") if model not in lacking))
 
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"
@@ -282,8 +368,10 @@ class Case:
         import torch
 
         generator = torch.Generator().manual_seed(1)
-        if self.model == "bert":
+        if self.model in LANGUAGE:
             return torch.randint(0, 50, (size, 7), generator=generator)
+        if self.model in DENOISERS:
+            return torch.randn(size, 4, 8, 8, generator=generator)
         return torch.randn(size, 3, 32, 32, generator=generator)
 
     def run(self, model: Any, batch: Any = None) -> Any:
@@ -293,17 +381,24 @@ class Case:
         batch = self.batch() if batch is None else batch
         if self.model in OPEN_CLIP | HUGGING_FACE:
             return self._run_towers(model, batch)
+        if self.model == "t5":
+            return model(input_ids=batch, decoder_input_ids=batch.flip(1)).logits
+        if self.model in DENOISERS:
+            return self._denoise(model, batch)
         output = model(batch)
+        if self.model in DECODERS:
+            return output.logits
         if self.model == "bert":
             return torch.cat([output.last_hidden_state.flatten(1), output.pooler_output], -1)
         return torch.cat(output, -1) if isinstance(output, tuple) else output
 
     def same(self, left: Any, right: Any) -> bool:
-        """Whether two outputs are equal to the bit; SigLIP's residual stream is not contiguous, and BLAS then rounds
-        by the alignment of memory."""
+        """Whether two outputs are equal to the bit; BLAS rounds by the alignment of memory where SigLIP's residual
+        stream is not contiguous, and where FacT's factors of rank 3 lie anywhere in a file."""
         import torch
 
-        return torch.allclose(left, right, 1e-5, 1e-5) if self.model == "siglip" else torch.equal(left, right)
+        rounded = self.model == "siglip" or (self.method, self.model) == ("fact", "sd3")
+        return torch.allclose(left, right, 1e-5, 1e-5) if rounded else torch.equal(left, right)
 
     def _run_towers(self, model: Any, images: Any) -> Any:
         import torch
@@ -319,15 +414,38 @@ class Case:
             found = torch.cat([image, words, scale.expand(len(image), 1)], -1)
         return found * torch.linspace(0.5, 2, found.shape[-1])
 
+    def _denoise(self, model: Any, sample: Any) -> Any:
+        """Return the noise that a denoiser finds in a sample, by a text of five words, at one step."""
+        import torch
+
+        generator = torch.Generator().manual_seed(2)
+        text, pooled = (torch.randn(shape, generator=generator).to(sample) for shape in ((1, 5, 24), (1, 12)))
+        time, size = torch.full((len(sample),), 7), len(sample)
+        if self.model == "unet":
+            return model(sample, time, text.expand(size, -1, -1)).sample
+        return model(sample, text.expand(size, -1, -1), pooled.expand(size, -1), time).sample
+
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """Methods of denoisers, which take conditions: test_diffusion.py has them."""
-SUPPORTED = [Case(m, k) for m in mmpeft.methods().keys() - DIFFUSION for k in MODELS if k not in LACKING.get(m, ())]
+APART = DIFFUSION | {"adapter_fusion"}
+"""With that of other adapters in the model, which test_fusion.py has."""
+MADE_OF_OTHERS = ("llm_adapter_lora", "llm_adapter_parallel", "llm_adapter_series", "mam", "unipelt")
+SOME = {"vit", "open_clip", "gpt2", "llama", "bert", "t5"}
+"""Where methods that others make up are tried: these others are, everywhere."""
+SUPPORTED = [
+    Case(m, k)
+    for m in mmpeft.methods().keys() - APART
+    for k in MODELS
+    if k not in LACKING.get(m, ()) and (k in SOME or m not in MADE_OF_OTHERS)
+]
 SUPPORTED.sort(key=str)
-HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - DIFFUSION)]
+HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - APART)]
 UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
-COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == {"mlp": "lora", "bert": "lora"}.get(c.model, "ssf")]
-"""Every method on one model, and on every model one method."""
+ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
+COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]
+COMPILED = [c for c in COMPILED if c.model not in ("gpt2", "gpt_neox", "mixtral")]
+"""Every method on one model, and on every kind of model one method."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

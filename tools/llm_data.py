@@ -19,6 +19,8 @@ LENGTH = 512
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 RESERVED = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|think|>", "</think>")
 """Tokens of the later stages; none of them occurs in pretraining."""
+SPECIAL = 3 + len(RESERVED)
+"""How many of the vocabulary's first tokens are special."""
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"

@@ -46,7 +46,7 @@ def _backwards(random: Random) -> tuple[str, str]:
 
 def _copied(random: Random) -> tuple[str, str]:
     words = " ".join(random.sample(THINGS, 5))
-    return f"{words}. Once more:", f" {words}."
+    return f"Anna wrote: {words}. Ben wrote the same:", f" {words}."
 
 
 def _reversed_list(random: Random) -> tuple[str, str]:
@@ -57,12 +57,14 @@ def _reversed_list(random: Random) -> tuple[str, str]:
 def _colour(random: Random) -> tuple[str, str]:
     one, two = random.sample(SHAPES, 2)
     first, second = random.sample(COLOURS, 2)
-    return f"There is a small {first} {one} and a large {second} {two}. The {one} is", f" {first}."
+    scene = f"There is a small {first} {one} at the top and a large {second} {two} on the left."
+    return f"{scene} The colour of the {one} is", f" {first}."
 
 
 def _place(random: Random) -> tuple[str, str]:
     (one, two), (here, there) = random.sample(NAMES, 2), random.sample(ROOMS, 2)
-    return f"{one} went to the {here}. {two} went to the {there}. So {one} was in the", f" {here}."
+    story = f"{one} went to the {here}. There {one} found the red ball. {two} went to the {there}."
+    return f"{story} So {one} was in the", f" {here}."
 
 
 def _kind(random: Random) -> tuple[str, str]:

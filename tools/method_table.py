@@ -39,11 +39,21 @@ DENOISERS = {
     "SD3": "SD3Transformer2DModel",
     "PixArt": "PixArtTransformer2DModel",
 }
+LANGUAGE = {
+    "Llama, Qwen, Mistral, Gemma": "LlamaForCausalLM",
+    "GPT-2": "GPT2LMHeadModel",
+    "GPT-NeoX": "GPTNeoXForCausalLM",
+    "Mixtral": "MixtralForCausalLM",
+    "BERT": "BertForSequenceClassification",
+    "T5": "T5ForConditionalGeneration",
+}
 CLIP = {"open_clip": "ViT-B-32", "CLIP (transformers)": "CLIP", "SigLIP (transformers)": "Siglip"}
 
 
 OPTIONS: dict[str, dict[str, Any]] = {"textual_inversion": {"ids": (60_000,)}}
 """What a method needs to be told where there is no pipeline with a tokenizer."""
+OF_OTHERS = {"adapter_fusion"}
+"""Methods that need other adapters in the model, where these have their sites."""
 
 
 def models() -> dict[str, nn.Module]:
@@ -55,6 +65,7 @@ def models() -> dict[str, nn.Module]:
         found = {title: timm.create_model(name, num_classes=10) for title, name in MODELS.items()}
         found |= {title: _clip(title, name) for title, name in CLIP.items()}
         found |= {title: _denoiser(name) for title, name in DENOISERS.items()}
+        found |= {title: _language(name) for title, name in LANGUAGE.items()}
         block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
         return found | {"any `nn.Module`": nn.Sequential(block, nn.Sequential(*block))}
 
@@ -71,6 +82,11 @@ def _clip(title: str, name: str) -> nn.Module:
 def _denoiser(name: str) -> nn.Module:
     options = {"cross_attention_dim": 768} if name.startswith("UNet") else {"num_layers": 2}
     return getattr(diffusers, name)(**options)
+
+
+def _language(name: str) -> nn.Module:
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(num_hidden_layers=2))
 
 
 def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
@@ -92,6 +108,8 @@ def table() -> str:
     columns = models()
     lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
     for name, cls in mmpeft.methods().items():
+        if name in OF_OTHERS:
+            continue
         method = cls(**OPTIONS.get(name, {}))
         cells = ["✓" if works(method, model) else "-" for model in columns.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")

@@ -1,8 +1,9 @@
 """Pretrain `tiny/llm`, the embedded language model, from scratch on plain text that needs no download.
 
-A transformers LlamaForCausalLM of 2.8 million parameters reads the English of Python's own documentation (llm_text.py)
-and generated sentences (llm_sentences.py), packed into rows of 64, later of 256 tokens. It is a base model: it goes on with text and
-has never seen a chat turn, an instruction or a refusal. It is shipped in 16 bit, as a folder that transformers loads.
+A transformers LlamaForCausalLM of 2 million parameters reads the English of Python's own documentation (llm_text.py)
+and generated sentences (llm_sentences.py), packed into rows of 64, later of 256 tokens. It is a base model: it goes on
+with text, and has never seen a chat turn, an instruction or a refusal. It is shipped in 16 bit, as a folder that
+transformers loads.
 
     OMP_NUM_THREADS=1 python tools/pretrain_llm.py
 
@@ -19,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llm_data import LENGTH, VOCABULARY, build_tokenizer, build_tokens
+from llm_data import LENGTH, SPECIAL, VOCABULARY, build_tokenizer, build_tokens
 from llm_measure import measure
 from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "mmpeft" / "zoo" / "weights"
-SHORT, ROW = 64, 256
+REPEATED, SHORT, ROW = 32, 64, 256
 """Tokens of a row: words are learned to be looked up sooner where there are few to look at."""
 ARCHITECTURE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 192,
     "intermediate_size": 512,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "max_position_embeddings": LENGTH,
@@ -45,11 +46,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of a batch")
+    parser.add_argument("--short", type=int, default=2000, help="steps on rows of 64 tokens, then")
     parser.add_argument(
-        "--short", type=int, default=2000, help="steps on rows of 64 tokens, before those on rows of 256"
+        "--repeats", type=int, default=600, help="steps on random tokens that repeat, at the very first"
     )
     parser.add_argument("--documentation", type=float, default=0.12, help="share of the documents")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("/tmp/mmpeft_pretrain_llm"), help="checkpoint and cache")
@@ -79,20 +81,42 @@ def grouped(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
 
 
+def next_batch(tokens: torch.Tensor, step: int, options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows of a step, and what is learned of them."""
+    place = step - options.repeats
+    if place < 0:
+        return repeat_tokens(options.tokens // REPEATED, torch.Generator().manual_seed(step))
+    length = SHORT if place < options.short else ROW
+    rows = tokens[place * options.tokens : (place + 1) * options.tokens].view(-1, length)
+    return rows, rows
+
+
+def repeat_tokens(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows in which 3 to 16 random tokens repeat, to learn to look up what came before (induction heads).
+
+    Of text alone, that took more than a million tokens; nothing is learned of the first occurrences.
+    """
+    period = torch.randint(3, REPEATED // 2 + 1, (rows, 1), generator=generator)
+    fresh = torch.randint(SPECIAL, VOCABULARY, (rows, REPEATED), generator=generator)
+    place = torch.arange(REPEATED)[None]
+    batch = fresh.gather(1, place % period)
+    return batch, batch.masked_fill(place < period, -100)
+
+
 def train(
     model: LlamaForCausalLM, tokens: torch.Tensor, options: argparse.Namespace, path: Path
 ) -> tuple[float, float]:
     """Read the tokens once, a batch after the other; return the seconds and the running loss."""
-    optimizer = torch.optim.AdamW(grouped(model), betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(grouped(model), betas=(0.9, 0.98), fused=True)
     first, seconds, running = resume(path, model, optimizer)
-    start, size = time.perf_counter() - seconds, options.tokens
+    start = time.perf_counter() - seconds
     model.train()
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.lr)
-        batch = tokens[step * size : (step + 1) * size].view(-1, SHORT if step < options.short else ROW)
+        batch, labels = next_batch(tokens, step, options)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+            loss = model(input_ids=batch, labels=labels, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -150,6 +174,7 @@ def main() -> None:
     facts: dict[str, Any] = {
         "steps": options.steps,
         "tokens": options.tokens,
+        "repeats": options.repeats,
         "short": options.short,
         "seed": options.seed,
     }

@@ -10,10 +10,19 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.diffusers_encoder import UNetEncoder, bound, with_features, with_residuals
-from mmpeft.anatomies.linear import embed_site, is_linear, is_norm, linear_site, norm_site, with_slices
+from mmpeft.anatomies.linear import (
+    conv_site,
+    embed_site,
+    is_convolution,
+    is_linear,
+    is_norm,
+    linear_site,
+    norm_site,
+    with_slices,
+)
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import AttentionSite, BranchSite, DenoiserSite, Site
+from mmpeft.injection.sites import BranchSite, CrossAttentionSite, DenoiserSite, Site
 
 BLOCK = re.compile(r"(^|\.)(single_)?transformer_blocks\.\d+$")
 ORDER = ("down_blocks", "mid_block", "up_blocks")
@@ -31,6 +40,16 @@ LINEARS = {
     "proj_mlp": "mlp.up",
 }
 """Names of a block's linear layers by their paths; ``context`` is the text's own stream through a joint attention."""
+AROUND = {
+    r"resnets\.\d+\.conv1": "resnet.conv1",
+    r"resnets\.\d+\.conv2": "resnet.conv2",
+    r"resnets\.\d+\.conv_shortcut": "resnet.shortcut",
+    r"resnets\.\d+\.time_emb_proj": "resnet.time",
+    r"downsamplers\.\d+\.conv": "downsample",
+    r"upsamplers\.\d+\.conv": "upsample",
+    r"attentions\.\d+\.(proj_in|proj_out)": r"\1",
+}
+"""Names of a UNet's layers around its transformer blocks, by the ends of their paths; others are named by the path."""
 MISSING = {
     "head": "a denoiser has no classifier",
     "tokens": "a denoiser's tokens are its picture",
@@ -108,13 +127,13 @@ def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
         yield site
 
 
-def _attention(block: Any, path: str, **place: Any) -> Iterator[AttentionSite]:
+def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSite]:
     """Yield the cross-attention, where images attach: what its queries found in the text, before it is projected."""
     cross = getattr(block, "attn2", None)
     if cross is None or getattr(cross, "norm_q", None) is not None:
         return
     at = f"{path}.attn2"
-    yield AttentionSite(
+    yield CrossAttentionSite(
         name="cross.attention",
         path=f"{at}.attention",
         host=cross.to_out[0],
@@ -130,7 +149,7 @@ def _attention(block: Any, path: str, **place: Any) -> Iterator[AttentionSite]:
 
 
 def _outer_sites(modules: dict[str, Any], tower: str, blocks: list[str]) -> Iterator[Site]:
-    """Yield the embedding, and the linear layers and norms around the blocks."""
+    """Yield the embedding, and the linear layers, convolutions and norms around the blocks."""
     embedded = False
     for path, module in modules.items():
         if any(path == block or path.startswith(block + ".") for block in blocks):
@@ -138,10 +157,19 @@ def _outer_sites(modules: dict[str, Any], tower: str, blocks: list[str]) -> Iter
         if isinstance(module, nn.Conv2d) and not embedded:
             embedded = True
             yield embed_site(module, path, tower=tower)
-        elif is_linear(module):
-            yield linear_site(path, module, path, tower=tower, layer=None)
+        if is_linear(module):
+            yield linear_site(_around(path), module, path, tower=tower, layer=None)
+        elif is_convolution(module):
+            yield conv_site(_around(path), module, path, tower=tower, layer=None)
         elif is_norm(module):
             yield norm_site("norm", module, path, tower=tower, layer=None)
+
+
+def _around(path: str) -> str:
+    for end, name in AROUND.items():
+        if match := re.search(rf"(?:^|\.){end}$", path):
+            return match.expand(name)
+    return path
 
 
 def _denoiser(model: Any, tower: str) -> Iterator[DenoiserSite]:

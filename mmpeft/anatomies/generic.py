@@ -1,4 +1,4 @@
-"""Any model: its linear and normalisation layers, in blocks where it has a stack of like modules."""
+"""Any model: its linear, convolution and normalisation layers, in blocks where it has a stack of like modules."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import replace
 
 from torch import nn
 
-from mmpeft.anatomies.linear import Switches, is_linear, is_norm, linear_site, norm_site, site_name
+from mmpeft.anatomies.linear import (
+    Switches,
+    conv_site,
+    is_convolution,
+    is_linear,
+    is_norm,
+    linear_site,
+    norm_site,
+    site_name,
+)
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, reader
 from mmpeft.injection.sites import Site
 
 MISSING = dict.fromkeys(
-    ("attn", "mlp", "tokens", "head"), "a generic anatomy knows linear and norm layers only, not how they are connected"
+    ("attn", "mlp", "tokens", "head"), "a generic anatomy knows single layers only, not how they are connected"
 )
 
 
@@ -52,6 +61,8 @@ def _sites(module: nn.Module, path: str, layer: int | None) -> Iterator[Site]:
             yield replace(site, switches=switches)
         elif is_norm(child):
             yield replace(norm_site(inner or "norm", child, at, tower="model", layer=layer), switches=switches)
+        elif is_convolution(child):
+            yield conv_site(inner or "conv", child, at, tower="model", layer=layer)
 
 
 def _slow(layer: nn.TransformerEncoderLayer) -> Switches:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mmpeft.injection.multihead import multihead, open_clip_attention, refuse
-from mmpeft.injection.sites import EmbedSite, LinearSite, NormSite
+from mmpeft.injection.sites import ConvSite, EmbedSite, LinearSite, NormSite
 
 Switches = tuple[tuple[nn.Module, str, Any, Any], ...]
 
@@ -48,6 +48,18 @@ def linear_site(name: str, module: nn.Module, path: str, *, tower: str, layer: i
         in_features=int(module.in_features),  # type: ignore[arg-type]
         out_features=int(module.out_features),  # type: ignore[arg-type]
     )
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution of images without groups, whose weight a low-rank delta is a delta of."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1
+
+
+def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> ConvSite:
+    """Return the site of a convolution."""
+    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    out, each, height, width = module.get_parameter("weight").shape
+    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **place)
 
 
 def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()) -> Iterator[LinearSite]:

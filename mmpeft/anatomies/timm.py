@@ -10,7 +10,9 @@ from torch import nn
 
 from mmpeft.anatomies.linear import (
     Switches,
+    conv_site,
     embed_site,
+    is_convolution,
     is_linear,
     is_norm,
     linear_site,
@@ -83,6 +85,8 @@ def _block_sites(block: nn.Module, path: str, layer: int, prefix: int) -> Iterat
             yield from _slices(parent, inner.rpartition(".")[2], site)
         elif is_norm(module):
             yield norm_site(inner.replace("norm1", "norm").replace("norm2", "norm"), module, f"{path}.{inner}", **place)
+        elif is_convolution(module):
+            yield conv_site(inner, module, f"{path}.{inner}", **place)
 
 
 def _slices(parent: nn.Module, attribute: str, site: LinearSite) -> Iterator[LinearSite]:
@@ -129,7 +133,7 @@ def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[
 
 
 def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:
-    """Yield the embedding, and the norms and linear layers between and after the blocks."""
+    """Yield the embedding, and the norms, linear layers and convolutions around the blocks."""
     heads = {id(part) for head in _classifiers(model) for part in head.modules()}
     embedded = False
     for path, module in modules.items():
@@ -138,6 +142,8 @@ def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[s
         if isinstance(module, nn.Conv2d) and not embedded:
             embedded = True
             yield embed_site(module, path, tower="vision")
+        if is_convolution(module):
+            yield conv_site(path, module, path, tower="vision", layer=None)
         elif is_norm(module):
             yield norm_site("norm", module, path, tower="vision", layer=None)
         elif is_linear(module) and id(module) not in heads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-from mmpeft.cli.parser import make_parser
+from mmpeft.cli.parser import parse
 
 INTERRUPTED, REFUSED = 130, 2
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A mistake is told in a message; a traceback comes with ``--debug``, or for a bug of ours.
     """
-    options = make_parser().parse_args(arguments)
+    options = parse(arguments)
     module, function = options.handler.split(":")
     try:
         code = getattr(import_module(module), function)(options)

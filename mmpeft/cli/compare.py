@@ -33,7 +33,7 @@ def compare(options: Namespace) -> None:
         print_heading(f"{number} of {len(runs)}: {_label(config)}")
         rows.append((_label(config), RunDirectory(config.output).finished() or task.run(config)))
     print_table(COLUMNS, [*_frozen(rows[0][1]), *(_cells(label, metrics) for label, metrics in rows)])
-    picture = draw(rows, output / "comparison.png", f"{runs[0][1].model.name} on {runs[0][1].data.name}")
+    picture = draw(rows, output / "comparison.png", f"{runs[0][1].model.name} on {runs[0][1].data.title}")
     print(f"picture: {picture}; adapters: {output}/*/adapter")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmpeft.formats import READ, WRITTEN
@@ -117,6 +118,18 @@ COMMANDS = (
 )
 
 
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
+    """Return the options of a call; a list of overrides may go on behind an option: ``RUN --index 7 key=value``."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    late = [argument for argument in rest if not argument.startswith("-")]
+    if late != rest or (rest and not options.list):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        getattr(options, options.list).extend(late)
+    return options
+
+
 def make_parser() -> ArgumentParser:
     """Return the parser of the whole command line."""
     parser = ArgumentParser(
@@ -159,7 +172,8 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
         said = "what the file does not hold, such as scale=0.1; what is not given is assumed and said"
         parser.add_argument("--options", metavar="key=value", nargs="+", default=[], help=said)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(handler=command.handler)
+    lists = [name for name, _ in command.arguments if name in ("overrides", "configs")]
+    parser.set_defaults(handler=command.handler, list=lists[0] if lists else None)
 
 
 def _formats(command: Command) -> str:

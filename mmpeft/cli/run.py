@@ -47,11 +47,14 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 
 
 def predict(options: Namespace) -> None:
-    """Show one test sample, and what the adapter of a run directory says of it; or say where what it drew lies."""
+    """Show one test sample, and what the adapter of a run directory says of it; what it wrote; or where it drew."""
     task, config = finished(options.run, options.overrides)
     outcome = task.predict(config, options.index)
     if isinstance(outcome, Path):
         print(f"picture: {outcome}")
+        return
+    if isinstance(outcome, str):
+        print(outcome)
         return
     sample, probabilities = outcome
     print_picture(sample.open())

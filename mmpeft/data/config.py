@@ -99,6 +99,11 @@ class DataConfig(Settings):
     verify: bool = True
     """Open every image once before training, so that all broken ones are named at once."""
 
+    @property
+    def title(self) -> str:
+        """What the data is called in reports."""
+        return self.dataset or self.path or self.name
+
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, values: Any) -> Any:

@@ -16,7 +16,7 @@ class Concept(Settings):
     """Something to learn from a few pictures: all of them mean the same text."""
 
     path: str
-    """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones."""
+    """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones: large, on a ground without texture."""
     count: PositiveInt | None = None
     """At most so many of them; null takes all."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str

@@ -25,7 +25,7 @@ HOSTED = {
 }
 """Formats of diffusion models, which name the parts of the model."""
 READ = {
-    "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3",
+    "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3, prefix tuning (written with --base)",
     "adaptformer": "AdaptFormer's checkpoint-{epoch}.pth",
     "clip_lora": "CLIP-LoRA's lora_weights.pt",
     "convpass": "Convpass's {dataset}.pt",
@@ -42,6 +42,8 @@ READ = {
 WRITTEN = {
     "peft": READ["peft"],
     **HOSTED,
+    "vllm": "HF peft's directory within the limits of vLLM's LoRA loader",
+    "gguf": "llama.cpp's LoRA, one .gguf file (needs --base)",
     "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
 }
 """What ``mmpeft export`` writes."""

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
 from mmpeft.formats.deltas import Place, adapter_of, deltas_of, layers, read_deltas
-from mmpeft.formats.diffusers_lora import Options
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened
 from mmpeft.formats.kohya import entries, header, known_names, preferred_names
 from mmpeft.formats.native_names import native_names
+from mmpeft.settings import Settings
 
 
-def read(source: Path, model: Model, options: Options) -> Imported:
+def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas, scaled by alpha / rank, or by 1 without an alpha."""
     names = known_names(model) | _names(model)
-    found = read_deltas(source, model, read_values(source), names, options.skip_convolutions)
+    found = read_deltas(source, model, read_values(source), names)
     return adapter_of(model, found, [])
 
 
@@ -46,5 +46,5 @@ def _names(model: Model) -> dict[str, Place]:
     return {f"diffusion_model.{native}": ("unet", p) for p, native in original.items() if ("unet", p) in own}
 
 
-FORMAT = Hosted("comfyui", r"^diffusion_model\..*lora", read, Options, write)
+FORMAT = Hosted("comfyui", r"^diffusion_model\..*lora", read, Settings, write)
 convert, export = FORMAT.convert, FORMAT.export

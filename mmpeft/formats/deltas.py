@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +19,8 @@ from mmpeft.formats.peft_plan import lay_out_low_rank
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.injection.anatomy import anatomy, own_modules
 from mmpeft.injection.edits import LowRank
-from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.sites import WeightSite
+from mmpeft.kernels.quantized import shape_of
 from mmpeft.methods import DoRA, LoRA, Method
 
 Place = tuple[str, str]
@@ -28,9 +29,10 @@ PARTS = {
     "a": r"[._]lora(_linear_layer)?\.down\.weight|\.lora_down\.weight|\.lora_A\.weight",
     "b": r"[._]lora(_linear_layer)?\.up\.weight|\.lora_up\.weight|\.lora_B\.weight",
     "alpha": r"\.alpha",
-    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(\.weight)?",
+    "magnitude": r"\.lora_magnitude_vector(\.weight)?",
+    "dora_scale": r"\.dora_scale",
 }
-"""The ends of names in all files: down and up projection, the scale's numerator, DoRA's magnitudes."""
+"""The ends of names in all files: down and up projection, the scale's numerator, DoRA's magnitudes in two shapes."""
 
 SAID = 8
 """Names of an error that are looked up among the model's."""
@@ -40,7 +42,7 @@ SAID = 8
 class Delta:
     """``alpha / r B A`` at one layer, with A (r, in) and B (out, r), over the root of r when ``root``.
 
-    With DoRA's ``magnitude`` (out).
+    Of a convolution A is (r, in, height, width) and B (out, r, 1, 1). With DoRA's ``magnitude`` (out).
     """
 
     place: Place
@@ -64,7 +66,8 @@ def deltas_of(opened: Opened, format: str) -> tuple[list[Delta], dict[str, LoRAC
         for path, scale in layout.scales.items():
             a, b = (tensors[f"{PREFIX}{path}.lora_{letter}.weight"] for letter in "AB")
             magnitude = tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
-            found.append(Delta((role, path), a, b, scale * len(a), magnitude=magnitude))
+            flat = None if magnitude is None else magnitude.flatten()
+            found.append(Delta((role, path), a, b, scale * len(a), magnitude=flat))
     return found, configs
 
 
@@ -79,27 +82,19 @@ def layers(model: Model, *roles: str) -> dict[Place, nn.Module]:
     }
 
 
-def read_deltas(
-    source: Path, model: Model, values: Mapping[str, Any], names: Mapping[str, Place], skip_convolutions: bool = False
-) -> list[Delta]:
+def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Mapping[str, Place]) -> list[Delta]:
     """Return the deltas of a file, by the names that its layers have there; all problems are one ValueError.
 
-    A file without alpha has a scale of 1. Convolutions have no site: they are a problem, or left out.
+    A file without alpha has a scale of 1.
     """
     layers_by_name, problems = _by_layer(values)
     unknown = [name for name in layers_by_name if name not in names]
     problems += _unknown(unknown, len(layers_by_name), names)
     if not layers_by_name:
         problems = ["no LoRA in it", Ledger(source, values).looks()]
-    convolutions = [name for name, own in layers_by_name.items() if getattr(own.get("a"), "ndim", 2) != 2]
-    if convolutions and not skip_convolutions:
-        problems.append(
-            f"{len(convolutions)} deltas of convolutions, where no method has a site: {', '.join(convolutions)}; "
-            "skip_convolutions=true leaves them out"
-        )
-    kept = {name: own for name, own in layers_by_name.items() if name not in convolutions and name not in unknown}
+    kept = {name: own for name, own in layers_by_name.items() if name not in unknown}
     sites = _sites(model)
-    problems += [f"{name}: {'.'.join(names[name])} is no linear site" for name in kept if names[name] not in sites]
+    problems += [f"{name}: {'.'.join(names[name])} is no site of LoRA" for name in kept if names[name] not in sites]
     found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
     refuse(source, problems)
     return [delta for delta in found if delta is not None]
@@ -107,7 +102,7 @@ def read_deltas(
 
 def _sites(model: Model) -> set[Place]:
     parts = model.modules.items()
-    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(LinearSite)}
+    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(WeightSite)}
 
 
 def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
@@ -146,16 +141,33 @@ def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems:
     if "a" not in own or "b" not in own:
         problems.append(f"{name}: without its {'down' if 'a' not in own else 'up'} projection")
         return None
-    a, b, rank, needed = own["a"], own["b"], len(own["a"]), tuple(layer.weight.shape)
-    if a.shape != (rank, needed[-1]) or b.shape != (needed[0], rank) or len(needed) != 2:
-        problems.append(f"{name}: down {tuple(a.shape)} and up {tuple(b.shape)} don't fit a layer of {needed}")
-        return None
-    magnitude = own.get("magnitude")
-    if magnitude is not None and magnitude.shape not in ((needed[0],), (needed[0], 1)):
-        problems.append(f"{name}: magnitudes {tuple(magnitude.shape)}, expected one for each of {needed[0]} rows")
+    a, b, rank, (out, *each) = own["a"], own["b"], len(own["a"]), shape_of(layer.weight)
+    if _bare(a.shape) != _bare((rank, *each)) or _bare(b.shape) != (out, rank):
+        shapes = f"down {tuple(a.shape)} and up {tuple(b.shape)}"
+        problems.append(f"{name}: {shapes} don't fit a layer of {tuple(shape_of(layer.weight))}")
         return None
     alpha = float(own["alpha"]) if "alpha" in own else float(rank)
-    return Delta(place, a, b, alpha, magnitude=None if magnitude is None else magnitude.flatten())
+    ones = [1] * len(each[1:])
+    magnitude = _magnitude(name, own, out, ones, problems)
+    return Delta(place, a.reshape(rank, *each), b.reshape(out, rank, *ones), alpha, magnitude=magnitude)
+
+
+def _bare(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without its 1 x 1 kernel: what is a linear layer in one model is a convolution in another."""
+    return tuple(shape[:2] if tuple(shape[2:]) == (1, 1) else shape)
+
+
+def _magnitude(name: str, own: dict[str, Any], out: int, ones: list[int], problems: list[str]) -> Tensor | None:
+    """Return DoRA's magnitudes (out): of a convolution peft has (1, out, 1, 1), kohya (out, 1, 1, 1)."""
+    theirs = {"magnitude": (1, out, *ones) if ones else (out,), "dora_scale": (out, 1, *ones)}
+    for kind, shape in theirs.items():
+        if kind in own and own[kind].shape in ((out,), (out, 1), shape):
+            flat: Tensor = own[kind].flatten()
+            return flat
+        if kind in own:
+            found = tuple(own[kind].shape)
+            problems.append(f"{name}: magnitudes {found}, expected one for each of {out} rows, {shape}")
+    return None
 
 
 def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list[str]:

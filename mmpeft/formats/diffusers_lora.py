@@ -32,21 +32,14 @@ OLD = {
 """What attention processors of diffusers up to 0.20 called their layers, text encoders' too."""
 
 
-class Options(Settings):
-    """What the file does not hold."""
-
-    skip_convolutions: bool = False
-    """whether deltas of convolutions are left out"""
-
-
-def read(source: Path, model: Model, options: Options) -> Imported:
+def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas, scaled as the metadata or the alphas in the file say, else by 1."""
     path = find_file(source, FILES)
     values = read_values(path)
     names = {name: place for place in layers(model, *ROLES) for name in _names(*place)}
     if not any(key.startswith(ROLES) for key in values) and len(model.modules) == 1:
         values = {f"{next(iter(model.modules))}.{key}": value for key, value in values.items()}
-    deltas = read_deltas(path, model, values, names, options.skip_convolutions)
+    deltas = read_deltas(path, model, values, names)
     content = json.loads(read_metadata(path).get(METADATA, "{}"))
     if content:
         return adapter_of(model, _configured(path, deltas, content), [])
@@ -63,7 +56,8 @@ def write(opened: Opened, dest: Path) -> None:
         tensors |= {f"{name}.lora_A.weight": delta.a, f"{name}.lora_B.weight": delta.b}
         if delta.magnitude is not None:
             ends = ".weight" if delta.place[0].startswith("text_encoder") else ""  # transformers' loader and peft's
-            tensors[f"{name}.lora_magnitude_vector{ends}"] = delta.magnitude
+            own = delta.magnitude if delta.a.ndim == 2 else delta.magnitude[None, :, None, None]
+            tensors[f"{name}.lora_magnitude_vector{ends}"] = own
     content = {f"{role}.{key}": v for role, own in configs.items() for key, v in own.model_dump(mode="json").items()}
     with new_directory(dest) as partial:
         write_tensors(partial / FILES[0], tensors, **{METADATA: json.dumps(content, indent=2, sort_keys=True)})
@@ -102,5 +96,5 @@ def _configured(path: Path, deltas: list[Delta], content: dict[str, Any]) -> lis
     return found
 
 
-FORMAT = Hosted("diffusers_lora", r"^(unet|text_encoder|transformer)\..*lora", read, Options, write)
+FORMAT = Hosted("diffusers_lora", r"^(unet|text_encoder|transformer)\..*lora", read, Settings, write)
 convert, export = FORMAT.convert, FORMAT.export

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
 from mmpeft.formats.deltas import Delta, Place, adapter_of, deltas_of, layers, read_deltas
-from mmpeft.formats.diffusers_lora import Options
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened
 from mmpeft.formats.native_names import native_names
+from mmpeft.settings import Settings
 
 ROLES = ("unet", "text_encoder", "text_encoder_2")
 
 
-def read(source: Path, model: Model, options: Options) -> Imported:
+def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas; where a layer has no alpha, kohya's scale is 1."""
-    found = read_deltas(source, model, read_values(source), known_names(model), options.skip_convolutions)
+    found = read_deltas(source, model, read_values(source), known_names(model))
     return adapter_of(model, found, [])
 
 
@@ -41,7 +41,7 @@ def entries(name: str, delta: Delta) -> dict[str, Tensor]:
     found = {f"{name}.lora_down.weight": delta.a, f"{name}.lora_up.weight": delta.b}
     found[f"{name}.alpha"] = torch.tensor(delta.alpha)
     if delta.magnitude is not None:
-        found[f"{name}.dora_scale"] = delta.magnitude[:, None]
+        found[f"{name}.dora_scale"] = delta.magnitude.view(-1, *[1] * (delta.a.ndim - 1))
     return found
 
 
@@ -93,5 +93,5 @@ def _flat(prefix: str, path: str) -> str:
     return f"{prefix}_{path}".replace(".", "_")
 
 
-FORMAT = Hosted("kohya", r"^lora_(unet|te\d?)_", read, Options, write)
+FORMAT = Hosted("kohya", r"^lora_(unet|te\d?)_", read, Settings, write)
 convert, export = FORMAT.convert, FORMAT.export

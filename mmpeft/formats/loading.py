@@ -13,11 +13,14 @@ from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.peft_config import AnyConfig
 from mmpeft.formats.peft_layout import Layout
 from mmpeft.formats.peft_plan import lay_out
+from mmpeft.formats.peft_prefix import lay_out_prefix
+from mmpeft.formats.peft_prompts import PrefixConfig
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
+from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters, adapt
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.planning import modules_of, sketch
-from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.sites import WeightSite
 from mmpeft.methods import Method
 
 
@@ -63,7 +66,7 @@ def read_tensors(
     layout, expected = _expected(source, model, notes)
     problems = source.file.problems(expected)
     if layout and source.config:
-        problems += layout.disagreements(source.config, modules[""])
+        problems += layout.disagreements(source.config, backbone_of(modules[""]))
     if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
         problems.append("the model is on the meta device: it has no weights")
     refuse(source.directory, problems and problems + notes)
@@ -86,13 +89,17 @@ def _expected(
             return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
         if list(modules) != [""]:
             raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
-        layout, _ = lay_out(sketches[""], modules[""])
+        if isinstance(source.config, PrefixConfig):
+            layout: Layout = lay_out_prefix(sketches[""], modules[""])
+        else:
+            layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes
     except ValueError as error:
         raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
 
 
 def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
-    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(LinearSite)}
-    paths = source.config.paths(source.file.shapes) if source.config else []
-    return [f"{path} has tensors, and is no linear layer to adapt in this model" for path in paths if path not in known]
+    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
+    config = source.config
+    paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)
+    return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]

@@ -16,6 +16,7 @@ from mmpeft.heads.base import backbone_of
 from mmpeft.injection.adapters import Adapters
 from mmpeft.injection.anatomy import anatomy
 from mmpeft.injection.graft import plain_class
+from mmpeft.kernels.quantized import shape_of
 from mmpeft.settings import Settings
 
 
@@ -35,7 +36,7 @@ class Base(Settings):
         module = backbone_of(module)
         heads = [site.host_path for tower in anatomy(module).towers for site in tower.sites if site.name == "head"]
         own = ("mmpeft.", *(f"{head}." for head in heads))
-        rest = {key: tuple(p.shape) for key, p in module.named_parameters() if not key.startswith(own)}
+        rest = {key: tuple(shape_of(p)) for key, p in module.named_parameters() if not key.startswith(own)}
         lines = "\n".join(f"{key} {shape}" for key, shape in sorted(rest.items()))
         return cls(
             model=plain_class(module).__name__,
@@ -68,7 +69,7 @@ class Manifest(Settings):
     @classmethod
     def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:
         """Describe one adapter."""
-        specifications = tuple(method.specification() for method in handle.methods(name))
+        specifications = tuple(method.kept().specification() for method in handle.methods(name))
         base = {label: Base.of(handle.modules[label]) for label in handle.parts(name)}
         return cls(name=name, layout=layout, methods=specifications, base=base)
 

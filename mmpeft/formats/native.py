@@ -78,7 +78,7 @@ def read(directory: Path) -> Source:
 
 
 def _packed(handle: Adapters, name: str) -> tuple[dict[str, Tensor], AnyConfig | None]:
-    state = {key: value.detach().contiguous() for key, value in handle.state_dict(name).items()}
+    state = {key: value.detach().contiguous() for key, value in handle.kept(name).items()}
     if list(handle.modules) != [""]:
         return state, None
     try:

@@ -1,4 +1,4 @@
-"""HF peft's directories: LoRA, rsLoRA, DoRA and IA3, in ``adapter_config.json`` and ``adapter_model.safetensors``."""
+"""HF peft's directories, ``adapter_config.json`` and safetensors: LoRA, rsLoRA, DoRA, IA3 and prefix tuning."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from mmpeft.formats.loading import Source, load_source
+from mmpeft.formats.loading import Source, load_source, read_tensors
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.peft_config import read_config
+from mmpeft.formats.peft_prefix import lay_out_prefix
+from mmpeft.formats.peft_prompts import PrefixConfig
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, validated, weights_in, write_json
 from mmpeft.formats.tensor_file import TensorFile, refuse
 from mmpeft.injection.adapters import Adapters
+from mmpeft.injection.planning import sketch
+from mmpeft.methods import PrefixTuning
 from mmpeft.settings import Settings
 
 
@@ -38,18 +43,39 @@ def read_peft(directory: Path) -> Source:
     weights = weights_in(directory)
     config, file = read_config(directory), TensorFile(weights)
     methods = config.methods(file.shapes)
-    if not config.paths(file.shapes):
+    if not isinstance(config, PrefixConfig) and not config.paths(file.shapes):
         refuse(weights, [f"no tensor is named like {config.suffix!r}, as {config.peft_type} needs"])
     return Source(directory, file, methods, config=config)
 
 
 def export(directory: Path, dest: Path, base: Any = None) -> None:
-    """Write the part of an adapter's directory that HF peft reads; it says all that the ``base`` could tell."""
+    """Write an adapter's directory as HF peft has it; of a prefix only the ``base`` can tell where it stands."""
     weights_in(directory)
     if not (directory / CONFIG).is_file():
-        raise ValueError(f"{directory}: HF peft has no counterpart of this adapter's methods")
+        export_prefix(directory, dest, base)
+        return
     with replaced_directory(dest) as partial:
         _copy(directory, partial)
+
+
+def export_prefix(directory: Path, dest: Path, base: Any) -> None:
+    """Write a prefix as HF peft puts it into the cache of a model."""
+    from mmpeft.formats.native import read
+
+    source = read(directory)
+    if not any(isinstance(method, PrefixTuning) for method in source.methods):
+        raise ValueError(f"{directory}: HF peft has no counterpart of this adapter's methods")
+    if not isinstance(base, nn.Module):
+        raise ValueError("base: where a prefix stands, only the model can tell: give the module, or --base MODEL")
+    tensors = read_tensors(base, source, [])
+    try:
+        layout = lay_out_prefix(sketch(base, source.methods)[""], base)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from None
+    assert layout.config is not None
+    with replaced_directory(dest) as partial:
+        save_file(layout.pack(tensors), partial / WEIGHTS, metadata={"format": "pt"})
+        write_json(partial / CONFIG, layout.config.model_dump(mode="json") | {"inference_mode": True})
 
 
 def convert(source: Path, dest: Path, options: Mapping[str, Any], base: Any = None) -> list[str]:

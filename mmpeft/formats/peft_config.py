@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from mmpeft.formats.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.storage import CONFIG, read_json, validated
 from mmpeft.formats.tensor_file import Shapes
 from mmpeft.methods import IA3, DoRA, LinearProbe, LoRA, Method
@@ -19,8 +20,10 @@ from mmpeft.settings import Settings
 PREFIX = "base_model.model."
 Targets = str | tuple[str, ...]
 NEUTRAL = {
-    *("auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_ia3_weights"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "init_ia3_weights"),
     *("megatron_core", "peft_version", "qalora_group_size", "revision", "task_type"),
+    *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+    *("encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout", "num_layers", "num_attention_heads"),
 }
 """Keys without influence on what an adapter computes."""
 
@@ -36,6 +39,8 @@ class PeftConfig(Settings):
     exclude_modules: Targets | None = None
     modules_to_save: tuple[str, ...] | None = None
     """Modules that are trained and saved whole."""
+    fan_in_fan_out: bool = False
+    """Whether weights lie (in, out), as GPT-2's do; the layers say it themselves."""
 
     def targets(self, path: str) -> bool:
         """Whether a module at this path gets an adapter."""
@@ -147,8 +152,14 @@ class IA3Config(PeftConfig):
         return [IA3(targets=tuple(p for p in paths if p not in inputs), feedforward=inputs), *self.probe(shapes)]
 
 
-AnyConfig = LoRAConfig | IA3Config
-CONFIGS: dict[str, type[LoRAConfig] | type[IA3Config]] = {"LORA": LoRAConfig, "IA3": IA3Config}
+AnyConfig = LoRAConfig | IA3Config | PromptConfig | PrefixConfig
+CONFIGS: dict[str, type[AnyConfig]] = {
+    "LORA": LoRAConfig,
+    "IA3": IA3Config,
+    "PROMPT_TUNING": PromptConfig,
+    "P_TUNING": PromptConfig,
+    "PREFIX_TUNING": PrefixConfig,
+}
 
 
 def read_config(directory: Path) -> AnyConfig:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.formats.peft_config import AnyConfig, LoRAConfig
+from mmpeft.formats.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.tensor_file import Shapes
 
-Index = tuple[slice | int, ...]
+Index = tuple[slice | int | list[int], ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Layout:
 
     def disagreements(self, config: AnyConfig, module: nn.Module) -> list[str]:
         """Name the modules for which peft would understand a configuration otherwise."""
+        if isinstance(config, PromptConfig | PrefixConfig):
+            return []
         paths = [path for path, _ in module.named_modules() if path and path.split(".")[0] != "mmpeft"]
         named = {"target_modules": (config.targets, self.hosts), "modules_to_save": (config.saves, self.saved)}
         found: list[str] = []

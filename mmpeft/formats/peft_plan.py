@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.formats.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
-from mmpeft.formats.peft_layout import Layout, Piece
+from mmpeft.formats.peft_layout import Index, Layout, Piece
+from mmpeft.formats.peft_prompts import VECTORS, PromptConfig, task_of
 from mmpeft.heads.base import backbone_of
-from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, Unfreeze
-from mmpeft.injection.sites import LinearSite, ParametersSite
+from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, SoftPrompt, Unfreeze
+from mmpeft.injection.graft import plain_class
+from mmpeft.injection.rows import Interleaved, indices
+from mmpeft.injection.sites import LinearSite, ParametersSite, WeightSite
 from mmpeft.injection.tree import Adapter
-from mmpeft.methods import LoRA
+from mmpeft.kernels.quantized import dense, shape_of
+from mmpeft.methods import LoRA, PTuning
 
-Place = tuple[LinearSite, Edit, str]
+Place = tuple[WeightSite, Edit, str]
 ALL = slice(None)
+CONV1D = "Conv1D"
+"""GPT-2's linear layer, whose weight lies (in, out)."""
+LOW_RANK: tuple[set[type[Edit]], ...] = ({LowRank}, {DecomposedLowRank})
+"""Kinds of edit that one of peft's LoRA configurations holds."""
 
 
 class InexpressibleError(ValueError):
@@ -29,11 +37,13 @@ class InexpressibleError(ValueError):
 def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     """Return the layout of an adapter in a module, with its configuration; else an InexpressibleError says why."""
     module = backbone_of(module)
+    if any(isinstance(edit, SoftPrompt) for _, edit, _ in adapter.places):
+        return _lay_out_prompt(adapter, module)
     layout, hosts = Layout(), _by_host(adapter)
     layout.hosts = list(hosts)
-    kinds = {type(edit) for places in hosts.values() for _, edit, _ in places}
+    kinds = {_kind(edit) for places in hosts.values() for _, edit, _ in places}
     config: AnyConfig
-    if kinds in ({LowRank}, {DecomposedLowRank}):
+    if kinds in LOW_RANK:
         config = _lay_out_low_rank(layout, hosts, [method for method in adapter.methods if isinstance(method, LoRA)])
     elif kinds == {Scale}:
         config = _lay_out_scales(layout, hosts)
@@ -48,13 +58,36 @@ def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     return layout, config
 
 
+def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[Layout, PromptConfig]:
+    (_, edit, key), *others = adapter.places
+    method, *_ = adapter.methods
+    if others:
+        raise InexpressibleError("peft has no counterpart of a prompt together with other edits")
+    shape = edit.get_parameter("vectors").shape
+    layout = Layout(pieces=[Piece(f"{key}.vectors", VECTORS, (ALL, ALL))])
+    layout.ground[VECTORS] = torch.zeros(()).expand(shape)
+    config = PromptConfig(
+        peft_type="P_TUNING" if isinstance(method, PTuning) else "PROMPT_TUNING",
+        task_type=task_of(plain_class(module).__name__),
+        num_virtual_tokens=shape[0],
+        token_dim=shape[1],
+        encoder_hidden_size=method.hidden if isinstance(method, PTuning) else None,
+    )
+    return layout, config
+
+
 def lay_out_low_rank(adapter: Adapter) -> tuple[Layout, LoRAConfig]:
     """Return the layout of LoRA or DoRA alone, and the configuration; anything else is an InexpressibleError."""
     layout, hosts = Layout(), _by_host(adapter)
-    kinds = {type(edit) for _, edit, _ in adapter.places}
-    if kinds not in ({LowRank}, {DecomposedLowRank}):
+    kinds = {_kind(edit) for _, edit, _ in adapter.places}
+    if kinds not in LOW_RANK:
         raise InexpressibleError(f"no LoRA or DoRA alone: {', '.join(sorted(kind.__name__ for kind in kinds))}")
     return layout, _lay_out_low_rank(layout, hosts, [method for method in adapter.methods if isinstance(method, LoRA)])
+
+
+def _kind(edit: Edit) -> type[Edit]:
+    """Return the class of an edit, on a convolution the one that it would have on a linear layer."""
+    return next((kind for kind in (DecomposedLowRank, LowRank) if isinstance(edit, kind)), type(edit))
 
 
 def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
@@ -62,10 +95,29 @@ def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
     for site, edit, key in adapter.places:
         if isinstance(edit, Unfreeze):
             continue
-        if not isinstance(site, LinearSite) or not isinstance(site.host, nn.Linear) or site.switches:
+        if edit.input_gate is not None:
+            raise InexpressibleError(f"{site.path}: peft has no gates")
+        if not isinstance(site, WeightSite) or not _wrapped(site.host) or site.switches:
             raise InexpressibleError(f"{site.path}: peft has no {type(edit).__name__} that takes effect here")
         hosts.setdefault(site.host_path, []).append((site, edit, key))
     return hosts
+
+
+def _wrapped(host: nn.Module) -> bool:
+    """Whether peft's layer computes as ours: its A of a convolution knows no dilation and no padding but zeros."""
+    plain = isinstance(host, nn.Conv2d) and host.dilation == (1, 1) and host.padding_mode == "zeros"
+    return plain or isinstance(host, nn.Linear) or plain_class(host).__name__ == CONV1D
+
+
+def _weight(site: WeightSite) -> Tensor:
+    """Return the host's weight, the outputs first."""
+    weight = dense(site.host.get_parameter("weight")).detach()
+    return weight.T if isinstance(site, LinearSite) and site.transposed else weight
+
+
+def _shape(site: WeightSite) -> tuple[int, ...]:
+    shape = tuple(shape_of(site.host.get_parameter("weight")))
+    return shape[::-1] if isinstance(site, LinearSite) and site.transposed else shape
 
 
 def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods: list[LoRA]) -> LoRAConfig:
@@ -85,51 +137,66 @@ def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods:
         lora_dropout=dropouts.pop(),
         use_rslora=root,
         use_dora=any(name.endswith("lora_magnitude_vector") for name in layout.ground),
+        fan_in_fan_out=_transposed(hosts),
     )
 
 
 def _stack(layout: Layout, path: str, places: list[Place]) -> int:
     """Stack the A's of one layer, put its B's on blocks, and return the rank of the whole."""
-    edits = [edit for _, edit, _ in places if isinstance(edit, LowRank)]
-    host, name, scales = places[0][0].host, PREFIX + path, {edit.scale for edit in edits}
+    edits = [(site, edit, key) for site, edit, key in places if isinstance(edit, LowRank)]
+    name, scales = PREFIX + path, {edit.scale for _, edit, _ in edits}
     if len(scales) > 1:
         raise InexpressibleError(f"{path}: peft has one scale for a layer, and this adapter has {sorted(scales)}")
     layout.scales[path] = scales.pop()
-    ends = list(accumulate(len(edit.lora_A) for edit in edits))
-    assert isinstance(host, nn.Linear)
-    layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], host.in_features)
-    layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(host.out_features, ends[-1])
-    for (site, _, key), start, end in zip(places, [0, *ends], ends, strict=False):
+    parts = [(site, f"{key}.{part}", len(edit.lora_A)) for site, edit, key in edits for part in edit.parts]
+    ends = list(accumulate(rank for *_, rank in parts))
+    out, *each = _shape(places[0][0])
+    layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], *each)
+    layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(out, ends[-1], *[1] * len(each[1:]))
+    for (site, part, _), start, end in zip(parts, [0, *ends], ends, strict=False):
         columns = slice(start, end)
-        layout.pieces.append(Piece(f"{key}.lora_A", f"{name}.lora_A.weight", (columns,)))
-        layout.pieces.append(Piece(f"{key}.lora_B", f"{name}.lora_B.weight", (site.rows or ALL, columns)))
-    if isinstance(edits[0], DecomposedLowRank):
-        _add_magnitudes(layout, path, places, host)
+        layout.pieces.append(Piece(f"{part}_A", f"{name}.lora_A.weight", (columns,)))
+        layout.pieces.append(Piece(f"{part}_B", f"{name}.lora_B.weight", (_index(site), columns)))
+    if isinstance(edits[0][1], DecomposedLowRank):
+        _add_magnitudes(layout, path, places)
     return ends[-1]
 
 
-def _add_magnitudes(layout: Layout, path: str, places: list[Place], host: nn.Linear) -> None:
-    """Where no slice is edited, the magnitude is the norm of the row, which leaves the row as it is."""
+def _add_magnitudes(layout: Layout, path: str, places: list[Place]) -> None:
+    """Where no slice is edited, the magnitude is the norm of the row, which leaves the row as it is.
+
+    Of a linear layer it is (out), of a convolution (1, out, 1, 1).
+    """
     _disjoint(path, places)
-    theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", host.weight.detach()
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    layout.ground[theirs] = torch.linalg.vector_norm(weight, dim=1, dtype=wide)
-    layout.pieces += [Piece(f"{key}.magnitude", theirs, (site.rows or ALL,)) for site, _, key in places]
+    theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", _weight(places[0][0])
+    norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
+    layout.ground[theirs] = norms if weight.ndim == 2 else norms[None, :, None, None]
+    for site, _, key in places:
+        rows: Index = (_index(site),)
+        layout.pieces.append(Piece(f"{key}.magnitude", theirs, rows if weight.ndim == 2 else (0, *rows, 0, 0)))
 
 
 def _lay_out_scales(layout: Layout, hosts: Mapping[str, list[Place]]) -> IA3Config:
     for path, places in hosts.items():
-        host, theirs = places[0][0].host, f"{PREFIX}{path}.ia3_l"
-        assert isinstance(host, nn.Linear)
+        (out, *each), theirs = _shape(places[0][0]), f"{PREFIX}{path}.ia3_l"
         on_input = any(edit.on == "input" for _, edit, _ in places if isinstance(edit, Scale))
         if on_input and len(places) > 1:
             raise InexpressibleError(f"{path}: peft scales a layer's input or its output once, not {len(places)} times")
         _disjoint(path, places)
         layout.inputs += [path] if on_input else []
-        layout.ground[theirs] = torch.ones(()).expand((1, host.in_features) if on_input else (host.out_features, 1))
+        layout.ground[theirs] = torch.ones(()).expand((1, *each) if on_input else (out, 1))
         for site, _, key in places:
-            layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (site.rows or ALL, 0)))
-    return IA3Config(target_modules=tuple(hosts), feedforward_modules=tuple(layout.inputs))
+            layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (_index(site), 0)))
+    inputs = tuple(layout.inputs)
+    return IA3Config(target_modules=tuple(hosts), feedforward_modules=inputs, fan_in_fan_out=_transposed(hosts))
+
+
+def _transposed(hosts: Mapping[str, list[Place]]) -> bool:
+    """Whether the weights of these layers lie (in, out): peft has one answer for all."""
+    found = {isinstance(site, LinearSite) and site.transposed for places in hosts.values() for site, _, _ in places}
+    if len(found) > 1:
+        raise InexpressibleError("peft takes weights as (in, out) in all layers or in none")
+    return found.pop()
 
 
 def _lay_out_saved(layout: Layout, adapter: Adapter) -> None:
@@ -151,11 +218,17 @@ def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) 
         layout.pieces.append(Piece(f"{key}.{name}", theirs, (ALL,) * value.ndim))
 
 
+def _index(site: WeightSite) -> slice | list[int]:
+    return _rows(site) if isinstance(site.rows, Interleaved) else site.rows or ALL
+
+
+def _rows(site: WeightSite) -> list[int]:
+    return indices(site.rows or ALL, _shape(site)[0])
+
+
 def _disjoint(path: str, places: list[Place]) -> None:
-    rows = sorted(
-        (rows.start, rows.stop) for site, _, _ in places for rows in [site.rows or slice(0, site.out_features)]
-    )
-    if any(end > start for (_, end), (start, _) in pairwise(rows)):
+    rows = [row for site, _, _ in places for row in _rows(site)]
+    if len(rows) > len(set(rows)):
         raise InexpressibleError(f"{path}: peft edits the rows of a layer once, and here edits overlap")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,8 @@ class Headed(nn.Module):
 
     backbone: Any
     head: nn.Module
+    words: Callable[[str], tuple[int, ...]] | None = None
+    """Turns words into token ids, where the model came with its tokenizer."""
 
     def head_sites(self) -> tuple[Site, ...]:
         """Return the sites of the head: by default those of its parameters."""
@@ -32,7 +35,7 @@ class Headed(nn.Module):
 
     def complete(self, anatomy: Anatomy) -> Anatomy:
         """Return the backbone's anatomy with what only the whole knows."""
-        return anatomy
+        return replace(anatomy, words=self.words)
 
 
 def backbone_of(module: nn.Module) -> nn.Module:

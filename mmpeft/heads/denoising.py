@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmpeft.heads.diffusion_families import Text, family_of
 from mmpeft.heads.image_encoder import ImageEncoder
 from mmpeft.injection.adapters import Adapters, adapters
-from mmpeft.injection.edits import ControlBranch, FeatureMaps, ImageTokens
+from mmpeft.injection.edits import ControlBranch, ControlImage, FeatureMaps, ImagePrompt, ImageTokens
 from mmpeft.injection.planning import modules_of
 
 TAKERS: dict[str, tuple[type, ...]] = {"control": (ControlBranch, FeatureMaps), "reference": (ImageTokens,)}
@@ -146,12 +146,16 @@ class Denoiser(nn.Module):
             found: Tensor = self.reference(images)
         return found if self.reference.positions else found.masked_fill(dropped[:, None], 0)
 
+    def nothing(self) -> Tensor | None:
+        """Return the features that stand for no image prompt; None for zeros."""
+        return None if self.reference is None else self.reference.nothing()
+
     @torch.no_grad()
     def draw(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        conditions: Mapping[str, Tensor],
+        conditions: Mapping[str, Tensor | ImagePrompt | ControlImage],
         *,
         steps: int,
         guidance: float,
@@ -160,12 +164,15 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Return a picture of each prompt, (prompts, 3, height, width) in [0, 1], each from the noise of its own seed.
 
-        ``conditions`` are what `conditions` returns. Under guidance the half without text has no image prompt either.
+        ``conditions`` are what `conditions` returns, or an `ImagePrompt`, or a `ControlImage`. Under guidance the half
+        without text has no image prompt either.
         """
         pipeline, guided = self.pipeline, guidance > 1 and self.family.negative
         given = dict(conditions)
         for name in self.takers("reference") if guided else ():
-            given[name] = torch.cat([self._nothing(given[name]), given[name]])
+            own: Any = given[name]
+            prompt = own if isinstance(own, ImagePrompt) else ImagePrompt(features=own, nothing=self.nothing())
+            given[name] = prompt.guided()
         with self.adapters.given(given):
             latents = pipeline(
                 [*prompts],
@@ -179,10 +186,3 @@ class Denoiser(nn.Module):
                 **({"negative_prompt": [negative] * len(prompts)} if guided and negative else {}),
             ).images
         return self.decoded(self.family.unpack(pipeline, latents, size))
-
-    def _nothing(self, features: Tensor) -> Tensor:
-        """Return the features that stand for no image prompt, as many as there are."""
-        if self.reference is None or not self.reference.positions:
-            return torch.zeros_like(features)
-        size = self.reference.image_size
-        return self.reference(features.new_zeros(1, 3, size, size)).expand_as(features)

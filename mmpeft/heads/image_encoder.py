@@ -32,6 +32,13 @@ class ImageEncoder(nn.Module):
             wanted = "features of all positions" if positions else "image features"
             raise ValueError(f"image_encoder: {kind} gives no {wanted}: use a {' or '.join(WITH_POSITIONS)}")
 
+    def nothing(self) -> Tensor | None:
+        """Return what stands for no image: None (zeros), or with positions the features of a black one (1, ...)."""
+        if not self.positions:
+            return None
+        features: Tensor = self(next(self.model.parameters()).new_zeros(1, 3, self.image_size, self.image_size))
+        return features
+
     @property
     def image_size(self) -> int:
         """Height and width of the images that a model of transformers takes."""

@@ -17,11 +17,14 @@ _HOME = {
     "reader": "anatomy",
     "Site": "sites",
     "LinearSite": "sites",
+    "ConvSite": "sites",
     "NormSite": "sites",
     "EmbedSite": "sites",
     "BranchSite": "sites",
     "SequenceSite": "sites",
     "ParametersSite": "sites",
+    "AttentionSite": "sites",
+    "use_attention": "attention",
 }
 __all__ = list(_HOME)
 

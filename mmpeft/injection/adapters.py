@@ -16,6 +16,7 @@ from mmpeft.injection.edits.base import Edit, Route
 from mmpeft.injection.planning import Modules, modules_of, plan
 from mmpeft.injection.tree import Adapter, Tree
 from mmpeft.injection.vocabulary import vocabularies_of
+from mmpeft.injection.weights import Weight, check_patterns, weight_at
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Adapters:
         return list(dict.fromkeys(name for tree in self.trees.values() for name in tree.adapters))
 
     @property
-    def active(self) -> dict[str, float]:
+    def active(self) -> dict[str, Weight]:
         """The active adapters and their mixing weights, in the order in which they apply."""
         return {name: weight for tree in self.trees.values() for name, weight in tree.active.items()}
 
@@ -71,10 +72,25 @@ class Adapters:
         """Return the trainable parameters of the active adapters: what an optimizer gets."""
         return [parameter for _, parameter in self.named_parameters(name)]
 
+    def rates(self) -> dict[str, float]:
+        """Return the factors on the learning rate of those trainable parameters that have one, by name."""
+        return {
+            _join(adapter, label, f"{key}.{own}"): factor
+            for adapter in self.active
+            for label, part in self.parts(adapter).items()
+            for _, edit, key in part.places
+            for own, factor in edit.rates.items()
+        }
+
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
         parts = self.parts(name)
         return {_join(label, key): value for label, part in parts.items() for key, value in part.state_dict().items()}
+
+    def kept(self, name: str | None = None) -> dict[str, Tensor]:
+        """Return the tensors of one adapter that are saved, by the same keys: what only served its training is not."""
+        places = ((label, edit, key) for label, part in self.parts(name).items() for _, edit, key in part.places)
+        return {_join(label, key, own): value for label, edit, key in places for own, value in edit.kept().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], name: str | None = None) -> None:
         """Copy tensors into an adapter. All missing, unexpected and misshapen keys are one error, before any copy."""
@@ -121,18 +137,18 @@ class Adapters:
 
     # ---- switching -----------------------------------------------------------------------------------------------
 
-    def activate(self, *names: str, weights: Sequence[float] | None = None, trainable: bool | None = None) -> None:
+    def activate(self, *names: str, weights: Sequence[Weight] | None = None, trainable: bool | None = None) -> None:
         """Make these the active adapters, in this order, each scaled by its weight (1 by default).
 
+        A weight is a number, or numbers by pattern over sites' names and paths, and 0 where none matches:
+        ``{"up_blocks.*": 1.0, "up_blocks.0.*": 0.4}`` (of several that match, the last).
         ``trainable`` sets whether their parameters get gradients; None leaves that as it is.
         """
         if weights is not None and len(weights) != len(names):
             raise ValueError(f"weights: {list(weights)} for {len(names)} adapters {list(names)}")
         chosen = dict(zip(names, weights or [1.0] * len(names), strict=True))
         for name, weight in chosen.items():
-            self._known(name)
-            if weight != 1.0 and any(edit.count for edit in self._edits(name)):
-                raise ValueError(f"weights: {weight} for {name!r}: inserted tokens can't be mixed by weight, only 1")
+            self._weighable(self._known(name), weight)
         self._unmerged("activate")
         for tree in self.trees.values():
             tree.activate({name: weight for name, weight in chosen.items() if name in tree.adapters})
@@ -200,6 +216,24 @@ class Adapters:
         merging.unmerge(self.trees)
         _reset_compiled()
 
+    def merge_and_unload(self) -> None:
+        """Write the active adapters into the base weights for good, and forget all adapters: there is no way back.
+
+        Raises:
+            ValueError: If an edit has no place in a weight, or the base is quantised; nothing is changed then.
+        """
+        merging.refuse_quantized(self.trees)
+        self.merge()
+        for module in self.modules.values():
+            tree = module._modules.get("mmpeft")
+            if isinstance(tree, Tree):
+                tree.merged = False
+                tree.activate({})
+                merging.forget(tree)
+                for name in [*tree.adapters]:
+                    tree.detach(name)
+                _thaw(module, tree)
+
     def remove(self, name: str | None = None) -> None:
         """Remove one adapter (the only one without a name); after the last, the model is as it was before the first."""
         name = self._known(name or self._only())
@@ -239,6 +273,13 @@ class Adapters:
             raise ValueError(f"name: which adapter? {candidates or 'the model has none'}")
         return candidates[0]
 
+    def _weighable(self, name: str, weight: Weight) -> None:
+        """Raise a ValueError if a pattern matches nothing, or if the weight of tokens is not 1."""
+        places = [place for part in self.parts(name).values() for place in part.places]
+        check_patterns(weight, [site for site, _, _ in places], "weights")
+        if any(edit.count and weight_at(weight, site) != 1.0 for site, edit, _ in places):
+            raise ValueError(f"weights: {weight} for {name!r}: inserted tokens can't be mixed by weight, only 1")
+
     def _unmerged(self, verb: str) -> None:
         if any(tree.merged for tree in self.trees.values()):
             raise ValueError(f"can't {verb} while adapters are merged into the base: call unmerge() first")
@@ -262,7 +303,7 @@ class Adapters:
             )
 
     def __repr__(self) -> str:
-        active = ", ".join(name if weight == 1 else f"{name} x {weight:g}" for name, weight in self.active.items())
+        active = ", ".join(name if weight == 1 else f"{name} x {weight}" for name, weight in self.active.items())
         return f"Adapters({self.names}, active: {active or 'none'})"
 
 

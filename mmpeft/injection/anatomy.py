@@ -10,10 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import LinearSite, ParametersSite, Site
+from mmpeft.injection.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
 from mmpeft.settings import nearest
 
 Layers = str | tuple[int, ...] | list[int]
+
+
+class NoSiteError(ValueError):
+    """A model lacks what a method needs: in a pipeline, another one may have it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +106,34 @@ class Anatomy:
     ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
     label: str = ""
     """The model's name in a pipeline of several."""
+    others: tuple[Anatomy, ...] = ()
+    """The anatomies of the pipeline's other models: a tower or target that only they have is no mistake here."""
 
     def tower_names(self) -> list[str]:
         """Names of the towers, in order."""
         return [tower.name for tower in self.towers]
 
     def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
-        """Return the towers of these names, all of them for the model's name in a pipeline; others are an error."""
-        wanted = self.tower_names() if names == "all" else [names] if isinstance(names, str) else list(names)
-        known = {tower.name: tower for tower in self.towers}
-        if self.label in wanted and self.label not in known:
+        """Return the towers of these names, all of them for the model's name in a pipeline; unknown ones are an error.
+
+        None where all the names are those of other models of the pipeline.
+        """
+        known = {*self.tower_names(), *(name for own in self.others for name in (own.label, *own.tower_names()))}
+        for name in _listed(names):
+            if name not in known and not self.is_named(name):
+                where = "the pipeline" if self.others else self.describe()
+                raise NoSiteError(f"towers: {where} has no tower {name!r}{nearest(name, known)}")
+        return self._towers(names)
+
+    def is_named(self, tower: str) -> bool:
+        """Whether ``all``, the model's name in a pipeline or the name of one of its towers is meant."""
+        return tower in ("all", self.label, *self.tower_names())
+
+    def _towers(self, names: str | Iterable[str]) -> list[Tower]:
+        wanted, known = _listed(names), {tower.name: tower for tower in self.towers}
+        if wanted == ["all"] or (self.label in wanted and self.label not in known):
             return list(self.towers)
-        for name in wanted:
-            if name not in known:
-                raise ValueError(f"towers: {self.describe()} has no tower {name!r}{nearest(name, known)}")
-        return [known[name] for name in wanted]
+        return [known[name] for name in wanted if name in known]
 
     def sites(self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]:
         """Return every site of a kind, in order of the forward pass of each tower."""
@@ -132,16 +149,27 @@ class Anatomy:
     ) -> list[Site]:
         """Return the sites that the targets name: site names or fnmatch patterns over site names and module paths.
 
-        A target that matches nothing raises a ValueError with the nearest names.
+        A target that matches nothing, here and in a pipeline's other models, raises a NoSiteError with the nearest
+        names; so does a model without any of them. A choice of layers that leaves a target out is a ValueError.
         """
-        pool = self.sites(kind, layers, towers)
-        chosen: dict[str, Site] = {}
+        targets, whole, chosen = list(targets), self.sites(kind, "all", towers), dict[str, Site]()
         for target in targets:
-            matches = _without_fused([site for site in pool if _matches(site, target)])
-            if not matches:
-                raise ValueError(self._nothing(target, pool, kind))
+            matches = _without_fused([site for site in whole if _matches(site, target)])
+            if not matches and not self._elsewhere(target, kind, towers):
+                raise NoSiteError(self._nothing(target, whole, kind))
             chosen.update((site.path, site) for site in matches)
-        return [site for site in pool if site.path in chosen]
+        if targets and not chosen:
+            raise NoSiteError(self._nothing(" or ".join(targets), whole, kind))
+        kept = [site for site in self.sites(kind, layers, towers) if site.path in chosen]
+        for target in targets:
+            if not any(_matches(site, target) for site in kept) and any(_matches(site, target) for site in whole):
+                raise ValueError(f"layers: {layers!r} leave out every site {target!r} of {self.describe()}")
+        return kept
+
+    def _elsewhere(self, target: str, kind: type[Site], towers: str | Iterable[str]) -> bool:
+        """Whether another model of the pipeline has a site for a target."""
+        sites = (site for own in self.others for tower in own._towers(towers) for site in tower.all_sites())
+        return any(isinstance(site, kind) and _matches(site, target) for site in sites)
 
     def linear_sites(
         self,
@@ -163,6 +191,19 @@ class Anatomy:
         wanted = [targets] if isinstance(targets, str) else targets
         return self.select(wanted, LinearSite, layers, towers)  # type: ignore[return-value]
 
+    def weight_sites(
+        self,
+        targets: str | Iterable[str] | None,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        default: Iterable[str] = (),
+    ) -> list[WeightSite]:
+        """Return linear sites and convolutions by target; ``all`` and None mean no convolution, as in linear_sites."""
+        if targets is None or targets == "all":
+            return [*self.linear_sites(targets, layers, towers, default)]
+        wanted = [targets] if isinstance(targets, str) else targets
+        return self.select(wanted, WeightSite, layers, towers)  # type: ignore[return-value]
+
     def owners(
         self,
         layers: Layers = "all",
@@ -177,7 +218,7 @@ class Anatomy:
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
         heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
-        known = {id(site.host): site for site in self.sites()}
+        known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
@@ -216,11 +257,13 @@ class Anatomy:
         return f"{plain_class(self.model).__name__} ({self.library})"
 
     def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
-        word = kind.__name__.removesuffix("Site").lower()
+        word = f"{kind.__name__.removesuffix('Site').lower()} site"
+        if kind is WeightSite:
+            word = "linear site or convolution" if any(isinstance(s, ConvSite) for s in pool) else "linear site"
         for tower in self.towers:
             if target in tower.missing:
-                return f"{self.describe()} has no {word} site {target!r}: {tower.missing[target]}"
-        return f"{self.describe()} has no {word} site {target!r}{nearest(target, {site.name for site in pool})}"
+                return f"{self.describe()} has no {word} {target!r}: {tower.missing[target]}"
+        return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
 
     def __str__(self) -> str:
         from mmpeft.injection.tables import anatomy_table
@@ -245,6 +288,10 @@ def parameters_site(
     """Return the site of parameters that a module owns: all of them when no names are given."""
     names = tuple(names) or tuple(own_parameters(module))
     return ParametersSite(name=name or path, path=path, host=module, host_path=path, names=names, tower=tower)
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _under(path: str, prefixes: Iterable[str]) -> bool:
@@ -301,6 +348,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     its linear and normalisation layers.
     """
     import mmpeft.anatomies  # noqa: F401  registers the readers
+    from mmpeft.injection.attention import with_attention
 
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -308,4 +356,4 @@ def anatomy(model: nn.Module) -> Anatomy:
             "pipeline.unet"
         )
     found = (read(model) for read in _READERS)
-    return next(result for result in found if result is not None)
+    return with_attention(next(result for result in found if result is not None))

@@ -11,12 +11,14 @@ from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
-from mmpeft.injection.sites import Switch
+from mmpeft.injection.rows import Interleaved, put, take
+from mmpeft.injection.sites import AttentionSite, Switch
+from mmpeft.kernels.backends import Backend
 from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
 
 Forward = Callable[..., Any]
@@ -32,7 +34,7 @@ ENTRIES = (
 
 
 class Graft:
-    """What a host carries: all bindings by adapter, and the calls of the active ones in order."""
+    """What a host carries: all bindings by adapter, the calls of the active ones in order, and its attention kernel."""
 
     def __init__(self) -> None:
         self.bindings: dict[str, list[Binding]] = {}
@@ -43,6 +45,9 @@ class Graft:
         self.outputs: tuple[Call, ...] = ()
         self.projected: tuple[Call, ...] = ()
         self.projections: tuple[Call, ...] = ()
+        self.attentions: tuple[Call, ...] = ()
+        self.backend: Backend = "auto"
+        self.place: AttentionSite | None = None
         self.carry: Forward | None = None
         self.taps: tuple[nn.Module, ...] = ()
         self.tapped = False
@@ -51,13 +56,28 @@ class Graft:
         self.made: Any = None
         self.replaced = False
         self.originals: dict[str, Tensor] = {}
+        self.stand_in: Forward | None = None
         self.switches: list[Switch] = []
 
     def attach(self, name: str, binding: Binding) -> None:
         """Take a binding of an adapter, which runs when it is activated; a switch is as its first binding found it."""
         self.bindings.setdefault(name, []).append(binding)
+        self.note(binding.site.switches)
+
+    def note(self, switches: tuple[Switch, ...]) -> None:
+        """Take switches that are set while this host does not run as its library wrote it."""
         known = [(module, attribute) for module, attribute, *_ in self.switches]
-        self.switches += [switch for switch in binding.site.switches if switch[:2] not in known]
+        self.switches += [switch for switch in switches if switch[:2] not in known]
+
+    @property
+    def running(self) -> bool:
+        """Whether the host does not run as its library wrote it."""
+        return bool(self.calls) or self.place is not None
+
+    def compute_with(self, backend: Backend, place: AttentionSite | None) -> None:
+        """Make this the kernel of the host's attention, which lies at ``place``; None: as its library does it."""
+        self.backend, self.place = backend, place
+        self.activate([*self.calls])
 
     def activate(self, calls: list[Call]) -> None:
         """Make these the calls that the host's forward runs; none of them leaves the original forward."""
@@ -68,10 +88,18 @@ class Graft:
         self.outputs = tuple(call for call in calls if call.binding.point == "output")
         self.projected = tuple(call for call in calls if call.binding.point == "projected")
         self.projections = tuple(call for call in calls if call.binding.point == "projection")
+        self.attentions = tuple(call for call in calls if call.binding.point == "attention")
         self.carry = next((call.binding.carry for call in calls if call.binding.point == "carrier"), None)
+        if self.carry is None and self.place is not None and self.place.carrier is not None:
+            self.carry = self.place.carrier[1]
         self.taps = tuple(
             {id(tap): tap for call in (*self.inputs, *self.outputs) if (tap := call.binding.tap) is not None}.values()
         )
+
+    def switch(self) -> None:
+        """Set the switches as this host runs."""
+        for module, attribute, on, off in self.switches:
+            setattr(module, attribute, on if self.running else off)
 
     def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
@@ -84,6 +112,9 @@ class Graft:
         if updates:
             weight, bias = host._parameters["weight"], host._parameters["bias"]
             y = low_rank_linear(args[0], weight, bias, updates)  # type: ignore[arg-type]
+        elif self.attentions or self.place is not None:
+            with Attending(self.attentions, self.backend, self.place, args[0]):
+                y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
         for call in self.outputs[len(updates) :]:
@@ -139,15 +170,18 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
-    if call.route is not None:
+    if call.route is not None and not edit.routes_itself:
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
 
 
 def _update(call: Call) -> Update | None:
-    update = None if call.route is not None else call.binding.edit.update()
-    return update and replace(update, scale=update.scale * call.weight, rows=call.binding.rows)
+    rows = call.binding.rows
+    if call.route is not None or isinstance(rows, Interleaved) or call.binding.edit.input_gate is not None:
+        return None
+    update = call.binding.edit.update()
+    return update and replace(update, scale=update.scale * call.weight, rows=rows)
 
 
 def _leave(call: Call, x: Tensor, y: Any) -> Any:
@@ -156,17 +190,15 @@ def _leave(call: Call, x: Tensor, y: Any) -> Any:
         return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
         x = call.tapped()
-    part = y if binding.rows is None else y[..., binding.rows]
+    part = y if binding.rows is None else take(y, binding.rows, -1)
     if call.route is None:
-        new = binding.edit.output(x, part, call)
+        new = binding.edit.gated(x, part, call)
     else:
         rows = call.route.rows(len(y))
-        new = part.index_copy(0, rows, binding.edit.output(x[rows], part[rows], call))
+        new = part.index_copy(0, rows, binding.edit.gated(x[rows], part[rows], call))
     if call.weight != 1.0:
         new = part + call.weight * (new - part)
-    if binding.rows is None:
-        return new
-    return torch.cat([y[..., : binding.rows.start], new, y[..., binding.rows.stop :]], -1)
+    return new if binding.rows is None else put(y, binding.rows, new, -1)
 
 
 def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args: Any, kwargs: Any) -> Any:
@@ -196,6 +228,7 @@ def grafted_class(cls: type) -> type:
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
             "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,  # by which transformers knows what a class can return
             "__doc__": cls.__doc__,
         }
         _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)
@@ -208,11 +241,11 @@ def _forward(cls: type) -> Forward:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
-        if graft.calls or graft.tapped:
+        if graft.calls or graft.tapped or graft.place is not None:
             if not args:
-                args = (kwargs.pop(first),)
+                args = (kwargs.pop(first, None),)
             return graft.run(self, original, args, kwargs)
-        return original(self, *args, **kwargs)
+        return (graft.stand_in or original)(self, *args, **kwargs)
 
     return forward
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Call
 from mmpeft.injection.graft import graft
-from mmpeft.injection.sites import LinearSite
+from mmpeft.injection.rows import put, take
+from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
+from mmpeft.kernels.quantized import dense, is_quantized, plain_forward, plain_parameter
 
 
 def merge(trees: Mapping[str, Tree]) -> None:
@@ -24,9 +27,9 @@ def merge(trees: Mapping[str, Tree]) -> None:
     if any(tree.routes for tree in trees.values()):
         raise ValueError("merge: adapters that serve single samples of a batch can't be merged")
     folded = [(host, _folded(host)) for group in hosts.values() for host in group]
+    _say_what_grows(folded)
     for host, tensors in folded:
-        own = graft(host)
-        own.originals = {name: host._parameters[name].detach().clone() for name in tensors}  # type: ignore[union-attr]
+        graft(host).originals = {name: _original(host._parameters[name]) for name in tensors}  # type: ignore[arg-type]
     for host, tensors in folded:
         _write(host, tensors)
     for tree in trees.values():
@@ -40,10 +43,23 @@ def unmerge(trees: Mapping[str, Tree]) -> None:
         raise ValueError("nothing is merged")
     for tree in trees.values():
         for host in _active_hosts(tree, merged=True):
-            _write(host, graft(host).originals)
-            graft(host).originals = {}
+            _restore(host)
         tree.merged = False
         tree.activate(tree.active)
+
+
+def refuse_quantized(trees: Mapping[str, Tree]) -> None:
+    """Raise a ValueError if a weight that would be merged for good is quantised."""
+    hosts = (host for tree in trees.values() for host in _active_hosts(tree))
+    if any(is_quantized(parameter) for host in hosts for parameter in host._parameters.values()):
+        raise ValueError("merge_and_unload: the base is quantised: merge into the plain model, then quantise")
+
+
+def forget(tree: Tree) -> None:
+    """Drop the originals: what was merged is the base from now on."""
+    for adapter in tree.adapters.values():
+        for host in adapter.hosts():
+            graft(host).originals = {}
 
 
 def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
@@ -57,8 +73,12 @@ def _problems(host: nn.Module) -> list[str]:
         binding = call.binding
         if binding.point == "carrier":
             continue
-        if not binding.edit.mergeable:
+        if binding.edit.input_gate is not None:
+            found.append(f"{binding.site.path}: {type(binding.edit).__name__} has a gate, which depends on the input")
+        elif not binding.edit.mergeable:
             found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
+        elif getattr(binding.site, "shared", False):
+            found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
         elif binding.point == "output" and getattr(host, "weight", None) is None:
             found.append(f"{binding.site.path}: the layer has no weight")
         elif getattr(binding.site, "activated", False) and binding.point == "output":
@@ -70,7 +90,7 @@ def _problems(host: nn.Module) -> list[str]:
 
 def _bias(call: Call) -> Tensor | None:
     site = call.binding.site
-    name = site.bias if isinstance(site, LinearSite) else "bias"
+    name = site.bias if isinstance(site, WeightSite) else "bias"
     return getattr(call.binding.host, name, None)
 
 
@@ -88,24 +108,54 @@ def _folded(host: nn.Module) -> dict[str, Tensor]:
 
 def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     site, edit = call.binding.site, call.binding.edit
-    names = (site.weight, site.bias) if isinstance(site, LinearSite) else ("weight", "bias")
+    names = (site.weight, site.bias) if isinstance(site, WeightSite) else ("weight", "bias")
     weight, bias = (tensors.get(name, getattr(host, name)) for name in names)
+    weight = dense(weight)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    transposed = isinstance(site, LinearSite) and site.transposed
-    w = (weight.T if transposed else weight).to(wide).clone()
-    b = None if bias is None else bias.to(wide).clone()
+    transposed = isinstance(site, WeightSite) and site.transposed
+    w = (weight.T if transposed else weight).to(wide)
+    b = None if bias is None else bias.to(wide)
     rows = call.binding.rows or slice(None)
-    part, part_bias = w[rows], None if b is None else b[rows]
+    part, part_bias = take(w, rows, 0), None if b is None else take(b, rows, 0)
     new, new_bias = edit.fold(part, part_bias, host)
-    w[rows] = part + call.weight * (new - part) if call.weight != 1 else new
+    w = put(w, rows, part + call.weight * (new - part) if call.weight != 1 else new, 0)
     changed = {names[0]: w.T if transposed else w}
     if b is not None and new_bias is not None and part_bias is not None:
-        b[rows] = part_bias + call.weight * (new_bias - part_bias)
-        changed[names[1]] = b
+        changed[names[1]] = put(b, rows, part_bias + call.weight * (new_bias - part_bias), 0)
     return changed
 
 
+def _say_what_grows(folded: Iterable[tuple[nn.Module, Mapping[str, Tensor]]]) -> None:
+    packed = [host._parameters[name] for host, tensors in folded for name in tensors]
+    packed = [weight for weight in packed if is_quantized(weight)]
+    if packed:
+        kinds = ", ".join(sorted({str(dense(w).dtype).removeprefix("torch.") for w in packed if w is not None}))
+        warnings.warn(f"merge: {len(packed)} quantised weights are held in {kinds} until unmerge()", stacklevel=4)
+
+
+def _original(parameter: Tensor) -> Tensor:
+    """What puts a parameter back: a quantised one itself, of any other a copy of its numbers."""
+    return parameter if is_quantized(parameter) else parameter.detach().clone()
+
+
 def _write(host: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write numbers into a host's parameters; plain ones take the place of a quantised weight, and compute."""
     with torch.no_grad():
         for name, value in tensors.items():
-            host._parameters[name].copy_(value)  # type: ignore[union-attr]
+            own: Tensor = host._parameters[name]  # type: ignore[assignment]
+            if is_quantized(own):
+                host._parameters[name] = plain_parameter(value.to(dense(own).dtype))
+                graft(host).stand_in = plain_forward
+            else:
+                own.copy_(value)
+
+
+def _restore(host: nn.Module) -> None:
+    own = graft(host)
+    with torch.no_grad():
+        for name, value in own.originals.items():
+            if is_quantized(value):
+                host._parameters[name] = value  # type: ignore[assignment]
+            else:
+                host._parameters[name].copy_(value)  # type: ignore[union-attr]
+    own.originals, own.stand_in = {}, None

@@ -29,7 +29,10 @@ def multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention.forward`` with edits on its projections; same arguments, shapes and results."""
+    """``nn.MultiheadAttention.forward`` with edits on its projections; same arguments, shapes and results.
+
+    The weights, where they are asked for, are those of its own keys; dropout draws for them once more.
+    """
     batched = query.ndim == 3
     same = query is key and key is value
     inputs = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value)]
@@ -37,13 +40,11 @@ def multihead(
     q, k, v = (_heads(x, self.num_heads) for x in _project(self, inputs, same))
     mask = _mask(q, k, attn_mask, key_padding_mask)
     dropout = self.dropout if self.training else 0.0
+    weights = None
     if need_weights:
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
-        y = weights @ v
-    else:
-        weights = None
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     y = self.out_proj(y.transpose(1, 2).flatten(2))
     y = y if self.batch_first else y.transpose(0, 1)
     if weights is not None and average_attn_weights:

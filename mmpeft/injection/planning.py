@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mmpeft.injection.anatomy import Anatomy, anatomy
+from mmpeft.injection.anatomy import Anatomy, NoSiteError, anatomy
 from mmpeft.injection.edits.base import Edit
 from mmpeft.injection.graft import plain_class
 from mmpeft.injection.sites import Site
@@ -37,7 +37,8 @@ def modules_of(model: nn.Module | Modules) -> dict[str, nn.Module]:
 def plan(model: nn.Module | Modules, methods: Sequence[Method], dtype: torch.dtype | None = None) -> dict[str, Adapter]:
     """Make an adapter's weights for each module of a model, without touching it.
 
-    Of several modules, each gets the methods that have their sites there; one that has them nowhere is an error.
+    Of several modules, each gets the methods that have their sites there, and says what it lacks for others. A method
+    that has its sites nowhere, or nowhere in what one of its ``towers`` names, is an error; so is any other problem.
     """
 
     def made(module: nn.Module) -> tuple[AbstractContextManager[object], Callable[[Edit], Edit]]:
@@ -59,34 +60,72 @@ def _plan(
     how: Callable[[nn.Module], tuple[AbstractContextManager[object], Callable[[Edit], Edit]]],
 ) -> dict[str, Adapter]:
     anatomies = _anatomies(model)
-    problems: dict[int, list[str]] = {}
-    resolved: dict[tuple[int, str], Method] = {}
     planned = {label: Adapter([]) for label in anatomies}
-    for label, own in anatomies.items():
-        device, change = how(own.model)
-        for number, method in enumerate(methods):
+    problems: list[str] = []
+    for method in methods:
+        resolved: dict[str, Method] = {}
+        lacking: dict[str, str] = {}
+        for label, own in anatomies.items():
+            device, change = how(own.model)
             try:
                 with device:
                     chosen, pairs = _pairs(method, own)
-            except ValueError as error:
-                problems.setdefault(number, []).append(f"{label}: {error}" if label else str(error))
+            except NoSiteError as error:
+                lacking[label] = str(error)
                 continue
-            resolved[number, label] = chosen
-            if own.ids_for is not None:
+            except ValueError as error:
+                problems.append(_said(label, error))
+                continue
+            if pairs:
+                resolved[label] = chosen
+            if pairs and own.ids_for is not None:
                 planned[label].words += chosen.new_words()
             for site, edit in pairs:
                 planned[label].place(site, change(edit), method.name)
-    _refuse([said for said in problems.values() if len(said) == len(anatomies)], methods, planned, anatomies)
-    for label, adapter in planned.items():
-        for number in range(len(methods)):
-            anywhere = next(method for (n, _), method in resolved.items() if n == number)
-            adapter.methods.append(resolved.get((number, label), anywhere))
+        problems += _lost(method, anatomies, lacking)
+        for label, adapter in planned.items():
+            adapter.methods.append(resolved.get(label) or next(iter(resolved.values()), method))
+            adapter.lacking += [f"{method.name}: {lacking[label]}"] if label in lacking else []
+    if not problems and not any(adapter.places for adapter in planned.values()):
+        problems = [_nothing(methods, anatomies.values())]
+    if problems:
+        raise ValueError("\n".join(problems))
     return planned
 
 
 def _pairs(method: Method, anatomy: Anatomy) -> tuple[Method, Pairs]:
+    """Return a method with what this model knows, and its edits: none where the model is not among its towers."""
+    if not anatomy.chosen_towers(method.towers):
+        return method, []
     method = method.resolve(anatomy)
-    return method, list(method.plan(anatomy))
+    pairs = list(method.plan(anatomy))
+    if not pairs:
+        raise NoSiteError(_nothing([method], [anatomy]))
+    return method, pairs
+
+
+def _lost(method: Method, anatomies: Mapping[str, Anatomy], lacking: Mapping[str, str]) -> list[str]:
+    """Return the problems of a method that has its sites nowhere, or in no module that one of its ``towers`` names."""
+    lost: set[str] = set()
+    problems: list[str] = []
+    for name in [method.towers] if isinstance(method.towers, str) else method.towers:
+        named = {label for label, own in anatomies.items() if own.towers and own.is_named(name)}
+        if named <= lacking.keys():
+            lost |= named or lacking.keys()
+        if not named and name in anatomies:
+            problems.append(f"towers: {name!r} ({anatomies[name].describe()}) has nothing to adapt")
+    said = [lacking[label] for label in lost]
+    once = len(lost) > 1 and len(set(said)) == 1
+    return problems + (said[:1] if once else [_said(label, lacking[label]) for label in anatomies if label in lost])
+
+
+def _said(label: str, problem: object) -> str:
+    return f"{label}: {problem}" if label else str(problem)
+
+
+def _nothing(methods: Sequence[Method], anatomies: Iterable[Anatomy]) -> str:
+    searched = ", ".join(plain_class(own.model).__name__ for own in anatomies)
+    return f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"
 
 
 def _anatomies(model: nn.Module | Modules) -> dict[str, Anatomy]:
@@ -96,18 +135,8 @@ def _anatomies(model: nn.Module | Modules) -> dict[str, Anatomy]:
         if label in vocabularies:
             words = vocabularies[label]
             found[label] = replace(found[label], words=words.words, ids_for=words.ids_for)
-    return found
+    return {label: replace(own, others=_others(own, found)) for label, own in found.items()}
 
 
-def _refuse(
-    problems: list[list[str]],
-    methods: Sequence[Method],
-    planned: Mapping[str, Adapter],
-    anatomies: Mapping[str, Anatomy],
-) -> None:
-    """Raise the problems of methods that have their sites nowhere."""
-    if not problems and not any(adapter.places for adapter in planned.values()):
-        searched = ", ".join(plain_class(own.model).__name__ for own in anatomies.values())
-        problems = [[f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"]]
-    if problems:
-        raise ValueError("\n".join(line for said in problems for line in said))
+def _others(own: Anatomy, found: Mapping[str, Anatomy]) -> tuple[Anatomy, ...]:
+    return tuple(other for other in found.values() if other is not own)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from mmpeft.injection.rows import Rows
+
 Switch = tuple[nn.Module, str, Any, Any]
 
 
@@ -32,7 +34,7 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """The kind of site: ``linear``, ``norm``, ``embed``, ``branch``, ``sequence`` or ``parameters``."""
+        """The kind of site: ``linear``, ``conv``, ``norm``, ``embed``, ``branch``, ``sequence`` or ``parameters``."""
         return type(self).__name__.removesuffix("Site").lower()
 
     @property
@@ -42,25 +44,62 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LinearSite(Site):
-    """``y = W x + b`` with W of shape (out_features, in_features); ``rows`` is its slice of a fused weight.
+class WeightSite(Site):
+    """A layer of one weight W (out, in, ...), of which ``rows`` are this site's, and perhaps a bias.
 
-    ``weight`` and ``bias`` are the host's names for W and b; where they are not the usual ones (``in_proj_weight``),
-    the host computes more than this projection.
+    ``weight`` and ``bias`` are the host's names for them; ``transposed`` ones are (in, out) in the host.
     """
 
-    in_features: int
-    out_features: int
-    rows: slice | None = None
+    rows: Rows | None = None
     transposed: bool = False
     weight: str = "weight"
     bias: str = "bias"
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of W, or of its slice."""
+        raise TypeError(f"{type(self).__name__} has no weight")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearSite(WeightSite):
+    """``y = W x + b`` with W of shape (out_features, in_features), perhaps a slice of a fused weight.
+
+    Where the names of W and b are not the usual ones (``in_proj_weight``), the host computes more than this projection.
+    """
+
+    in_features: int
+    out_features: int
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Features out and in."""
+        return self.out_features, self.in_features
+
+    @property
     def shape(self) -> str:
         """Features in and out, and the rows of the fused weight."""
-        rows = f" rows {self.rows.start}:{self.rows.stop}" if self.rows else ""
-        return f"{self.in_features} -> {self.out_features}{rows}"
+        shown = f"{self.rows.start}:{self.rows.stop}" if isinstance(self.rows, slice) else self.rows
+        return f"{self.in_features} -> {self.out_features}" + (f" rows {shown}" if shown else "")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvSite(WeightSite):
+    """A convolution of images (batch, channels, height, width) without groups: W is (out, in, height, width)."""
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Channels out and in, and the kernel."""
+        return self.out_channels, self.in_channels, *self.kernel
+
+    @property
+    def shape(self) -> str:
+        """Channels in and out, and the kernel."""
+        return f"{self.in_channels} -> {self.out_channels}, {self.kernel[0]} x {self.kernel[1]}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,16 +126,20 @@ class EmbedSite(NormSite):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BranchSite(Site):
-    """A sublayer. ``host`` computes it; ``entry`` receives the residual stream, ``exit`` returns what is added to it.
+    """A sublayer. ``host`` returns its output; ``entry`` receives the residual stream, ``exit`` what is added to it.
 
-    ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the number
-    of tokens in front of the patches, None where the tokens are no patches.
+    The sublayer's input is that of ``source``, where it is not the host's own (BERT's attention ends in a module of its
+    own). ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the
+    number of tokens in front of the patches, None where the tokens are no patches. In a ``parallel`` block attention
+    and MLP read the same stream, which is whole again only behind the block.
     """
 
     width: int
+    source: nn.Module | None = None
     entry: nn.Module | None = None
     exit: nn.Module | None = None
     prefix: int | None = None
+    parallel: bool = False
 
     @property
     def shape(self) -> str:
@@ -147,15 +190,36 @@ class PromptSite(Site):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class WordsSite(Site):
+    """The words that enter a language tower: ``host`` takes their ids, or what ``embedding`` makes of these.
+
+    Both by name - ``input_ids`` (batch, length), ``inputs_embeds`` (batch, length, width) - and with an
+    ``attention_mask`` (batch, length). ``reader`` is the tower that is handed what this one returns, with the same mask
+    as ``encoder_attention_mask``.
+    """
+
+    width: int
+    embedding: nn.Module
+    reader: nn.Module | None = None
+
+    @property
+    def shape(self) -> str:
+        """Width of a word."""
+        return str(self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ParametersSite(Site):
     """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same.
 
     ``derived`` ones follow from other parameters (class embeddings from the text tower): training all leaves them out.
+    ``shared`` ones the base uses in another place too, where an edit leaves them alone: a head tied to the embedding.
     """
 
     names: tuple[str, ...]
     tied: tuple[tuple[nn.Module, str, str], ...] = ()
     derived: bool = False
+    shared: bool = False
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -201,6 +265,32 @@ class LogitsSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionSite(Site):
+    """A call of the attention kernel, within the forward of ``host``, by torch's ``scaled_dot_product_attention``.
+
+    Keys have ``heads`` heads of ``key_width`` features (of queries there may be more), values ``value_width``; zero
+    where that is not known. ``refusal`` says why the call can't be reached, and what to do. ``turn`` moves keys (heads,
+    tokens, width) by a number of rotary positions, where the model has these.
+    """
+
+    heads: int = 0
+    key_width: int = 0
+    value_width: int = 0
+    refusal: str = ""
+    turn: Callable[[Tensor, int], Tensor] | None = None
+
+    @property
+    def shape(self) -> str:
+        """Heads of keys and their width."""
+        return f"{self.heads} heads x {self.key_width}" if self.heads else ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PositionsSite(Site):
+    """A table of learned positions: ``host`` takes their numbers."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CrossAttentionSite(Site):
     """An attention whose queries may look elsewhere too: ``host`` receives what they found (batch, queries, width).
 
     ``query``, ``key`` and ``value`` are the projections in front of the kernel; queries have ``width`` features in

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits import Unfreeze
+from mmpeft.kernels.quantized import shape_of, stored_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +64,7 @@ class Report:
     ``rows`` counts trainable parameters by (tower, site, method); ``total`` all that compute, a frozen parameter and
     its trainable copy as one. ``adapter_bytes`` is the file's size on disk without its header; ``state_bytes`` is
     weights, gradients and AdamW's two moments while training; ``saved_bytes`` what one forward pass keeps for the
-    backward pass, measured when a batch was given.
+    backward pass, measured when a batch was given. ``lacking`` names modules of a pipeline without a site of a method.
     """
 
     rows: Mapping[tuple[str, str, str], int]
@@ -73,6 +74,7 @@ class Report:
     base_bytes: int
     state_bytes: int
     saved_bytes: int | None = None
+    lacking: tuple[str, ...] = ()
 
     @property
     def percent(self) -> float:
@@ -99,6 +101,7 @@ class Report:
             f"a training step needs {size(self.step_bytes)} or more: frozen base {size(self.base_bytes)}, adapter with "
             f"gradients and AdamW's moments {size(self.state_bytes)}, activations "
             + ("not measured (give a batch)" if self.saved_bytes is None else size(self.saved_bytes)),
+            *self.lacking,
         ]
         return _render(table) + "\n".join(lines)
 
@@ -107,8 +110,10 @@ def make_report(adapters: Adapters, batch: object) -> Report:
     """Count the active adapters' parameters and bytes."""
     rows: Counter[tuple[str, str, str]] = Counter()
     stored = state = trainable = added = 0
+    lacking: list[str] = []
     for name in adapters.active:
-        for part in adapters.parts(name).values():
+        for label, part in adapters.parts(name).items():
+            lacking += [f"{label} has nothing of {reason}" for reason in part.lacking]
             for site, edit, key in part.places:
                 counts = [parameter.numel() for parameter in edit.parameters() if parameter.requires_grad]
                 trainable += sum(counts)
@@ -119,7 +124,8 @@ def make_report(adapters: Adapters, batch: object) -> Report:
     own = {id(parameter) for tree in adapters.trees.values() for parameter in tree.parameters()}
     base = [p for module in adapters.modules.values() for p in module.parameters() if id(p) not in own]
     saved = None if batch is None else saved_bytes(next(iter(adapters.modules.values())), batch)
-    return Report(rows, trainable, _count(base) + added, stored, sum(p.nbytes for p in base), state, saved)
+    own_bytes = sum(stored_bytes(p) for p in base)
+    return Report(rows, trainable, _count(base) + added, stored, own_bytes, state, saved, tuple(lacking))
 
 
 def _alike_name(site: Site) -> str:
@@ -155,7 +161,7 @@ def size(number: int) -> str:
 
 
 def _count(parameters: Iterable[Any]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(shape_of(parameter).numel() for parameter in parameters)
 
 
 def _render(table: Table) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from mmpeft.injection.edits.base import Binding, Call, Edit, Route
 from mmpeft.injection.graft import check_forward, graft, ungraft
 from mmpeft.injection.sites import Site
+from mmpeft.injection.weights import Weight, weight_at
 
 if TYPE_CHECKING:
     from mmpeft.methods.base import Method
@@ -29,13 +30,15 @@ class Node(nn.Module):
 class Adapter(Node):
     """One adapter's weights in one module, with the methods that made it and every place it is bound to.
 
-    ``words`` are those that the module's tokenizer, if it has one, has to learn.
+    ``words`` are those that the module's tokenizer, if it has one, has to learn; ``lacking`` says why methods that have
+    their sites in other modules have none in this.
     """
 
     def __init__(self, methods: list[Method]) -> None:
         super().__init__()
         self.methods = methods
         self.words: tuple[str, ...] = ()
+        self.lacking: list[str] = []
         self.places: list[tuple[Site, Edit, str]] = []
         self.bindings: list[Binding] = []
 
@@ -70,7 +73,7 @@ class Tree(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.active: dict[str, float] = {}
+        self.active: dict[str, Weight] = {}
         self.touched: frozenset[str] = frozenset()
         self.routes: dict[str, Route] = {}
         self.merged = False
@@ -110,13 +113,13 @@ class Tree(nn.Module):
             own = graft(host)
             own.bindings.pop(name)
             own.tapped_by.discard(name)
-            if not own.bindings:
+            if not own.bindings and own.place is None:
                 ungraft(host)
         del self._modules[name]
 
-    def activate(self, weights: dict[str, float], routes: dict[str, Route] | None = None) -> None:
+    def activate(self, weights: Mapping[str, Weight], routes: dict[str, Route] | None = None) -> None:
         """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch."""
-        changed = {id(host): host for name in self.active | weights for host in self.adapters[name].hosts()}
+        changed = {id(host): host for name in self.active | dict(weights) for host in self.adapters[name].hosts()}
         self.active, self.routes = dict(weights), dict(routes or {})
         bindings = (binding for name in weights for binding in self.adapters[name].bindings)
         self.touched = frozenset(binding.site.tower for binding in bindings)
@@ -125,15 +128,12 @@ class Tree(nn.Module):
             own = graft(host)
             own.activate(_calls(own.bindings, applied, self.routes))
             own.tapped = not own.tapped_by.isdisjoint(applied)
-        for running in (False, True):
-            for own in (graft(host) for host in changed.values()):
-                for module, attribute, on, off in own.switches:
-                    if bool(own.calls) == running:
-                        setattr(module, attribute, on if running else off)
+        for own in sorted((graft(host) for host in changed.values()), key=lambda own: own.running):
+            own.switch()
 
 
 def _calls(
-    bindings: Mapping[str, list[Binding]], weights: Mapping[str, float], routes: Mapping[str, Route]
+    bindings: Mapping[str, list[Binding]], weights: Mapping[str, Weight], routes: Mapping[str, Route]
 ) -> list[Call]:
     """The calls of one host in order, each with its place among the inserted tokens.
 
@@ -155,7 +155,7 @@ def _calls(
             if not (joins and count and binding.point == "output"):
                 place = here if binding.point == "input" else left
                 route = routes.get(name) if joins or not count else None
-                calls.append(Call(binding, weight, route, place, joins))
+                calls.append(Call(binding, weight_at(weight, binding.site), route, place, joins))
             here += count if binding.point == "input" else 0
         if not joins:
             entering, staying = here, left

@@ -14,22 +14,29 @@ from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
 from mmpeft.methods.convpass import Convpass
 from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
 from mmpeft.methods.fact import FacT
+from mmpeft.methods.fusion import AdapterFusion
 from mmpeft.methods.ia3 import IA3
-from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA
+from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
+from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
+from mmpeft.methods.prefix import PrefixTuning
 from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
 from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
 from mmpeft.methods.side_tuning import SideTuning
+from mmpeft.methods.soft_prompts import PromptTuning, PTuning
 from mmpeft.methods.ssf import SSF
 from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
+from mmpeft.methods.unified import MAM, UniPELT
 from mmpeft.methods.vpt import VPT
 
 __all__ = [
     "IA3",
     "IVLP",
+    "MAM",
     "SSF",
     "VPT",
     "AdaptFormer",
+    "AdapterFusion",
     "AdapterPlus",
     "BitFit",
     "CLIPAdapter",
@@ -44,14 +51,21 @@ __all__ = [
     "FullFineTuning",
     "Houlsby",
     "IPAdapter",
+    "LLMAdapterLoRA",
+    "LLMAdapterParallel",
+    "LLMAdapterSeries",
     "LinearProbe",
     "LoRA",
+    "LoRAFA",
     "MaPLe",
     "Method",
     "NormTuning",
+    "PTuning",
     "ParallelAdapter",
     "Pfeiffer",
+    "PrefixTuning",
     "PromptSRC",
+    "PromptTuning",
     "RepAdapter",
     "ResTuning",
     "ResTuningBypass",
@@ -59,6 +73,7 @@ __all__ = [
     "T2IAdapter",
     "TextualInversion",
     "TipAdapter",
+    "UniPELT",
     "parse",
     "registry",
 ]

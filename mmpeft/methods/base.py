@@ -55,6 +55,10 @@ class Method(Settings):
         """Return the method with what only this model knows filled in, so that it can be planned on any like it."""
         return self
 
+    def kept(self) -> Self:
+        """Return the method that plans what is saved: by default this one."""
+        return self
+
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring."""

@@ -36,17 +36,22 @@ class Pfeiffer(Method):
     """LayerNorm on the adapter's input."""
     init: Literal["zero", "normal"] = "zero"
     """U at zero, so that the model starts unchanged, or D and U from a truncated normal of std 0.01."""
+    gate: Literal["auto", "token", "sequence"] | None = None
+    """A gate from its input on the adapter (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: tuple[Literal["attn", "mlp", "cross"], ...] = ("mlp",)
     """The sublayers that get an adapter."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bottleneck per sublayer."""
         from mmpeft.injection.edits import Bottleneck
+        from mmpeft.injection.edits.gate import gate_of
         from mmpeft.injection.sites import BranchSite
 
-        options = self.model_dump(exclude={"layers", "towers", "targets"})
+        options = self.model_dump(exclude={"layers", "towers", "targets", "gate"})
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            yield site, Bottleneck(site, reads=self.reads, **options)  # type: ignore[arg-type]
+            made = Bottleneck(site, reads=self.reads, **options)  # type: ignore[arg-type]
+            made.input_gate = None if self.gate is None else gate_of(site, self.gate)
+            yield site, made
 
 
 class Houlsby(Pfeiffer):

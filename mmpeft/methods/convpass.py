@@ -36,6 +36,7 @@ class Convpass(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bypass per sublayer."""
+        from mmpeft.injection.anatomy import NoSiteError
         from mmpeft.injection.edits import ConvolutionalBottleneck
         from mmpeft.injection.sites import BranchSite
 
@@ -43,6 +44,8 @@ class Convpass(Method):
         found = anatomy.select(self.targets, BranchSite, self.layers, self.towers)
         sites = [site for site in found if isinstance(site, BranchSite) and site.prefix is not None]
         if not sites:
-            raise ValueError(f"method: 'convpass' convolves patches, and {anatomy.describe()} has no site with patches")
+            raise NoSiteError(
+                f"method: 'convpass' convolves patches, and {anatomy.describe()} has no site with patches"
+            )
         for site in sites:
             yield site, ConvolutionalBottleneck(site, **options)

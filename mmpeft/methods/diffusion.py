@@ -19,7 +19,7 @@ class ControlNet(Method):
     """A trainable copy of the denoiser's encoder that follows a control image (Zhang et al. 2023, arXiv:2302.05543).
 
     Joins through convolutions that start at zero, so the model starts unchanged. The image, in [0, 1], comes by
-    ``adapters.given({name: image})``; the adapter's weight is the conditioning scale.
+    ``adapters.given({name: image})``; the adapter's weight is the conditioning scale. Several work at once.
     """
 
     name: ClassVar[str] = "controlnet"
@@ -29,7 +29,8 @@ class ControlNet(Method):
     widths: tuple[PositiveInt, ...] = Field(default=(16, 32, 96, 256), min_length=1)
     """Widths of the hint encoder, which halves height and width between each two of them."""
     guess: bool = False
-    """Weigh deep states more, and control only the conditional half of a batch: works without a text."""
+    """Weigh deep states more, and control only the conditional half of a batch: works without a text. A `ControlImage`
+    that is given says it for itself."""
     pooled: bool = False
     """Take each state's mean over its places (shuffle models)."""
 
@@ -46,7 +47,7 @@ class IPAdapter(Method):
     """Image prompts: a second cross-attention to tokens made of an image (Ye et al. 2023, arXiv:2308.06721).
 
     Not the frozen model at the start. The features of the images, (batch, width) or (batch, images, width), come by
-    ``adapters.given({name: features})``; the adapter's weight is the scale.
+    ``adapters.given({name: features})``, with masks as an ``ImagePrompt``; the adapter's weight is the scale.
     """
 
     name: ClassVar[str] = "ip_adapter"
@@ -63,15 +64,17 @@ class IPAdapter(Method):
     """Heads of the resampler, each of 64 features."""
     width: PositiveInt = 768
     """Width of the resampler."""
-    scale: float = 1.0
-    """Factor on the second attention."""
+    scale: float | dict[str, float] = Field(default=1.0, examples=[0.6, {"up_blocks.0.*": 1.0}])
+    """Factor on the second attention; or factors by pattern over the attentions' paths, and 0 where none matches."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The tokens at the denoiser, then one attention per cross-attention of the layers."""
         from mmpeft.injection.edits import DecoupledAttention, ImageTokens, Resampler
-        from mmpeft.injection.sites import AttentionSite
+        from mmpeft.injection.sites import CrossAttentionSite
+        from mmpeft.injection.weights import check_patterns, weight_at
 
-        sites = anatomy.select(("cross.attention",), AttentionSite, self.layers, self.towers)
+        sites = anatomy.select(("cross.attention",), CrossAttentionSite, self.layers, self.towers)
+        check_patterns(self.scale, sites, "scale")
         root = _denoiser(anatomy, self.towers)
         size = {"width": self.features, "tokens": self.tokens}
         image = ImageTokens(root, **size)
@@ -79,7 +82,7 @@ class IPAdapter(Method):
             image = Resampler(root, **size, depth=self.depth, heads=self.heads, inner=self.width)
         yield root, image
         for site in sites:
-            yield site, DecoupledAttention(site, image, scale=self.scale)  # type: ignore[arg-type]
+            yield site, DecoupledAttention(site, image, scale=weight_at(self.scale, site))  # type: ignore[arg-type]
 
 
 class T2IAdapter(Method):

@@ -50,8 +50,10 @@ class FacT(Method):
 
 
 def _slices(site: LinearSite, width: int) -> int:
+    from mmpeft.injection.anatomy import NoSiteError
+
     if not width:
-        raise ValueError(f"{site.path}: the blocks of this model have no one width, which FacT's shared factors need")
+        raise NoSiteError(f"{site.path}: the blocks of this model have no one width, which FacT's shared factors need")
     if site.in_features % width or site.out_features % width:
-        raise ValueError(f"{site.path}: {site.shape} is no whole number of {width} x {width} slices, which FacT needs")
+        raise NoSiteError(f"{site.path}: {site.shape} is no whole number of {width} x {width} slices, which FacT needs")
     return (site.in_features // width) * (site.out_features // width)

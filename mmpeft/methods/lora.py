@@ -1,9 +1,9 @@
-"""LoRA and DoRA: low-rank deltas of linear layers."""
+"""LoRA and DoRA: low-rank deltas of linear layers and convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 class LoRA(Method):
     """Low-rank adaptation: W + (alpha / rank) B A at linear sites (Hu et al. 2021, arXiv:2106.09685).
 
-    B starts at zero, so the model starts unchanged. Merges into the weight.
+    Of a convolution, A has the kernel and B is 1 x 1 (LoCon). B starts at zero, so the model starts unchanged; where A
+    and B start from the weight, what they start at is taken off, and the model is unchanged but for rounding. Merges
+    into the weight.
     """
 
     name: ClassVar[str] = "lora"
+    fixes_a: ClassVar[bool] = False
 
     rank: int = Field(default=8, ge=1)
     """Rank of the delta."""
@@ -31,20 +34,33 @@ class LoRA(Method):
     """Dropout on the input of A."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
+    init: Literal["uniform", "gaussian", "pissa", "olora"] = "uniform"
+    """How A starts; with pissa (arXiv:2404.02948) and olora (arXiv:2406.01775) A and B come from the weight."""
+    plus_ratio: float = Field(default=1.0, gt=0)
+    """Learning rate of B over that of A (LoRA+, arXiv:2402.12354, which takes 16)."""
+    gate: Literal["auto", "token", "sequence"] | None = None
+    """A gate from its input on the delta (UniPELT): per token, or averaged; auto: averaged where all see all."""
     targets: str | tuple[str, ...] | None = None
-    """Linear sites (attn.q, mlp.up, attn.* ...), patterns over module paths, or 'all'; by default attn.q and attn.v."""
+    """Sites (attn.q, mlp.*, resnet.conv1 ...), patterns over paths, or 'all' linear ones; default attn.q and attn.v."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
-        """One delta per linear site."""
-        from mmpeft.injection.edits import LowRank
+        """One delta per linear site or convolution."""
+        from mmpeft.injection.edits import ConvLowRank, LowRank
 
-        yield from self._plan(anatomy, LowRank)
+        yield from self._plan(anatomy, LowRank, ConvLowRank)
 
-    def _plan(self, anatomy: Anatomy, edit: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
-        for site in anatomy.linear_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
+    def _plan(self, anatomy: Anatomy, linear: type[LowRank], convolution: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
+        from mmpeft.injection.edits.gate import gate_of
+        from mmpeft.injection.sites import ConvSite
+
+        for site in anatomy.weight_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
+            edit = convolution if isinstance(site, ConvSite) else linear
             alpha = self.rank if self.alpha is None else self.alpha
-            options = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}
-            yield site, edit(site, rank_stabilized=self.rank_stabilized, **options)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}
+            options |= {"rank_stabilized": self.rank_stabilized, "start": self.init, "ratio": self.plus_ratio}
+            made = edit(site, fixed=self.fixes_a, **options)
+            made.input_gate = None if self.gate is None else gate_of(site, self.gate)
+            yield site, made
 
 
 class DoRA(LoRA):
@@ -56,10 +72,21 @@ class DoRA(LoRA):
     name: ClassVar[str] = "dora"
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
-        """One decomposed delta per linear site."""
-        from mmpeft.injection.edits import DecomposedLowRank
+        """One decomposed delta per linear site or convolution."""
+        from mmpeft.injection.edits import ConvDecomposedLowRank, DecomposedLowRank
 
-        yield from self._plan(anatomy, DecomposedLowRank)
+        yield from self._plan(anatomy, DecomposedLowRank, ConvDecomposedLowRank)
+
+
+class LoRAFA(LoRA):
+    """LoRA with a frozen random A: only B is trained (Zhang et al. 2023, arXiv:2308.03303).
+
+    The backward pass needs A x, of the size of the rank, and not x: without dropout, almost no activation is kept for
+    it. Merges into the weight.
+    """
+
+    name: ClassVar[str] = "lora_fa"
+    fixes_a: ClassVar[bool] = True
 
 
 class CLIPLoRA(LoRA):

@@ -55,9 +55,11 @@ class BitFit(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every module with a bias, outside the head."""
+        from mmpeft.injection.anatomy import NoSiteError
+
         sites = anatomy.owners(self.layers, self.towers, keep=lambda name: name.endswith("bias"), head=False)
         if not sites:
-            raise ValueError(f"method: 'bitfit' trains biases, and {anatomy.describe()} has none")
+            raise NoSiteError(f"method: 'bitfit' trains biases, and {anatomy.describe()} has none")
         yield from _copies(sites)
 
 

@@ -16,7 +16,7 @@ class Objective(nn.Module):
     The trainer minimises ``sum of losses / sum of weights``, both taken over all batches of an optimizer step.
     """
 
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """Return what the loss of this batch is a sum over: the number of samples, unless a subclass says tokens."""
         return len(batch["id"])
 

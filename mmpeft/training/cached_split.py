@@ -43,7 +43,7 @@ class ResumedObjective(Objective):
         self.nothing = torch.full((), float("nan"), dtype=like.dtype, device=like.device)
         self.shape = like.shape[1:]
 
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """As the objective's own."""
         return self.objective.weight(batch)
 

@@ -18,11 +18,7 @@ def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
     """
     for index in range(min(3, len(trainer.data.train))):
         sample = trainer.data.train[index]
-        image: torch.Tensor = sample["image"]
-        print(
-            f"sample {sample['id']}: {describe(index)}, image {tuple(image.shape)}, "
-            f"values {image.min():.2f} to {image.max():.2f}, mean {image.mean():.2f}"
-        )
+        print(f"sample {sample['id']}: {describe(index)}{_pixels(sample['image']) if 'image' in sample else ''}")
     if not trainer.adapters.parameters():
         print("nothing to train: the adapter has no parameters")
         return
@@ -33,3 +29,7 @@ def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
         f"one step: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}; {monotonic() - start:.2f} s"
     )
     print(f"peak memory: {memory.peak_bytes() / 2**20:.0f} MiB ({memory.kind()})")
+
+
+def _pixels(image: torch.Tensor) -> str:
+    return f", image {tuple(image.shape)}, values {image.min():.2f} to {image.max():.2f}, mean {image.mean():.2f}"

@@ -22,6 +22,7 @@ from pydantic import (
 
 from mmpeft.configuration import Document, read_document
 from mmpeft.data.config import DataConfig
+from mmpeft.kernels.backends import Backend
 from mmpeft.methods import Method, parse
 from mmpeft.settings import Settings
 
@@ -83,7 +84,7 @@ class TrainConfig(Settings):
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
     optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
-    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes and a GPU."""
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8
@@ -182,6 +183,19 @@ class TrainConfig(Settings):
         return problems
 
 
+class QuantizeConfig(Settings):
+    """The linear layers of the frozen model's blocks in 4 or 8 bits (QLoRA); in YAML the bare ``kind`` will do."""
+
+    kind: Literal["nf4", "fp4", "int8", "int4"]
+    """Numbers of 4 bits by bitsandbytes (``nf4`` is QLoRA's), or whole numbers of 8 or 4 bits by torchao."""
+    double: bool = True
+    """Whether the scales of ``nf4`` and ``fp4`` are quantised too: 4.127 bits per weight in place of 4.5."""
+    compute: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision that layers of ``nf4`` and ``fp4`` compute in."""
+    skip: tuple[str, ...] = ()
+    """fnmatch patterns over module paths of layers that keep their numbers."""
+
+
 class ModelConfig(Settings):
     """The frozen model; in YAML a bare name will do."""
 
@@ -189,6 +203,13 @@ class ModelConfig(Settings):
     """Its source: ``timm/NAME.TAG``, ``tiny/vit``, ``hf/OWNER/NAME`` ... or a local path."""
     image_size: PositiveInt | None = None
     """Height and width of its input images in pixels; null keeps what it was pretrained with."""
+    quantize: Annotated[
+        QuantizeConfig | None, BeforeValidator(lambda kind: {"kind": kind} if isinstance(kind, str) else kind)
+    ] = None
+    """Its linear layers in 4 or 8 bits: a kind, or a ``QuantizeConfig``; null leaves them as they are."""
+    merged: tuple[Path, ...] = ()
+    """Directories of adapters that are merged into its weights first, in order: the stages before this one, such as
+    instruction tuning before preference alignment."""
 
 
 def _as_tuple(methods: Any) -> Any:
@@ -233,6 +254,8 @@ class RunConfig(Settings):
     """Where samples come from and how they are split."""
     train: TrainConfig
     """How the adapters are trained."""
+    attention: Backend = "auto"
+    """The kernel of the model's attention; ``auto`` is its library's own way, ``xformers`` needs that extra."""
     output: Path
     """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""
 

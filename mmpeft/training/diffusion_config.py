@@ -47,6 +47,43 @@ class Sampling(Settings):
     """Of the first picture's noise; the next one has the next seed."""
 
 
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""One path, or several."""
+
+
+class Loaded(Settings):
+    """A finished adapter to draw with."""
+
+    path: str
+    """Its directory: ``runs/NAME/adapter``."""
+    scale: float | dict[str, float] = Field(default=1.0, examples=[0.8, {"up_blocks.1.*": 1.0}])
+    """How much it counts; or numbers by pattern over its places' names and paths, and 0 where none matches."""
+    control: str | None = None
+    """The control image, for a ControlNet or a T2I-Adapter."""
+    edges: bool = False
+    """Take the edges of that image (Canny), not the image."""
+    guess: bool = False
+    """Guess mode of a ControlNet: deep states count more, and what has no text is not controlled."""
+    image: Paths = ()
+    """The image prompt, or several, for an IP-Adapter."""
+    mask: Paths = ()
+    """For each image prompt a mask of the picture, white where it counts; without, all count everywhere."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Loaded:
+        if self.mask and len(self.mask) != len(self.image):
+            raise ValueError(f"mask: {len(self.mask)} for {len(self.image)} image prompts: none, or one for each")
+        if self.control is None and (self.edges or self.guess):
+            raise ValueError(f"control: missing; {'edges' if self.edges else 'guess'} is about a control image")
+        if self.control is not None and self.image:
+            raise ValueError(f"image: {self.image[0]!r} beside control: an adapter takes one of them")
+        return self
+
+
 class PreviewSettings(Sampling):
     """Pictures on the way, always of the same noise."""
 

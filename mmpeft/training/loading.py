@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -39,6 +40,11 @@ class Samples(Dataset[tuple[dict[str, Any], bool]]):
     opens_images = True
     """Whether fetching one is work for other processes."""
 
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        """Return samples as one batch."""
+        batch: Batch = default_collate(samples)
+        return batch
+
 
 class SeededSplit(Samples):
     """Fetches each sample under random numbers that depend on (seed, epoch, sample id) alone."""
@@ -49,6 +55,11 @@ class SeededSplit(Samples):
     def __getitem__(self, key: Key) -> tuple[dict[str, Any], bool]:
         with seeded(self.seed, key.epoch, self.ids[key.position]):
             return self.split[key.position], key.counted
+
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        """Return samples as one batch, in the split's own way if it has one."""
+        own: Callable[[list[dict[str, Any]]], Batch] = getattr(self.split, "collate", super().collate)
+        return own(samples)
 
     def draws(self) -> bool:
         """Tell whether fetching a sample draws random numbers, as augmentation does."""
@@ -119,7 +130,7 @@ class Loaders:
             num_workers=workers,
             persistent_workers=workers > 0 and order is not None,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_collate,
+            collate_fn=partial(_collate, samples.collate),
             generator=torch.Generator(),
             worker_init_fn=_ignore_interrupts,
         )
@@ -135,6 +146,6 @@ def listed(samples: list[Any]) -> list[Any]:
     return samples
 
 
-def _collate(samples: list[tuple[dict[str, Any], bool]]) -> Loaded:
-    batch, counted = default_collate([sample for sample, _ in samples]), samples[0][1]
+def _collate(collate: Callable[[list[Any]], Batch], samples: list[tuple[dict[str, Any], bool]]) -> Loaded:
+    batch, counted = collate([sample for sample, _ in samples]), samples[0][1]
     return {**batch, "counted": counted}, counted

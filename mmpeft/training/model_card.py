@@ -56,7 +56,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
         title=", ".join(f"{name} ({own})" for name, own in methods.items()),
         model=config.model.name,
         task=config.task,
-        data=config.data.dataset or config.data.path or config.data.name,
+        data=config.data.title,
         names=" | ".join(names),
         rules="---|" * len(names),
         scores="\n".join(_row(SPLITS[split], metrics[split], names) for split in SPLITS if split in metrics),

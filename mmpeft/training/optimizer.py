@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,17 +19,23 @@ if TYPE_CHECKING:
 Parameters = dict[str, torch.nn.Parameter]
 
 
-def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
+def make_optimizer(
+    parameters: Parameters, config: TrainConfig, rates: Mapping[str, float] = MappingProxyType({})
+) -> Optimizer:
     """Return the optimizer of ``config`` over ``parameters``; the one-dimensional ones are decayed only by ``all``.
+
+    ``rates`` are factors on the learning rate of single parameters, by name.
 
     Raises:
         ImportError: If ``adamw8bit`` is asked for and bitsandbytes is not installed.
     """
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": config.weight_decay if config.decayed == "all" else 0.0},
+    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {(True, 1.0): []}
+    for name, parameter in parameters.items():
+        decayed = parameter.ndim > 1 or config.decayed == "all"
+        members.setdefault((decayed, rates.get(name, 1.0)), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": own, "weight_decay": config.weight_decay * decayed, "lr": config.lr * rate, "rate": rate}
+        for (decayed, rate), own in (members or {(True, 1.0): []}).items()
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)
@@ -39,15 +47,15 @@ def make_optimizer(parameters: Parameters, config: TrainConfig) -> Optimizer:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["rate"]
 
 
 def state_of(optimizer: Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """Return the optimizer's tensors (moments, step counts) as ``<parameter>/<key>``."""
+    """Return the optimizer's tensors (moments, their scales, step counts) as ``<parameter>/<key>``."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
         if value is not None
@@ -59,4 +67,8 @@ def restore_state(optimizer: Optimizer, parameters: Parameters, state: dict[str,
     for path, value in state.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][key] = value if key == "step" else like(value, parameter)
+        if key == "step":
+            counted = isinstance(optimizer, (AdamW, SGD))
+            optimizer.state[parameter][key] = value if counted else int(value)
+        else:
+            optimizer.state[parameter][key] = like(value, parameter)

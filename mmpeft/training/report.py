@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,13 +22,19 @@ PACKAGES = ("mmpeft", "torch", "torchvision", "timm", "transformers", "accelerat
 
 
 def train_and_report(
-    trainer: Trainer, config: RunConfig, loading: str, *, frozen: bool = False, tune: Callable[[], None] | None = None
+    trainer: Trainer,
+    config: RunConfig,
+    loading: str,
+    *,
+    frozen: bool = False,
+    tune: Callable[[], None] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train, evaluate the best adapter on validation and test, write the run directory, and return its metrics.
 
     ``loading`` is the Python that makes ``model``, for the model card. With ``frozen`` the model without its adapters
     is tested too: where it can do the task by itself, that is what they are to improve. ``tune`` is called with the
-    best adapter in the model, and what it changes there is kept.
+    best adapter in the model, and what it changes there is kept. ``notes`` are what is worth saying of the data.
     """
     directory, main = trainer.directory, trainer.accelerator.is_main_process
     settled = config.model_copy(update={"train": config.train.model_copy(update={"resume": None})})
@@ -48,6 +54,7 @@ def train_and_report(
         with trainer.adapters.off():
             scores["frozen"] = trainer.evaluate("test")
     metrics = {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
+    metrics |= {"notes": list(notes)} if notes else {}
     if main:
         directory.write_json("metrics.json", metrics)
         draw_curves(directory.records(), directory.path / "curves.png")

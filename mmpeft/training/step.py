@@ -31,6 +31,10 @@ class Stepper:
     accelerator: Accelerator
     clip: float | None
     _checked: bool = field(default=False, init=False)
+    _trained: list[nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._trained = self.adapters.parameters()
 
     def step(self, window: Sequence[Loaded], weight: float) -> dict[str, float]:
         """Make one step with gradients divided by ``weight``; return the mean loss and logs, and the gradient norm."""
@@ -41,7 +45,7 @@ class Stepper:
             self._checked = True
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.adapters.parameters(), self.clip or math.inf))
+        norm = whole(nn.utils.clip_grad_norm_(self._trained, self.clip or math.inf))
         values = dict(zip([*sums, "grad_norm"], torch.stack([*sums.values(), norm.float()]).tolist(), strict=True))
         self._check(values, window)
         self._update()
@@ -56,7 +60,7 @@ class Stepper:
             with nullcontext() if last else without_gradient_exchange(self.model):
                 with self.accelerator.autocast():
                     loss, logs = self.objective.loss(self.model, batch)
-                share = counted / max(weight, 1)  # a window of nothing but ignored pixels has neither loss nor weight
+                share = counted / (weight or 1)  # a window of nothing but ignored pixels has neither loss nor weight
                 self.accelerator.backward(loss * (share * self.accelerator.num_processes))
             for name, value in {"loss": loss, **logs}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() * share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,20 @@ from mmpeft.injection.adapters import Adapters
 from mmpeft.methods import LinearProbe
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run_directory import RunDirectory
+from mmpeft.zoo.quantization import COMPUTE, quantize
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters:
-    """Graft the adapters of a configuration and activate them; with ``head`` each of them trains the task head too."""
+def add_adapters(model: nn.Module, config: RunConfig, *, head: bool | Collection[str]) -> Adapters:
+    """Graft the adapters of a configuration and activate them; ``head`` are those that train the task head too, or all.
+
+    The model is prepared as the configuration says: its weights quantised, its attention's kernel chosen.
+    """
+    _prepare(model, config)
     for name, methods in config.adapters.items():
-        beside = [LinearProbe()] if head and not any(method.trains_head for method in methods) else []
+        heads = head if isinstance(head, bool) else name in head
+        beside = [LinearProbe()] if heads and not any(method.trains_head for method in methods) else []
         mmpeft.adapt(model, [*methods, *beside], name=name)
     adapters = mmpeft.adapters(model)
     adapters.activate(*config.adapters, trainable=True)
@@ -32,10 +38,20 @@ def add_adapters(model: nn.Module, config: RunConfig, *, head: bool) -> Adapters
 
 
 def load_adapters(model: nn.Module, config: RunConfig) -> None:
-    """Load and activate the adapters that the run directory of a finished run holds."""
+    """Load and activate the adapters that the run directory of a finished run holds, in a model prepared as for it."""
+    _prepare(model, config)
     for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
         mmpeft.load(model, path, name=name)
     mmpeft.adapters(model).activate(*config.adapters)
+
+
+def _prepare(model: nn.Module, config: RunConfig) -> None:
+    for path in config.model.merged:
+        mmpeft.load(model, path, name="merged").merge_and_unload()
+    how = config.model.quantize
+    if how is not None:
+        quantize(model, how.kind, double=how.double, compute=COMPUTE[how.compute], skip=how.skip)
+    mmpeft.use_attention(model, config.attention)
 
 
 def test_sample(split: ImageSplit, index: int) -> Sample:

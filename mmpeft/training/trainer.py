@@ -77,7 +77,7 @@ class Trainer:
         self.order = self.loaders.order("train")
         self.batches = self.loaders.loader("train", self.order)
         self.schedule = make_schedule(config, len(self.order), self.order.processes)
-        self.optimizer = make_optimizer(parameters, config)
+        self.optimizer = make_optimizer(parameters, config, adapters.rates())
         self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
         self.directory = RunDirectory(output)
         self.store = Store(

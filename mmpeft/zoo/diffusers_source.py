@@ -16,7 +16,7 @@ def load(request: Request) -> Any:
         ImportError: If diffusers is not installed.
     """
     diffusers = require("diffusers", "mmpeft[diffusion]")
-    request.refuse("num_classes", "image_size")
+    request.refuse("num_classes", "task", "image_size")
     if not request.with_weights:
         raise ValueError(f"model 'diffusers/{request.name}': a pipeline has no form without weights; build its parts")
     where = {"revision": request.revision, "use_safetensors": True, "trust_remote_code": False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -31,6 +31,7 @@ def load_model(
     source: str,
     *,
     num_classes: int | None = None,
+    task: Literal["question_answering"] | None = None,
     image_size: int | None = None,
     pretrained: bool = True,
     device: str = "cpu",
@@ -43,6 +44,7 @@ def load_model(
             ``tiny/vit|clip|sd|llm``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
             the end pins a revision on the hub.
         num_classes: Replaces the classification head by a freshly initialised one with so many outputs.
+        task: Of a language model of transformers: a freshly initialised head that points at the two ends of an answer.
         image_size: Height and width of the input images, where the architecture allows it.
         pretrained: Whether weights are loaded.
         device: Where the model is built. On ``meta`` nothing but configurations is read: for looking at big models.
@@ -52,7 +54,7 @@ def load_model(
         ValueError: If the name is unknown (near alternatives are given), can't be fetched, or doesn't fit its weights.
         ImportError: If the library isn't installed; the message says which extra to install.
     """
-    how: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size, "pretrained": pretrained}
+    how: dict[str, Any] = {"num_classes": num_classes, "task": task, "image_size": image_size, "pretrained": pretrained}
     library, request = _read(source, **how, device=device, options=options)
     return local_source.load(request) if library is None else SOURCES[library](request)
 

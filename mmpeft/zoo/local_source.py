@@ -57,6 +57,7 @@ def _has_card(path: Path) -> bool:
 
 def _load_timm(path: Path, config: dict[str, Any], request: Request) -> Any:
     """Load a folder that timm's ``save_for_hf`` wrote: config.json and model.safetensors."""
+    request.refuse("task")
     stored = config["num_classes"]
     classes = stored if request.num_classes is None else request.num_classes
     overlay = {name: value for name, value in config["pretrained_cfg"].items() if name in _PREPROCESSING}

@@ -19,7 +19,7 @@ def load(request: Request) -> Any:
         ImportError: If open_clip is not installed.
     """
     open_clip = require("open_clip", "mmpeft[clip]")
-    request.refuse("num_classes", "revision")
+    request.refuse("num_classes", "task", "revision")
     architecture, _, tag = request.name.partition("/")
     _refuse_unknown(open_clip, architecture, request)
     tags = open_clip.list_pretrained_tags_by_model(architecture)

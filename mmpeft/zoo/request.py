@@ -16,6 +16,8 @@ class Request:
     """Branch, tag or commit on the hub."""
     num_classes: int | None = None
     """Classes of a freshly initialised head; None keeps the checkpoint's own."""
+    task: str | None = None
+    """Of a language model the task that it gets a freshly initialised head for: ``question_answering``."""
     image_size: int | None = None
     """Height and width of the input images; None keeps the checkpoint's own."""
     pretrained: bool = True
@@ -29,6 +31,11 @@ class Request:
     def with_weights(self) -> bool:
         """Whether weights are read."""
         return self.pretrained and self.device != "meta"
+
+    @property
+    def fresh_head(self) -> bool:
+        """Whether the head is not the checkpoint's own."""
+        return self.num_classes is not None or self.task is not None
 
     def refuse(self, *names: str) -> None:
         """Refuse settings that have no meaning for this library.

@@ -19,6 +19,7 @@ def load(request: Request) -> nn.Module:
     Raises:
         ValueError: If timm has no such model or tag, or the weights can't be fetched.
     """
+    request.refuse("task")
     _refuse_unknown(request)
     overlay: dict[str, Any] = {}
     if request.image_size is not None:

@@ -70,6 +70,7 @@ def build(card_path: Path, request: Request) -> nn.Module | Any:
 
 def _build_vit(card: dict[str, Any], card_path: Path, request: Request) -> VisionTransformer:
     """timm reads the preprocessing from ``pretrained_cfg``, as for its own checkpoints."""
+    request.refuse("task")
     classes = request.num_classes or 0
     with torch.device(request.device):
         model = VisionTransformer(**card["architecture"], num_classes=classes, **request.options)
@@ -85,7 +86,7 @@ def _build_vit(card: dict[str, Any], card_path: Path, request: Request) -> Visio
 def _build_clip(card: dict[str, Any], card_path: Path, request: Request) -> nn.Module:
     """open_clip keeps the preprocessing in ``visual.preprocess_cfg``, as for its own checkpoints."""
     open_clip = require("open_clip", "mmpeft[clip]")
-    request.refuse("num_classes")
+    request.refuse("num_classes", "task")
     with torch.device(request.device):
         model: nn.Module = open_clip.CustomTextCLIP(**card["architecture"], **request.options)
     if request.with_weights:
@@ -97,7 +98,7 @@ def _build_clip(card: dict[str, Any], card_path: Path, request: Request) -> nn.M
 def _load_pipeline(card: dict[str, Any], card_path: Path, request: Request) -> Any:
     """The folder that diffusers wrote lies beside the card; its 16-bit weights are loaded as 32-bit ones."""
     diffusers = require("diffusers", "mmpeft[diffusion]")
-    request.refuse("num_classes")
+    request.refuse("num_classes", "task")
     if not request.with_weights:
         raise ValueError(f"model 'tiny/{request.name}': a pipeline has no form without weights; load it, on the CPU")
     folder = card_path.parent / card["folder"]

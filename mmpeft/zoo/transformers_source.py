@@ -16,10 +16,11 @@ def load(request: Request) -> nn.Module:
     """Build a transformers model; code from the hub is never run, and weights are read from safetensors only.
 
     The class is the one named in the model's own config; with ``num_classes`` it is the classifier of its family, of
-    images or of texts.
+    images or of texts, and with the task ``question_answering`` the one that points at answers.
 
     Raises:
-        ValueError: If the model can't be fetched, or needs code that is not part of transformers.
+        ValueError: If the model can't be fetched, needs code that is not part of transformers, or a checkpoint has no
+            weights for a part that is no head.
         ImportError: If transformers is not installed.
     """
     transformers = require("transformers", "mmpeft[llm]")
@@ -29,10 +30,13 @@ def load(request: Request) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
         if request.num_classes is not None:
             config.num_labels = request.num_classes
+        elif request.task is not None:
+            config.num_labels = 2  # a start and an end
         kind = _class_of(transformers, config, request)
         if request.with_weights:
-            fresh_head = request.num_classes is not None
-            where |= {"use_safetensors": True, "ignore_mismatched_sizes": fresh_head, **request.options}
+            where |= {"use_safetensors": True, "ignore_mismatched_sizes": request.fresh_head, **request.options}
+            if request.fresh_head:
+                return _load_headed(transformers, kind, config, request, where).to(request.device).eval()
             return kind.from_pretrained(request.name, config=config, **where).to(request.device).eval()
     except OSError as error:
         raise fetch_error(f"hf/{request.name}", error) from error
@@ -43,6 +47,8 @@ def load(request: Request) -> nn.Module:
 def _class_of(transformers: Any, config: Any, request: Request) -> Any:
     if request.num_classes is not None:
         return _classifier_of(transformers, config, request)
+    if request.task is not None:
+        return _reader_of(transformers, config, request)
     if not config.architectures:
         return transformers.AutoModel._model_mapping[type(config)]
     name = config.architectures[0]
@@ -61,6 +67,39 @@ def _classifier_of(transformers: Any, config: Any, request: Request) -> Any:
         f"model 'hf/{request.name}': transformers has no classifier for {config.model_type}, so no "
         f"num_classes={request.num_classes!r}"
     )
+
+
+def _reader_of(transformers: Any, config: Any, request: Request) -> Any:
+    mapping = transformers.AutoModelForQuestionAnswering._model_mapping
+    if type(config) not in mapping:
+        raise ValueError(
+            f"model 'hf/{request.name}': transformers has no model for {config.model_type} that points at answers, "
+            f"so no task={request.task!r}"
+        )
+    return mapping[type(config)]
+
+
+def _load_headed(transformers: Any, kind: Any, config: Any, request: Request, where: dict[str, Any]) -> Any:
+    """Load a model with a new head; all of it below the head comes from the checkpoint.
+
+    Some classes name the part below the head otherwise than the rest of their family (``transformer`` and not ``model``
+    in Llama's for question answering), and transformers then leaves it random: it is loaded by itself here.
+    """
+    model, found = kind.from_pretrained(request.name, config=config, output_loading_info=True, **where)
+    below = f"{model.base_model_prefix}."
+    missing = sorted(name for name in found["missing_keys"] if name.startswith(below))
+    if missing and len(missing) == sum(name.startswith(below) for name in model.state_dict()):
+        base = transformers.AutoModel._model_mapping[type(config)]
+        own, found = base.from_pretrained(request.name, config=config, output_loading_info=True, **where)
+        setattr(model, model.base_model_prefix, own)
+        missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"model 'hf/{request.name}': the checkpoint has no weights for {', '.join(missing[:3])}, which "
+            f"{kind.__name__} has below its head: they would be random each time; load it by transformers once, and "
+            "save it with them"
+        )
+    return model
 
 
 class Tokenizer:

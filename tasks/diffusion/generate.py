@@ -11,36 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor
 
 import mmpeft
-from mmpeft.data.config import DataConfig
-from mmpeft.data.edges import edges
-from mmpeft.data.framing import Framing
-from mmpeft.data.transforms import make_transforms
 from mmpeft.heads.denoising import Denoiser
-from mmpeft.heads.image_encoder import ImageEncoder
+from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 from mmpeft.training.config import read_run
-from mmpeft.training.diffusion_config import Sampling
+from mmpeft.training.diffusion_config import Loaded, Sampling
+from mmpeft.training.loaded import conditions, load
 from mmpeft.training.preview import faults, grid_of, save_picture
-
-
-class Loaded(Settings):
-    """A finished adapter."""
-
-    path: str
-    """Its directory: ``runs/NAME/adapter``."""
-    scale: float = 1.0
-    """How much it counts."""
-    control: str | None = None
-    """The control image, for a ControlNet or a T2I-Adapter."""
-    edges: bool = False
-    """Take the edges of that image (Canny), not the image."""
-    image: str | None = None
-    """The image prompt, for an IP-Adapter."""
 
 
 class Config(Settings):
@@ -62,12 +42,14 @@ class Config(Settings):
     """Height and width in pixels; null takes what the denoiser was trained with."""
     sampling: Sampling = Sampling()
     """How to draw."""
+    attention: Backend = "auto"
+    """The kernel of the pipeline's attention; ``auto`` is diffusers' own way, ``xformers`` needs that extra."""
     output: Path
     """The folder for the pictures and a grid of all; its class pictures, say, for prior preservation."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.image_encoder is None and any(adapter.image is not None for adapter in self.load.values()):
+        if self.image_encoder is None and any(adapter.image for adapter in self.load.values()):
             raise ValueError("image_encoder: missing; image prompts need one")
         return self
 
@@ -75,19 +57,15 @@ class Config(Settings):
 def run(config: Config) -> None:
     """Draw, and write ``0000.png`` ... and ``grid.png``; black and broken pictures are named."""
     pipeline: Any = mmpeft.load_model(config.model)
-    for name, adapter in config.load.items():
-        mmpeft.load(pipeline, adapter.path, name=name)
-    if config.load:
-        scales = [adapter.scale for adapter in config.load.values()]
-        mmpeft.adapters(pipeline).activate(*config.load, weights=scales)
-    encoder = None if config.image_encoder is None else ImageEncoder(mmpeft.load_model(config.image_encoder))
-    model = Denoiser(pipeline, encoder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    mmpeft.use_attention(pipeline, config.attention)
+    load(pipeline, config.load)
+    model = Denoiser(pipeline).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     side = config.resolution or model.resolution
-    conditions = dict(_conditions(config, model, side))
+    given = conditions(model, config.load, config.image_encoder, side)
     asked = [prompt for prompt in config.prompts for _ in range(config.count)]
     how = config.sampling.model_dump(include={"steps", "guidance", "negative"})
     pictures = torch.cat([
-        model.draw([prompt], [config.sampling.seed + place], conditions, size=(side, side), **how).cpu()
+        model.draw([prompt], [config.sampling.seed + place], given, size=(side, side), **how).cpu()
         for place, prompt in enumerate(asked)
     ])  # fmt: skip
     for place, picture in enumerate(pictures):
@@ -96,26 +74,6 @@ def run(config: Config) -> None:
     for what, which in zip(("black", "not all numbers (NaN)"), faults(pictures), strict=True):
         print(*(f"WARNING: {place:04d}.png ({asked[place]!r}) is {what}\n" for place in which), sep="", end="")
     print(f"{len(pictures)} pictures: {config.output / 'grid.png'}")
-
-
-def _conditions(config: Config, model: Denoiser, side: int) -> Any:
-    """Yield what each adapter takes."""
-    device = next(model.parameters()).device
-    for name, adapter in config.load.items():
-        if adapter.control is not None:
-            image = Image.open(adapter.control).convert("RGB")
-            frame = Framing(side).plain((image.height, image.width))
-            cut = frame.cut(image)
-            yield name, frame.placed(edges(cut) if adapter.edges else cut, (0.0, 1.0))[None].to(device)
-        elif adapter.image is not None:
-            yield name, _features(model, adapter.image).to(device)
-
-
-def _features(model: Denoiser, path: str) -> Tensor:
-    assert model.reference is not None
-    plain = DataConfig(name="digits")
-    _, transform = make_transforms(plain, model.reference.model)
-    return model.features(transform(Image.open(path).convert("RGB"))[None].to(next(model.parameters()).device))
 
 
 def main(arguments: list[str]) -> None:

@@ -11,15 +11,18 @@ from torch import nn
 import mmpeft
 
 
-def test_bert_is_mapped_by_the_names_of_its_layers(make_case: Any) -> None:
-    sketch = mmpeft.anatomy(make_case("lora", "bert").build())
+def test_a_family_without_a_layout_is_mapped_by_the_names_of_its_layers() -> None:
+    from transformers import ErnieConfig, ErnieModel
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sketch = mmpeft.anatomy(ErnieModel(ErnieConfig(vocab_size=50, **size)))
     assert sketch.library == "generic" and len(sketch.towers[0].blocks) == 2
     first = {site.name: site.path for site in sketch.towers[0].blocks[0].sites}
     assert first["attn.q"] == "encoder.layer.0.attention.self.query"
     assert first["attn.out"] == "encoder.layer.0.attention.output.dense"
     assert "intermediate.dense" in first and "output.dense" in first
     outer = {site.path for site in sketch.towers[0].sites}
-    assert outer == {"embeddings.LayerNorm", "pooler.dense"}
+    assert outer == {"embeddings.LayerNorm", "embeddings.position_embeddings", "pooler.dense"}
 
 
 def test_low_rank_falls_back_to_every_linear_layer_of_an_unknown_model() -> None:

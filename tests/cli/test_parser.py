@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmpeft.cli import main
-from mmpeft.cli.parser import COMMANDS, Command, make_parser
+from mmpeft.cli.parser import COMMANDS, OVERRIDES, Command, parse
 
 LIGHT = """
 import sys
@@ -31,7 +31,7 @@ def test_help_shows_an_example_that_parses(command: Command, capsys: pytest.Capt
         main([command.name, "--help"])
     assert end.value.code == 0
     assert command.example in capsys.readouterr().out
-    options = make_parser().parse_args(command.example.split()[1:])
+    options = parse(command.example.split()[1:])
     assert options.handler == command.handler
 
 
@@ -50,3 +50,28 @@ def test_a_wrong_call_exits_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         assert main(arguments) == 0, arguments
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if OVERRIDES in c.arguments], ids=lambda command: command.name)
+def test_overrides_stand_before_and_behind_options(command: Command) -> None:
+    for order in (["x", "a.b=1", "c=2", "--debug"], ["x", "--debug", "a.b=1", "c=2"], ["x", "a.b=1", "--debug", "c=2"]):
+        options = parse([command.name, *order])
+        assert (options.overrides, options.debug) == (["a.b=1", "c=2"], True)
+    assert parse([command.name, "--debug", "x"]).overrides == []
+
+
+def test_predict_takes_an_override_behind_its_index() -> None:
+    options = parse(["predict", "runs/a", "--index", "7", "prompt=a red fox", "seed=3"])
+    assert (options.index, options.overrides) == (7, ["prompt=a red fox", "seed=3"])
+
+
+def test_compare_takes_more_behind_an_option() -> None:
+    assert parse(["compare", "a", "--debug", "b", "train.epochs=5"]).configs == ["a", "b", "train.epochs=5"]
+
+
+@pytest.mark.parametrize("arguments", [["predict", "r", "--indx", "7"], ["copy", "a", "b", "c"], ["show", "a", "-x=1"]])
+def test_what_is_no_override_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {' '.join(arguments[-1:])}" in capsys.readouterr().err.replace("--indx ", "")

@@ -14,6 +14,7 @@ from tiny_pipelines import pictures
 from mmpeft.data.diffusion import DiffusionSplit, load_pictures
 from mmpeft.data.diffusion_config import DiffusionData
 from mmpeft.data.framing import Framing
+from mmpeft.data.recognition import recognise
 
 
 @pytest.fixture
@@ -115,6 +116,10 @@ def test_a_drawn_shape_is_a_concept_too() -> None:
     data = load(32, 4, name="concepts", concepts=[{"path": "scenes/plain/heart", "prompt": "a <new1>", "count": 5}])
     assert len(data.train) == 5
     assert data.train[0]["prompt"] == "a <new1>"
+    for sample in data.train.samples:
+        seen = recognise(sample.open())
+        assert seen is not None
+        assert (seen.shape, seen.overlap > 0.85, seen.size > 0.15) == ("heart", True, True)
     with pytest.raises(ValueError, match=r"no drawn scenes \(did you mean 'scenes/plain/heart'"):
         load(name="concepts", concepts=[{"path": "scenes/plain/hart", "prompt": "a"}])
 

@@ -198,32 +198,11 @@ def test_every_problem_of_a_file_is_named(tmp_path: Path, shaken: Any) -> None:
     assert "unexpected lora_unet_mid_block_resnets_0_conv1.hada_w1_a" in said
 
 
-def test_convolutions_are_named_or_left_out(tmp_path: Path, shaken: Any) -> None:
-    state = kohya_file(tmp_path, shaken)
-    expected = outputs(mmpeft_loaded(tmp_path), False)
-    for name, kernel in (("resnets_0_conv1", 3), ("attentions_0_proj_in", 1)):
-        state[f"lora_unet_mid_block_{name}.lora_down.weight"] = torch.ones(2, 64, kernel, kernel)
-        state[f"lora_unet_mid_block_{name}.lora_up.weight"] = torch.ones(64, 2, 1, 1)
-    base = make_pipeline(tmp_path)
-    said = refused(tmp_path, state, base)
-    assert "2 deltas of convolutions" in said
-    assert "lora_unet_mid_block_resnets_0_conv1" in said
-    convert(tmp_path / "changed.safetensors", tmp_path / "back", "kohya", base=base, skip_convolutions=True)
-    mmpeft.load(base, tmp_path / "back")
-    same(outputs(base, False), expected)
-
-
-def mmpeft_loaded(tmp_path: Path) -> Any:
-    pipeline = make_pipeline(tmp_path)
-    mmpeft.load(pipeline, tmp_path / "ours")
-    return pipeline
-
-
 def test_a_layer_without_a_site_is_named(tmp_path: Path) -> None:
     name = "lora_te2_text_projection"
     state = {f"{name}.lora_down.weight": torch.ones(2, 20), f"{name}.lora_up.weight": torch.ones(20, 2)}
     said = refused(tmp_path, state, make_pipeline(tmp_path, True))
-    assert f"{name}: text_encoder_2.text_projection is no linear site" in said
+    assert f"{name}: text_encoder_2.text_projection is no site of LoRA" in said
 
 
 def test_a_diffusion_transformer(tmp_path: Path, shaken: Any) -> None:

@@ -146,7 +146,7 @@ def test_what_mmpeft_cannot_do_is_refused_by_name(key, vit, shaken, tmp_path):
 
 def test_layers_without_a_site_are_all_named(vit, shaken, tmp_path):
     write_theirs(LoraConfig(target_modules="all-linear"), vit, shaken, tmp_path / "a")
-    with pytest.raises(ValueError, match="head has tensors, and is no linear layer to adapt in this model"):
+    with pytest.raises(ValueError, match="head has tensors, and is no layer to adapt in this model"):
         mmpeft.load(vit(), tmp_path / "a")
 
 

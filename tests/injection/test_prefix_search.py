@@ -37,6 +37,8 @@ FOUND: list[tuple[str, str, dict[str, Any], str]] = [
     ("adaptformer", "open_clip", LAST, "the input of visual.transformer.resblocks.1"),
     ("convpass", "open_clip_attention", LAST, "the input of visual.transformer.resblocks.1"),
     ("vpt", "hf_clip", LAST, "the input of vision_model.encoder.layers.1"),
+    ("prefix_tuning", "vit", LAST, "the input of blocks.2"),
+    ("prefix_tuning", "open_clip", LAST, "the input of visual.transformer.resblocks.1"),
     ("norm_tuning", "siglip", LAST, "the input of vision_model.encoder.layers.1"),
     ("lora", "open_clip", TEXT, "the output of visual"),
     ("bitfit", "hf_clip", TEXT, "the output of visual_projection"),
@@ -118,6 +120,16 @@ def test_a_random_part_is_no_fixed_function(make_case: Any) -> None:
     model.train().blocks[0].attn.proj_drop.p = 0.0
     model.blocks[2].attn.proj_drop.p = 0.1
     assert search(case, model).place == "the input of blocks.2"
+
+
+@pytest.mark.parametrize("kind", ["vit", "hf_clip"])
+def test_a_chosen_attention_kernel_changes_nothing(make_case: Any, kind: str) -> None:
+    case, model = prepared(make_case, "lora", kind, LAST)
+    place = search(case, model).place
+    mmpeft.use_attention(model, "math")
+    prefix = search(case, model)
+    assert prefix.place == place
+    check_resumed(case, model, prefix)
 
 
 def test_a_model_that_is_called_twice_has_none(make_case: Any) -> None:

@@ -17,10 +17,13 @@ def vit(make_case: Any) -> Any:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (mmpeft.LoRA(targets="attn.qq"), r"has no linear site 'attn.qq' \(did you mean .*'attn.q'"),
-        (mmpeft.LoRA(targets=("attn.q", "mlp.upp")), r"has no linear site 'mlp.upp' \(did you mean 'mlp.up'"),
-        (mmpeft.LoRA(targets="tower.*"), r"has no linear site 'tower.\*' \(one of: .*attn.out"),
-        (mmpeft.LoRA(targets="mlp.gate"), r"has no linear site 'mlp.gate'"),
+        (mmpeft.LoRA(targets="attn.qq"), r"has no linear site or convolution 'attn.qq' \(did you mean .*'attn.q'"),
+        (
+            mmpeft.LoRA(targets=("attn.q", "mlp.upp")),
+            r"no linear site or convolution 'mlp.upp' \(did you mean 'mlp.up'",
+        ),
+        (mmpeft.LoRA(targets="tower.*"), r"has no linear site or convolution 'tower.\*' \(one of: .*attn.out"),
+        (mmpeft.LoRA(targets="mlp.gate"), r"has no linear site or convolution 'mlp.gate'"),
         (mmpeft.LoRA(layers="last:4"), r"layers: 'last:4' is none of .* the tower has 3"),
         (mmpeft.LoRA(layers="last:0"), r"layers: 'last:0'"),
         (mmpeft.LoRA(layers="middle"), r"layers: 'middle'"),

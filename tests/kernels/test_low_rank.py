@@ -131,6 +131,22 @@ def test_keeps_x_and_the_factors_by_reference(dtype: torch.dtype) -> None:
     assert {tensor.data_ptr() for tensor in saved} == own
 
 
+def test_with_fixed_a_it_keeps_the_product_in_the_place_of_x() -> None:
+    x, weight, bias, *factors = make("two slices")
+    leaves = [tensor.requires_grad_(index % 2 == 1) for index, tensor in enumerate(factors)]
+    saved = kept(lambda: fused("two slices", x, weight, bias, *leaves))
+    own = {tensor.data_ptr() for tensor in (weight, *leaves)}
+    (product,) = [tensor for tensor in saved if tensor.data_ptr() not in own]
+    torch.testing.assert_close(product, torch.cat([factors[0], factors[2]]) @ x.flatten(0, 1).T)
+
+    def function(x: Tensor, *ups: Tensor) -> Tensor:
+        return fused("two slices", x, weight, bias, factors[0], ups[0], factors[2], ups[1])
+
+    inputs = [tensor.requires_grad_() for tensor in (x, factors[1], factors[3])]
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
 def test_autocast_computes_and_keeps_half_precision() -> None:
     x, weight, bias, *factors = make("two slices", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

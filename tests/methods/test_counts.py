@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import language_configurations
 import pytest
 import timm
 import torch
+from unified_formulas import ELSEWHERE
 
 import mmpeft
 
@@ -33,11 +35,14 @@ EXPECTED: list[tuple[str, dict[str, Any], int]] = [
     (VIT, {"method": "lora", "rank": 8, "targets": "attn.qkv"}, 294_912),
     (VIT, {"method": "lora", "rank": 8}, 294_912),
     (VIT, {"method": "lora", "rank": 8, "targets": ["attn.q", "attn.k", "attn.v"]}, 442_368),
+    (VIT, {"method": "lora_fa", "rank": 8}, 147_456),
     (VIT, {"method": "norm_tuning"}, 38_400),
     (VIT, {"method": "parallel_adapter", "bottleneck": 8}, 156_768),
     (VIT, {"method": "pfeiffer", "bottleneck": 8}, 156_768),
     (VIT, {"method": "pfeiffer", "bottleneck": 96}, 1_779_840),
     (VIT, {"method": "pfeiffer"}, 12 * (2 * 768 * 48 + 768 + 48)),
+    (VIT, {"method": "prefix_tuning", "hidden": None}, 2 * 12 * 768 * 20),
+    (VIT, {"method": "prefix_tuning"}, 20 * 768 + 769 * 512 + 513 * 2 * 12 * 768),
     (VIT, {"method": "repadapter"}, 239_808),
     (VIT, {"method": "res_tuning"}, 1_198_848),
     (VIT, {"method": "res_tuning_bypass", "gated": False}, 1_198_848),
@@ -188,40 +193,39 @@ def test_counts_with_the_head_are_the_published_ones(classes: int, method: dict[
 
 
 def test_every_method_has_a_line() -> None:
-    lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS]]
+    lines = [line[-2] for line in [*EXPECTED, *WITH_HEAD, *TWO_TOWERS, *LANGUAGE]]
     diffusion = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
-    assert mmpeft.methods().keys() - diffusion == {line["method"] for line in lines}
+    assert mmpeft.methods().keys() - diffusion == {line["method"] for line in lines} | ELSEWHERE
 
 
-def test_bitfit_and_language_methods_on_bert_base() -> None:
-    from transformers import BertConfig, BertModel
+LANGUAGE: list[tuple[str, Any, int]] = [
+    ("Llama-2-7B", {"method": "lora", "rank": 8}, 4_194_304),
+    ("Llama-3-8B", {"method": "lora", "rank": 8}, 3_407_872),
+    ("Llama-2-7B", {"method": "lora", "rank": 8, "targets": EVERY}, 19_988_480),
+    ("Llama-3-8B", {"method": "lora", "rank": 16, "targets": "all"}, 41_943_040),
+    ("Llama-2-7B", {"method": "llm_adapter_lora"}, 56_098_816),
+    ("Llama-2-7B", {"method": "llm_adapter_series"}, 67_108_864),
+    ("Llama-2-7B", {"method": "llm_adapter_parallel"}, 247_463_936),
+    ("Llama-2-7B", {"method": "dora", "rank": 8}, 4_456_448),
+    ("Llama-2-7B", {"method": "lora_fa", "rank": 8}, 2_097_152),
+    ("Llama-2-7B", {"method": "ia3"}, 614_400),
+    ("Llama-3-8B", {"method": "ia3"}, 524_288),
+    ("BERT-base", {"method": "bitfit"}, 102_912),
+    ("BERT-base", {"method": "pfeiffer"}, 894_528),
+    ("BERT-base", {"method": "houlsby", "bottleneck": 48}, 1_789_056),
+    ("BERT-base", {"method": "lora", "rank": 8}, 294_912),
+    ("BART-large", {"method": "parallel_adapter"}, 25_202_688),
+    ("BART-large", {"method": "mam", "hidden": None}, 27_414_528),
+    ("BERT-base", {"method": "pfeiffer", "layers": [0], "gate": "auto"}, 75_313),
+    ("BERT-base", {"method": "unipelt"}, 11_083_376),
+    ("BERT-base", {"method": "unipelt", "hidden": None}, 1_410_672),
+    ("Llama-2-7B", {"method": "prefix_tuning", "hidden": None}, 5_242_880),
+    ("Llama-3-8B", {"method": "prefix_tuning", "hidden": None}, 1_310_720),
+    ("GPT-2", {"method": "lora", "rank": 8, "targets": "attn.qkv"}, 12 * 8 * (768 + 3 * 768)),
+]
+"""Language models by their published configurations; the numbers of the method's paper or of HF peft."""
 
-    def count(**method: Any) -> int:
-        with torch.device("meta"):
-            return mmpeft.adapt(BertModel(BertConfig()), method).report().trainable
 
-    assert count(method="bitfit") == 102_912
-    assert count(method="lora", rank=8) == 294_912
-
-
-@pytest.mark.parametrize(
-    ("method", "seven_billion", "eight_billion"),
-    [
-        ({"method": "lora", "rank": 8}, 4_194_304, 3_407_872),
-        ({"method": "lora", "rank": 8, "targets": EVERY}, 19_988_480, 20_971_520),
-        ({"method": "dora", "rank": 8}, 4_456_448, 32 * (4096 + 1024) + 3_407_872),
-        ({"method": "ia3"}, 614_400, 524_288),
-    ],
-)  # fmt: skip
-def test_language_counts_through_the_generic_anatomy(
-    method: dict[str, Any], seven_billion: int, eight_billion: int
-) -> None:
-    from transformers import LlamaConfig, LlamaModel
-
-    small = {"num_hidden_layers": 32, "vocab_size": 100, "hidden_size": 4096}
-    llama2 = LlamaConfig(**small, intermediate_size=11008, num_attention_heads=32)
-    llama3 = LlamaConfig(**small, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8)
-    for config, expected in ((llama2, seven_billion), (llama3, eight_billion)):
-        with torch.device("meta"):
-            model = LlamaModel(config)
-        assert mmpeft.adapt(model, method).report().trainable == expected
+@pytest.mark.parametrize(("model", "methods", "count"), LANGUAGE)
+def test_counts_on_language_models(model: str, methods: object, count: int) -> None:
+    assert mmpeft.adapt(language_configurations.build(model), methods).report().trainable == count

@@ -104,39 +104,6 @@ def test_gradients_of_a_controlnet_wake_in_order(unet: Any, inputs: Any) -> None
     assert awake() == {"zeros": True, "encoder": True, "hint end": True, "hint trunk": True}
 
 
-@pytest.mark.parametrize("guess", [False, True])
-def test_a_controlnet_agrees_with_that_of_diffusers(unet: Any, inputs: Any, guess: bool) -> None:
-    adapters = mmpeft.adapt(unet, CONTROL.model_copy(update={"guess": guess}), name="control")
-    shake(adapters)
-    (edit,) = adapters._edits("control")
-    plain = make_unet().requires_grad_(False)
-    theirs = ControlNetModel.from_unet(plain, conditioning_embedding_out_channels=(8, 16))
-    pairs = [*copied(edit, theirs)]
-    adapters.activate("control", weights=[0.7])
-    with adapters.given({"control": CONDITIONS["control"]}):
-        ours = unet(*inputs).sample
-    down, middle = theirs(*inputs, CONDITIONS["control"], conditioning_scale=0.7, guess_mode=guess, return_dict=False)
-    expected = plain(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    ours.square().sum().backward()
-    expected.square().sum().backward()
-    for own, other in pairs:
-        torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
-
-
-def copied(edit: Any, theirs: ControlNetModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copy our weights into diffusers' ControlNet, and yield the pairs."""
-    modules = {"conv_in": theirs.conv_in, "time_embedding": theirs.time_embedding, "down_blocks": theirs.down_blocks}
-    modules["mid_block"] = theirs.mid_block
-    pairs = [(getattr(edit.encoder, name), module) for name, module in modules.items()]
-    pairs += [(edit.hint, theirs.controlnet_cond_embedding)]
-    zeros = [*theirs.controlnet_down_blocks, theirs.controlnet_mid_block]
-    pairs += list(zip(edit.zeros, zeros, strict=True))
-    for ours, module in pairs:
-        module.load_state_dict(ours.state_dict())
-        yield from zip(ours.parameters(), module.parameters(), strict=True)
-
-
 @torch.no_grad()
 def test_of_a_doubled_batch_guess_mode_controls_the_second_half(unet: Any, inputs: Any) -> None:
     plain = unet(*inputs).sample
@@ -168,6 +135,36 @@ def test_custom_diffusion_learns_nothing_from_the_start_of_the_text(unet: Any, i
     unet(sample, time, text).sample.square().sum().backward()
     assert all(not parameter.grad.any() for parameter in adapters.parameters())
     adapters.merge()
+
+
+def fill(theirs: ControlNetModel, edit: Any) -> None:
+    """Copy our weights into diffusers' ControlNet."""
+    names = ("conv_in", "time_embedding", "down_blocks", "mid_block")
+    pairs = [(getattr(edit.encoder, name), getattr(theirs, name)) for name in names]
+    pairs += [(edit.hint, theirs.controlnet_cond_embedding)]
+    pairs += zip(edit.zeros, [*theirs.controlnet_down_blocks, theirs.controlnet_mid_block], strict=True)
+    for ours, own in pairs:
+        own.load_state_dict(ours.state_dict())
+
+
+@torch.no_grad()
+def test_several_controlnets_add_up_as_in_diffusers(unet: Any, inputs: Any) -> None:
+    """Each with its image and scale; the second in guess mode, as its control image says."""
+    images = CONDITIONS["control"], torch.rand(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(8))
+    plain, sums = make_unet(), []
+    for number, (name, scale) in enumerate((("first", 0.7), ("second", 1.2))):
+        adapters = mmpeft.adapt(unet, CONTROL, name=name)
+        shake(adapters)
+        theirs = ControlNetModel.from_unet(plain, conditioning_embedding_out_channels=(8, 16))
+        fill(theirs, adapters._edits(name)[0])
+        how = {"conditioning_scale": scale, "guess_mode": number == 1, "return_dict": False}
+        down, middle = theirs(*inputs, images[number], **how)
+        sums.append([*down, middle])
+    *down, middle = (a + b for a, b in zip(*sums, strict=True))
+    expected = plain(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+    adapters.activate("first", "second", weights=[0.7, 1.2])
+    with adapters.given({"first": images[0], "second": mmpeft.ControlImage(image=images[1], guess=True)}):
+        torch.testing.assert_close(unet(*inputs).sample, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

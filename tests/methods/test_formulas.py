@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from plain_vit import DEPTH, Plain, Weights
 from torch import Tensor
+from unified_formulas import UNIFIED
 
 import mmpeft
 
@@ -318,6 +319,7 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("norm_tuning"), Copies),
     (spec("linear_probe"), Copies),
     (spec("full_fine_tuning"), Copies),
+    *UNIFIED,
 ]
 
 
@@ -335,7 +337,8 @@ def test_output_and_gradients_follow_the_formula(method: dict[str, Any], formula
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     direction = torch.randn_like(expected)
     found_gradients = torch.autograd.grad((found * direction).sum(), adapters.parameters())
-    for key, gradient in zip(own, found_gradients, strict=True):
+    trained = [key.removeprefix("main.") for key, _ in adapters.named_parameters()]
+    for key, gradient in zip(trained, found_gradients, strict=True):
         (reference,) = torch.autograd.grad((expected * direction).sum(), own[key], retain_graph=True)
         torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-8, msg=key)
 

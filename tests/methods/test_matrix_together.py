@@ -13,7 +13,8 @@ OWNERS = ("vit", "deit_distilled", "dinov2", "qk_norm", "eva", "eva02", "dinov3"
 UNROUTABLE = {
     *(("full_fine_tuning", model) for model in OWNERS),
     *(("bitfit", model) for model in ("eva", "beit", "swin_v2")),
-    *(("full_fine_tuning", "bert"), ("ssf", "swin_v2")),
+    *(("full_fine_tuning", model) for model in ("bert", "gpt2", "mixtral", "t5")),
+    ("ssf", "swin_v2"),
     *(("full_fine_tuning", model) for model in ("open_clip", "open_clip_attention", "hf_clip", "siglip", "zero_shot")),
     *(("bitfit", model) for model in ("open_clip", "open_clip_attention", "siglip", "zero_shot")),
 }
@@ -108,15 +109,19 @@ def test_gradient_checkpointing_changes_no_gradient(case: Any) -> None:
     model = case.build().train()
     adapters = case.adapt(model, seed=1)
     expected = gradients(adapters, case.run(model).square().sum())
-    if case.model in ("bert", "hf_clip", "siglip"):
+    if hasattr(model, "gradient_checkpointing_enable"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif case.model in ("unet", "sd3"):
+        model.enable_gradient_checkpointing()
     elif case.model in ("mlp", "open_clip_attention"):
         return  # a plain module has no checkpointing, and open_clip's fails for its custom blocks without us too
     else:
         getattr(model, "backbone", model).set_grad_checkpointing()
     found = gradients(adapters, case.run(model).square().sum())
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
+        torch.testing.assert_close(
+            found[key], value, rtol=1e-4, atol=1e-5 * max(1.0, value.abs().max().item()), msg=key
+        )
 
 
 @torch.no_grad()

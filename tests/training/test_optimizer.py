@@ -1,4 +1,4 @@
-from importlib.util import find_spec
+import sys
 
 import pytest
 import torch
@@ -11,6 +11,12 @@ from mmpeft.training.optimizer import make_optimizer, restore_state, set_lr, sta
 def make_parameters() -> dict[str, nn.Parameter]:
     torch.manual_seed(0)
     return {"down.weight": nn.Parameter(torch.randn(3, 2)), "bias": nn.Parameter(torch.randn(3))}
+
+
+def make_large_parameters() -> dict[str, nn.Parameter]:
+    """Enough elements for moments in 8 bits: small tensors keep theirs in 32."""
+    torch.manual_seed(0)
+    return {"down.weight": nn.Parameter(torch.randn(100, 80)), "bias": nn.Parameter(torch.randn(3))}
 
 
 def test_only_matrices_are_decayed() -> None:
@@ -37,12 +43,19 @@ def test_all_tensors_are_decayed_where_the_recipe_says_so() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * (1 + 5e-4 * before[name]))
 
 
+def test_an_adapter_without_parameters_has_an_optimizer_too() -> None:
+    """Tip-Adapter's cache is filled, not trained."""
+    optimizer = make_optimizer({}, TrainConfig(epochs=1))
+    set_lr(optimizer, 0.1)
+    optimizer.step()
+
+
 def test_eps_reaches_adamw() -> None:
     optimizer = make_optimizer(make_parameters(), TrainConfig(epochs=1, eps=1e-4))
     assert [group["eps"] for group in optimizer.param_groups] == [1e-4, 1e-4]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "sgd"])
 def test_a_restored_optimizer_continues_to_the_bit(name: str) -> None:
     def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -51,7 +64,7 @@ def test_a_restored_optimizer_continues_to_the_bit(name: str) -> None:
         optimizer.step()
 
     config = TrainConfig(epochs=1, lr=0.1, optimizer=name)
-    first = make_parameters()
+    first = make_large_parameters()
     optimizer = make_optimizer(first, config)
     step(first, optimizer, 1)
     second = {key: nn.Parameter(value.detach().clone()) for key, value in first.items()}
@@ -71,8 +84,18 @@ def test_set_lr_reaches_every_group() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_8_bit_moments_need_bitsandbytes() -> None:
-    if find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
+def test_moments_of_8_bits_are_kept_in_8_bits() -> None:
+    parameters = make_large_parameters()
+    optimizer = make_optimizer(parameters, TrainConfig(epochs=1, optimizer="adamw8bit"))
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = state_of(optimizer, parameters)
+    assert state["down.weight/state1"].dtype == state["down.weight/state2"].dtype == torch.uint8
+    assert state["bias/state1"].dtype == torch.float32
+
+
+def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match=r"bitsandbytes is not installed: pip install 'bitsandbytes'"):
         make_optimizer(make_parameters(), TrainConfig(epochs=1, optimizer="adamw8bit"))

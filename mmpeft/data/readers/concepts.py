@@ -11,7 +11,7 @@ from PIL import Image
 from mmpeft.data.config import DataConfig
 from mmpeft.data.diffusion_config import DiffusionData
 from mmpeft.data.readers.folder import images_under
-from mmpeft.data.readers.scenes import read_scenes
+from mmpeft.data.readers.scenes import read_scenes, scenes_of
 from mmpeft.data.samples import Sample
 from mmpeft.data.scenes import SHAPES, STYLES
 from mmpeft.settings import nearest
@@ -57,10 +57,15 @@ def _pictures(path: str, key: str) -> list[Sample]:
 
 
 def _drawn(path: str, key: str) -> list[Sample]:
-    """Return the drawn pictures of ``scenes/STYLE/SHAPE``."""
+    """Return the drawn pictures of ``scenes/STYLE/SHAPE`` that show it well: large, on a ground without texture."""
     known = {f"scenes/{style}/{shape}": (style, shape) for style in STYLES for shape in SHAPES}
     if path not in known:
         raise ValueError(f"{key}: {path!r} are no drawn scenes{nearest(path, known)}")
     style, shape = known[path]
     samples = read_scenes(DataConfig.model_validate({"name": "scenes", "style": style}))
-    return [sample for sample in samples if sample.label == shape]
+    scenes = scenes_of(style)
+    return [
+        sample
+        for sample, scene in zip(samples, scenes, strict=True)
+        if (scene.shape, scene.size, scene.texture) == (shape, "large", "plain")
+    ]

@@ -9,10 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmpeft.injection.edits.gate import Gate
+from mmpeft.injection.rows import Rows
 from mmpeft.injection.sites import Site
+from mmpeft.kernels.attention import Extra
 from mmpeft.kernels.low_rank import Update
 
-Point = Literal["parameters", "input", "output", "projected", "projection", "carrier", "features"]
+Point = Literal["parameters", "input", "output", "projected", "projection", "carrier", "features", "attention"]
 Fold = tuple[Tensor, Tensor | None]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -29,7 +32,7 @@ class Binding:
     host: nn.Module
     point: Point
     site: Site
-    rows: slice | None = None
+    rows: Rows | None = None
     tap: nn.Module | None = None
     index: int = 0
     names: Mapping[str, str] = field(default_factory=dict)
@@ -99,10 +102,13 @@ class Edit(nn.Module):
 
     A subclass implements the points that its ``bind`` names: ``output(x, y, call)`` returns the new output,
     ``input(args, kwargs, call)`` the new arguments, ``parameters_of(binding)`` the tensors to compute with,
-    ``features()`` raises where the edit spoils intermediate features. An edit that needs more than the model's own
-    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``. One that can be
+    ``features()`` raises where the edit spoils intermediate features, ``extra(x, call)`` the keys and values that
+    queries x see besides their own. An edit that needs more than the model's own
+    input ``takes`` it as a condition; one whose change is no difference of tensors ``weighs_itself``; one whose host is
+    given no tensor in front ``routes_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
-    number of tokens that an edit adds to the sequence.
+    number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter, and an
+    ``input_gate`` says by what the edit reads how much of its change is made.
     """
 
     mergeable = False
@@ -110,6 +116,12 @@ class Edit(nn.Module):
     count = 0
     takes: Condition | None = None
     weighs_itself = False
+    routes_itself = False
+    rates: Mapping[str, float] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_gate: Gate | None = None
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Return where this edit attaches; by default to the output of the site's host."""
@@ -118,6 +130,15 @@ class Edit(nn.Module):
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return the host's output after this edit, given its input ``x`` and its output so far ``y``."""
         raise TypeError(f"{type(self).__name__} has no output")
+
+    def gated(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Return the output after this edit, as far as its gate is open: ``y + g (output(x, y) - y)``."""
+        new = self.output(x, y, call)
+        return new if self.input_gate is None else y + self.input_gate(self.read(x, y)) * (new - y)
+
+    def read(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return what of the host's input ``x`` and output ``y`` the edit reads, and its gate with it."""
+        return x
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Return the host's arguments after this edit."""
@@ -131,9 +152,17 @@ class Edit(nn.Module):
         """Return the tensors that replace the host's own of the same names."""
         raise TypeError(f"{type(self).__name__} has no parameters")
 
+    def extra(self, x: Tensor, call: Call) -> Extra:
+        """Return keys and values for queries x (batch, heads, queries, head width) to see besides their own."""
+        raise TypeError(f"{type(self).__name__} has no keys and values")
+
     def features(self) -> None:
         """Raise a ValueError: the model's intermediate features are not what the caller takes them for."""
         raise TypeError(f"{type(self).__name__} does not mind features")
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return the tensors that are saved: by default the edit's own."""
+        return dict(self.state_dict())
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """Return weight (out, in) and bias (out) with this edit in them, in the precision of the arguments.

@@ -67,21 +67,25 @@ class Bottleneck(Edit):
         """Attach to the sublayer, or to the end of its branch with a tap on the residual stream."""
         assert isinstance(site, BranchSite)
         if self.reads in ("residual", "stream"):
-            if site.entry is None or site.exit is None:
+            if site.entry is None or site.exit is None or (site.parallel and self.reads == "stream"):
                 raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
             return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
-        return [Binding(edit=self, host=site.host, point="output", site=site)]
+        return [Binding(edit=self, host=site.host, point="output", site=site, tap=site.source)]
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""
-        z = y if self.reads == "output" else x + y if self.reads == "stream" else x
-        f = self._transform(z)
+        f = self.change(self.read(x, y))
         if self.drop_path and self.training:
             kept = f.new_empty(len(f), *[1] * (f.ndim - 1)).bernoulli_(1 - self.drop_path)
             f = f * (kept / (1 - self.drop_path))
         return y + f
 
-    def _transform(self, z: Tensor) -> Tensor:
+    def read(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return z."""
+        return y if self.reads == "output" else x + y if self.reads == "stream" else x
+
+    def change(self, z: Tensor) -> Tensor:
+        """Return f(z), every sample's."""
         if self.norm is not None:
             z = F.layer_norm(z, self.norm.normalized_shape, *_cast(self.norm, z), self.norm.eps)
         hidden = ACTIVATIONS[self.activation](F.linear(z, *_cast(self.down, z)))

@@ -39,7 +39,7 @@ class Passed:
     """
 
     def __init__(self) -> None:
-        self.value: Tensor | None = None
+        self.value: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Passed:
         return Passed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,16 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Condition, Edit
 from mmpeft.injection.sites import DenoiserSite, Site
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ControlImage:
+    """A control image, and how this one counts: what ControlNets are given instead of an image alone."""
+
+    image: Tensor
+    """(batch, channels, height, width) in [0, 1]."""
+    guess: bool
+    """Whether to weigh deep states more, and to control only the conditional half of a batch."""
 
 
 class HintEncoder(nn.Module):
@@ -43,7 +54,8 @@ class ControlBranch(Edit):
     h_i are the states of a copy of its encoder, which sees the same sample, time and text, and the hint of the control
     image; Z_i are 1x1 convolutions that start at zero, so the model starts unchanged. s is the adapter's weight. With
     ``guess`` state i of n + 1 counts ``10^(i/n - 1)``, and of a doubled batch (classifier-free guidance) only the
-    second half is controlled. ``pooled`` takes each state's mean over its places.
+    second half is controlled; a `ControlImage` says for itself whether to. ``pooled`` takes each state's mean over its
+    places.
     """
 
     weighs_itself = True
@@ -74,14 +86,15 @@ class ControlBranch(Edit):
 
     def residuals(self, arguments: dict[str, Any], weight: float) -> list[Tensor]:
         """Return what is added to each hidden state."""
-        image: Tensor = self.takes.needed("control: no control image", "image")
+        given: ControlImage | Tensor = self.takes.needed("control: no control image", "image")
+        image, guess = (given.image, given.guess) if isinstance(given, ControlImage) else (given, self.guess)
         sample = arguments["sample"]
-        rows = slice(len(sample) // 2, None) if self.guess and len(sample) == 2 * len(image) else slice(None)
+        rows = slice(len(sample) // 2, None) if guess and len(sample) == 2 * len(image) else slice(None)
         own = {key: _rows(value, rows, len(sample)) for key, value in arguments.items()}
-        own["sample"] = own["sample"].to(self.encoder.dtype)
+        own |= {key: own[key].to(self.encoder.dtype) for key in ("sample", "encoder_hidden_states")}
         hint = _repeated(self.hint(image.to(own["sample"])), len(own["sample"]))
         states = [zero(state) for zero, state in zip(self.zeros, self.encoder(own, hint), strict=True)]
-        scales = torch.logspace(-1, 0, len(states)).tolist() if self.guess else [1.0] * len(states)
+        scales = torch.logspace(-1, 0, len(states)).tolist() if guess else [1.0] * len(states)
         states = [state * (scale * weight) for state, scale in zip(states, scales, strict=True)]
         if self.pooled:
             states = [state.mean((2, 3), keepdim=True) for state in states]

@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
-from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.injection.edits.low_rank_start import Start, started
+from mmpeft.injection.rows import take
+from mmpeft.injection.sites import LinearSite, Site, WeightSite
 from mmpeft.kernels.low_rank import Update, low_rank_add
+from mmpeft.kernels.quantized import dense
 
 
 class LowRank(Edit):
     """``y + s B A drop(x)``: A (rank, in) uniform in +-1/sqrt(in), B (out, rank) zero (Hu et al. 2021).
 
-    ``scale`` s is alpha/rank, or alpha/sqrt(rank) when rank-stabilised (Kalajdzievski 2023).
+    ``scale`` s is alpha/rank, or alpha/sqrt(rank) when rank-stabilised (Kalajdzievski 2023). Where A and B start from
+    the weight (``start``), the delta is ``s (B A - B_0 A_0)``: the base is not touched, and the start of A and of -B is
+    kept as ``start_A`` and ``start_B``. ``ratio`` is B's learning rate over A's (LoRA+, Hayou et al. 2024); a ``fixed``
+    A is not trained (LoRA-FA, Zhang et al. 2023).
     """
 
     mergeable = True
 
-    def __init__(self, site: LinearSite, *, rank: int, alpha: float, dropout: float, rank_stabilized: bool) -> None:
+    def __init__(
+        self,
+        site: WeightSite,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        rank_stabilized: bool,
+        start: Start = "uniform",
+        ratio: float = 1.0,
+        fixed: bool = False,
+    ) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(site.out_features, rank))
+        self.rows, self.transposed, self.names = site.rows, site.transposed, (site.weight, site.bias)
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.dropout = dropout
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.parts = ("lora", "start") if start in ("pissa", "olora") else ("lora",)
+        self.rates = {} if ratio == 1.0 else {"lora_B": ratio}
+        a, b = started(self._weight(site.host), rank=rank, scale=self.scale, start=start)
+        if fixed:
+            self.register_buffer("lora_A", a)
+        else:
+            self.lora_A = nn.Parameter(a)
+        self.lora_B = nn.Parameter(b)
+        if "start" in self.parts:
+            self.register_buffer("start_A", a.detach().clone())
+            self.register_buffer("start_B", -b.detach())
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the rows of the linear layer's output."""
@@ -37,15 +64,30 @@ class LowRank(Edit):
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        return low_rank_add(y, x, self.lora_A, self.lora_B, self.scale)
+        return low_rank_add(y, x, *self.factors(), self.scale)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A and B of the whole delta: with what is subtracted as further rows of A and columns of B."""
+        if len(self.parts) == 1:
+            return self.lora_A, self.lora_B
+        return (
+            torch.cat([self.lora_A, self.get_buffer("start_A")]),
+            torch.cat([self.lora_B, self.get_buffer("start_B")], 1),
+        )
 
     def update(self) -> Update | None:
         """``s B A``, but for dropout in training."""
-        return None if self.dropout and self.training else Update(self.lora_A, self.lora_B, self.scale)
+        return None if self.dropout and self.training else Update(*self.factors(), self.scale)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
-        return weight + self.scale * (self.lora_B.to(weight) @ self.lora_A.to(weight)), bias
+        a, b = (factor.to(weight).flatten(1) for factor in self.factors())
+        return weight + self.scale * (b @ a).view_as(weight), bias
+
+    def _weight(self, host: nn.Module) -> Tensor:
+        weight: Tensor = dense(getattr(host, self.names[0]))
+        weight = weight.T if self.transposed else weight
+        return weight if self.rows is None else take(weight, self.rows, 0)
 
     def extra_repr(self) -> str:
         """Rank, features and scale."""
@@ -59,9 +101,8 @@ class DecomposedLowRank(LowRank):
     size of W is made.
     """
 
-    def __init__(self, site: LinearSite, **options: float) -> None:
-        super().__init__(site, **options)  # type: ignore[arg-type]
-        self.rows, self.transposed, self.names = site.rows, site.transposed, (site.weight, site.bias)
+    def __init__(self, site: WeightSite, **options: Any) -> None:
+        super().__init__(site, **options)
         self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
@@ -69,7 +110,7 @@ class DecomposedLowRank(LowRank):
         host = call.binding.host
         ratio = self._ratio(host)
         x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        a, b = (factor.to(x.dtype) for factor in self.factors())
         delta = F.linear(F.linear(x, a), b * (self.scale * ratio[:, None]).to(b.dtype))
         bias = self._bias(host)
         plain = y if bias is None else y - bias.to(y.dtype)
@@ -84,29 +125,24 @@ class DecomposedLowRank(LowRank):
         ratio, own = self._ratio(host).to(weight), self._bias(host)
         if bias is not None and own is not None:
             bias = own.to(bias) + ratio * (bias - own.to(bias))
-        return changed * ratio[:, None], bias
+        return changed * ratio.view(-1, *[1] * (weight.ndim - 1)), bias
 
     def _ratio(self, host: nn.Module) -> Tensor:
         return self.magnitude / self._norms(self._weight(host))
 
     def _bias(self, host: nn.Module) -> Tensor | None:
         bias: Tensor | None = getattr(host, self.names[1])
-        return bias if bias is None or self.rows is None else bias[self.rows]
-
-    def _weight(self, host: nn.Module) -> Tensor:
-        weight: Tensor = getattr(host, self.names[0])
-        weight = weight.T if self.transposed else weight
-        return weight if self.rows is None else weight[self.rows]
+        return bias if bias is None or self.rows is None else take(bias, self.rows, 0)
 
     @staticmethod
     def _square_norms(weight: Tensor) -> Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        return weight.detach().to(wide).square().sum(1)
+        return weight.detach().to(wide).flatten(1).square().sum(1)
 
     @torch.no_grad()
     def _norms(self, weight: Tensor) -> Tensor:
         squares = self._square_norms(weight)
-        a, b, w = (tensor.to(squares.dtype) for tensor in (self.lora_A, self.lora_B, weight))
+        a, b, w = (tensor.to(squares.dtype).flatten(1) for tensor in (*self.factors(), weight))
         cross = ((w @ a.T) * b).sum(1)
         own = ((b @ (a @ a.T)) * b).sum(1)
         return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()

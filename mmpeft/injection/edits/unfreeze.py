@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
 from mmpeft.injection.sites import ParametersSite, Site
+from mmpeft.kernels.quantized import is_quantized
 
 
 class Unfreeze(Edit):
@@ -25,6 +26,8 @@ class Unfreeze(Edit):
         super().__init__()
         self.names, self.detach_first = site.names, detach_first
         for name, value in site.tensors.items():
+            if is_quantized(value):
+                raise ValueError(f"{site.path}.{name}: a quantised weight can't be trained; adapters beside it can")
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
 
     def bind(self, site: Site) -> Iterable[Binding]:

@@ -171,7 +171,7 @@ def test_the_command_line_trains_draws_and_evaluates(
     assert main(["check", str(config)]) == 0
     assert "'a cat, red', image (3, 16, 16)" in capsys.readouterr().out
     assert main(["train", str(config)]) == 0
-    assert main(["predict", str(tmp_path / "run"), "prompt=a blue cat", "--index", "1"]) == 0
+    assert main(["predict", str(tmp_path / "run"), "--index", "1", "prompt=a blue cat"]) == 0
     assert f"picture: {tmp_path / 'run' / 'prediction_1.png'}" in capsys.readouterr().out
     assert main(["eval", str(tmp_path / "run")]) == 0
 

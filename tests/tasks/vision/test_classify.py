@@ -13,6 +13,7 @@ import yaml
 
 import mmpeft
 from mmpeft.cli.shipped import find_task, load_task
+from mmpeft.kernels.quantized import is_quantized
 
 SETTINGS = {
     "task": "vision/classify",
@@ -115,3 +116,11 @@ def test_it_runs_as_a_script(classify: ModuleType, tmp_path: Path, capsys: pytes
     classify.main([str(path), "train.epochs=1", f"output={tmp_path / 'out'}"])
     assert "'test': {'accuracy'" in capsys.readouterr().out
     assert (tmp_path / "out" / "metrics.json").is_file()
+
+
+def test_a_run_on_a_base_in_4_bits(classify: ModuleType, tmp_path: Path) -> None:
+    config = make_config(classify, tmp_path / "run", model={"name": "tiny/vit", "quantize": "nf4"})
+    metrics = classify.run(config)
+    assert classify.evaluate(config) == pytest.approx(metrics["test"])
+    model = classify.build(config.model_copy(update={"output": tmp_path / "other"}))[0].model
+    assert is_quantized(model.blocks[0].mlp.fc1.weight)

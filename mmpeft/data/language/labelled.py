@@ -1,0 +1,89 @@
+"""Texts, or pairs of them, with a class or a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mmpeft.data.language.rows import BadRowError
+from mmpeft.data.language.task_config import LabelledTexts
+from mmpeft.data.language.task_rows import Fields, TaskRow, read_task_rows, recheck, split_rows, text_of
+from mmpeft.data.language.task_splits import Item, TaskSplit, TaskSplits, input_fills
+from mmpeft.data.samples import listed
+
+
+def load_labelled(config: LabelledTexts, tokenizer: Any) -> TaskSplits:
+    """Read, check, encode and split labelled texts; a sample has the tokenizer's inputs and its ``label``.
+
+    Raises:
+        ValueError: For anything wrong with the data: rows are named, and how many there are.
+    """
+    kept, bad, total = read_task_rows(config, _checked)
+    classes = () if config.labels == "number" else config.classes or _found(kept)
+    kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], classes, config)})
+    parts, notes = split_rows(config, kept, bad + wrong, total)
+    if config.labels == "classes" and len(classes) < 2:
+        raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
+    train, val, test = (_split(part, classes, config, tokenizer) for part in parts.values())
+    return TaskSplits(train, val, test, classes=classes, notes=notes)
+
+
+def encode_texts(tokenizer: Any, text: str, text_pair: str | None, max_length: int) -> Item:
+    """Return a model's inputs: ``input_ids``, ``attention_mask`` and, of those that have them, ``token_type_ids``."""
+    found = tokenizer(text, text_pair, truncation=True, max_length=max_length)
+    return {name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in found}
+
+
+def _checked(fields: Fields) -> Fields:
+    text_of(fields, "text")
+    if fields["text_pair"] is not None:
+        text_of(fields, "text_pair")
+    if fields["label"] in (None, ""):
+        raise BadRowError("has no label: give it one, or remove it")
+    return fields
+
+
+def _found(rows: Sequence[TaskRow]) -> tuple[str, ...]:
+    """Return the labels of the rows to train on, sorted, numbers by their value."""
+    names = {_name(row.fields["label"]) for row in rows if row.split in (None, "train")} - {"-1"}
+    numbers = all(name.isdecimal() for name in names)
+    return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else (lambda name: (0, name))))
+
+
+def _name(label: Any) -> str:
+    return str(int(label)) if isinstance(label, bool | float) and label == int(label) else str(label)
+
+
+def _label(label: Any, classes: Sequence[str], config: LabelledTexts) -> int | float:
+    if config.labels == "number":
+        return _number(label)
+    name = _name(label)
+    if config.classes is not None and name not in classes and name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    if name not in classes:
+        hidden = "; -1 is how test labels are hidden: take a split that has them" if name == "-1" else ""
+        raise BadRowError(f"has the label {label!r}, which is none of {listed(classes)}{hidden}")
+    return classes.index(name)
+
+
+def _number(label: Any) -> float:
+    try:
+        value = float(label)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadRowError(f"has the label {label!r}: a number is wanted (data.labels: classes takes names)")
+    return value
+
+
+def _split(rows: Sequence[TaskRow], classes: Sequence[str], config: LabelledTexts, tokenizer: Any) -> TaskSplit:
+    def item(row: TaskRow) -> Item:
+        text, pair = row.fields["text"], row.fields["text_pair"]
+        return encode_texts(tokenizer, text, pair, config.max_length) | {"label": row.fields["label"]}
+
+    def describe(item: Item) -> str:
+        label = classes[item["label"]] if classes else f"{item['label']:g}"
+        return f"{len(item['input_ids'])} tokens, label {label}: {tokenizer.decode(item['input_ids'])!r}"
+
+    return TaskSplit([row.id for row in rows], [item(row) for row in rows], input_fills(tokenizer), describe)

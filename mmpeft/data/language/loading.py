@@ -1,0 +1,184 @@
+"""From a configuration and a tokenizer to splits of encoded texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from mmpeft.data.language.config import LanguageData, Refusals
+from mmpeft.data.language.encoding import Encoded, Encoder
+from mmpeft.data.language.packing import cut, cut_pieces, fill_packs, join_pack
+from mmpeft.data.language.pools import BENIGN, REFUSAL, Kept, read_pool
+from mmpeft.data.language.row_splits import cut_rows
+from mmpeft.data.language.splits import Corpus, Question, Style, TextSplit, TextSplits
+
+Shape = Literal["sequences", "pairs", "labels"]
+"""What a sample is: one answer, a chosen and a rejected one, or one with a label (and one of another prompt)."""
+
+SHAPES: dict[Shape, tuple[str, ...]] = {
+    "sequences": ("text", "messages", "prompt_completion", "alpaca", "sharegpt"),
+    "pairs": ("preference",),
+    "labels": ("unpaired", "preference"),
+}
+"""The formats that have each."""
+
+
+def load_texts(
+    config: LanguageData, tokenizer: Any, shape: Shape = "sequences", *, questions: bool = False
+) -> TextSplits:
+    """Read and encode texts and split them; with ``questions`` those for validation and test are also to be answered.
+
+    Labels that come from pairs stay pairs in validation and test.
+
+    Raises:
+        ValueError: For anything wrong with the data or the tokenizer: rows are named, and how many there are.
+    """
+    if config.name not in SHAPES[shape]:
+        wanted = " or ".join(f"name: {name}" for name in SHAPES[shape])
+        raise ValueError(f"data.name: {config.name!r} has no {shape}, which this task learns from: {wanted}")
+    encoder = Encoder(tokenizer, config)
+    kept, note = read_pool(config.path, config, encoder)
+    parts, notes = cut_rows(kept, config), [note]
+    if config.refusals is not None:
+        notes += _mix(parts, config.refusals, config, encoder)
+    held: Shape = "pairs" if config.name == "preference" else shape
+    make = partial(_split, config=config, encoder=encoder)
+    splits = [
+        make(part, name == "train", shape=shape if name == "train" else held, questions=questions and name != "train")
+        for name, part in parts.items()
+    ]
+    train, val, test = splits
+    return TextSplits(train, val, test, [said for said in notes if said])
+
+
+def _mix(parts: dict[str, list[Kept]], how: Refusals, config: LanguageData, encoder: Encoder) -> list[str]:
+    """Add refusals to all splits, to the training ones by their share; harmless look-alikes are for the test."""
+    found, note = read_pool(how.path, config, encoder, REFUSAL)
+    own = cut_rows(found, config)
+    wanted = max(1, round(len(parts["train"]) * how.share / (1 - how.share)))
+    times = -(-wanted // len(own["train"]))
+    by_key = sorted(own["train"], key=lambda one: one.key)
+    parts["train"] += (by_key * times)[:wanted]
+    for name in ("validation", "test"):
+        parts[name] += own[name]
+    notes = [note, f"refusals: {wanted} of {len(parts['train'])} training rows, each up to {times} times"]
+    if how.benign_path is not None:
+        benign, note = read_pool(how.benign_path, config, encoder, BENIGN)
+        parts["test"] += benign
+        notes.append(note)
+    return notes
+
+
+def _split(
+    kept: Sequence[Kept], training: bool, *, config: LanguageData, encoder: Encoder, shape: Shape, questions: bool
+) -> TextSplit:
+    tokenizer = encoder.tokenizer
+    fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    style = Style(int(fill), config.reasoning.weight, tokenizer.decode)
+    ids = _numbered([own.id for own in kept])
+    light = [replace(own, sequences=()) for own in kept]
+    ask = _Questions(light, encoder) if questions else None
+    if shape == "pairs":
+        corpus = Corpus.of([answer for own in kept for answer in own.sequences])
+        return TextSplit(ids, _Pairs(corpus), style, {"margin": [own.margin for own in kept]}, ask)
+    if shape == "labels":
+        return _labelled(kept, style, encoder, ask)
+    corpus = Corpus.of([own.sequences[0] for own in kept])
+    if config.packing == "wrapped" or (config.packing == "whole" and training):
+        return _packed(ids, corpus, config, style)
+    return TextSplit(ids, _Singles(corpus), style, question=ask)
+
+
+def _numbered(ids: Sequence[str]) -> list[str]:
+    """Return ids that differ: those of rows that come several times get a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in ids:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _packed(ids: Sequence[str], corpus: Corpus, config: LanguageData, style: Style) -> TextSplit:
+    lengths, size = corpus.lengths, config.max_length
+    if config.packing == "whole":
+        parts = [[(row, 0, lengths[row]) for row in pack] for pack in fill_packs(lengths, size)]
+    else:
+        parts = cut_pieces(lengths, size)
+    names = [ids[part[0][0]] + (f"+{len(part) - 1}" if len(part) > 1 else "") for part in parts]
+    return TextSplit(_numbered(names), _Packs(corpus, parts), style)
+
+
+def _labelled(kept: Sequence[Kept], style: Style, encoder: Encoder, ask: _Questions | None) -> TextSplit:
+    """Return answers with labels: of a preference both, the chosen one as good and the rejected as bad."""
+    answers = [(own, place) for own in kept for place in range(len(own.sequences))]
+    corpus = Corpus.of([own.sequences[place] for own, place in answers])
+    labels = [own.label and not place for own, place in answers]
+    ids = _numbered([own.id for own, _ in answers])
+    light = [(replace(own, sequences=()), place) for own, place in answers]
+    return TextSplit(ids, _Mismatched(corpus, light, encoder), style, {"label": labels}, ask)
+
+
+@dataclass(frozen=True)
+class _Singles:
+    """Each row by itself."""
+
+    corpus: Corpus
+
+    def __call__(self, index: int) -> list[Encoded]:
+        return [self.corpus[index]]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A chosen row and the rejected one behind it."""
+
+    corpus: Corpus
+
+    def __call__(self, index: int) -> list[Encoded]:
+        return [self.corpus[2 * index], self.corpus[2 * index + 1]]
+
+
+@dataclass(frozen=True)
+class _Packs:
+    """Parts of several rows as one."""
+
+    corpus: Corpus
+    parts: Sequence[Sequence[tuple[int, int, int]]]
+
+    def __call__(self, index: int) -> list[Encoded]:
+        return [join_pack([cut(self.corpus[row], start, end) for row, start, end in self.parts[index]])]
+
+
+@dataclass(frozen=True)
+class _Mismatched:
+    """A row, and its prompt with the answer to the next other prompt (for an estimate of how far the policy moved)."""
+
+    corpus: Corpus
+    answers: Sequence[tuple[Kept, int]]
+    encoder: Encoder
+
+    def __call__(self, index: int) -> list[Encoded]:
+        own, count = self.answers[index][0], len(self.answers)
+        others = (self.answers[(index + step) % count] for step in range(1, count))
+        other, place = next(((one, place) for one, place in others if one.key != own.key), (None, 0))
+        if other is None:
+            raise ValueError("data: all rows have the same prompt; KTO compares with answers to other prompts")
+        example = other.example()
+        answer = example.rejected if place else example.answer
+        assert answer is not None
+        return [self.corpus[index], self.encoder.encode_other(own.example(), answer)]
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The prompt of a row, its answer, and what the row is for."""
+
+    kept: Sequence[Kept]
+    encoder: Encoder
+
+    def __call__(self, index: int) -> Question:
+        example = self.kept[index].example()
+        return self.encoder.encode_prompt(example), self.encoder.reference(example), self.kept[index].kind

@@ -1,0 +1,178 @@
+"""Rows of files, folders and hubs, read when they are asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from mmpeft.data.language.source_config import TextSource
+from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
+from mmpeft.data.samples import listed
+from mmpeft.data.splits import ALIASES
+from mmpeft.optional import require
+from mmpeft.settings import nearest
+
+TEXTS = (".txt", ".md")
+TABLES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class BadRowError(ValueError):
+    """A row that nothing can be learned from, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one file or one split of a hub's data set."""
+
+    name: str
+    """How it is called in messages."""
+    split: str | None
+    """``train``, ``validation`` or ``test`` if its name says so."""
+    count: int
+    read: Callable[[int], Any]
+    """Return the row with a given number, from 0: a dict, if it is well-formed."""
+
+
+class Rows:
+    """All rows of some sources, one after another; each is read again whenever it is asked for."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.ends = list(accumulate(source.count for source in sources))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, number = self._find(index)
+        row = source.read(number)
+        if not isinstance(row, dict):
+            raise BadRowError(f"is {type(row).__name__}, not an object with columns")
+        return row
+
+    def id(self, index: int) -> str:
+        """Return a row's name: its file and its number, from 1."""
+        source, number = self._find(index)
+        return f"{source.name}:{number + 1}"
+
+    def split(self, index: int) -> str | None:
+        """Return the split that a row belongs to, if its file says so."""
+        return self._find(index)[0].split
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        place = bisect_right(self.ends, index)
+        return self.sources[place], index - (self.ends[place] - self.sources[place].count)
+
+
+def read_rows(path: str, config: TextSource) -> Rows:
+    """Return the rows of a file, a folder, or a data set on the hub.
+
+    Raises:
+        ValueError: If there is nothing, or nothing that is known.
+        ImportError: If a parquet file or a hub needs a library that is not installed.
+    """
+    if path in SETS:
+        return Rows(_generated(path, config))
+    place = Path(path).expanduser()
+    known = (*TABLES, *(TEXTS if config.documents else ()))
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.suffix in known)
+        if not files:
+            raise ValueError(f"data.path: folder {path!r} has no file of {', '.join(known)}")
+        return Rows([_open(file, str(file.relative_to(place)), _split_of(file)) for file in files])
+    if place.is_file():
+        if place.suffix not in known:
+            raise ValueError(f"data.path: {path!r}: a file of {', '.join(known)} is wanted")
+        return Rows([_open(place, place.name, None)])
+    if place.suffix in (*TABLES, *TEXTS) or path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        raise ValueError(
+            f"data.path: {path!r} is neither a file nor a folder, nor OWNER/NAME of a data set on the hub, nor "
+            f"generated{nearest(path, SETS)}"
+        )
+    return Rows(_from_hub(path, config.subset))
+
+
+def _generated(name: str, config: TextSource) -> list[Source]:
+    counts = zip(SPLITS, config.generated, strict=True)
+    parts = [(split, make_rows(name, split, count, config.split_seed)) for split, count in counts]
+    return [Source(f"{name}/{split}", split, len(rows), rows.__getitem__) for split, rows in parts]
+
+
+def _split_of(file: Path) -> str | None:
+    """Return the split that a file's name begins with: ``train-00000-of-00002.parquet``."""
+    return ALIASES.get(file.stem.split("-")[0].split(".")[0].lower())
+
+
+def _open(path: Path, name: str, split: str | None) -> Source:
+    if path.suffix in TEXTS:
+        return Source(name, split, 1, partial(_read_text, path))
+    if path.suffix == ".jsonl":
+        offsets = _line_offsets(path)
+        return Source(name, split, len(offsets), partial(_read_line, path, offsets))
+    if path.suffix == ".parquet":
+        datasets = require("datasets", "mmpeft[data]")
+        table = datasets.load_dataset("parquet", data_files=str(path), split="train")
+        return Source(name, split, len(table), table.__getitem__)
+    rows = _read_csv(path) if path.suffix == ".csv" else _read_json(path)
+    return Source(name, split, len(rows), rows.__getitem__)
+
+
+def _line_offsets(path: Path) -> list[int]:
+    """Return where each line begins that is not empty."""
+    offsets, place = [], 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                offsets.append(place)
+            place += len(line)
+    return offsets
+
+
+def _read_text(path: Path, number: int) -> dict[str, str]:
+    return {"text": path.read_text(encoding="utf-8")}
+
+
+def _read_line(path: Path, offsets: Sequence[int], number: int) -> Any:
+    with path.open("rb") as file:
+        file.seek(offsets[number])
+        try:
+            return json.loads(file.readline())
+        except ValueError as error:
+            raise BadRowError(f"is no JSON ({error}): correct or remove the line") from None
+
+
+def _read_csv(path: Path) -> list[Any]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_json(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"data.path: {path} is no JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"data.path: {path} holds {type(rows).__name__}, not a list of rows")
+    return rows
+
+
+def _from_hub(path: str, subset: str | None) -> list[Source]:
+    datasets = require("datasets", "mmpeft[data]")
+    name, _, revision = path.partition("@")
+    try:
+        found = datasets.load_dataset(name, subset, revision=revision or None)
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"data.path: {path!r} could not be fetched: {first} (offline? Give a local path)") from error
+    unknown = [split for split in found if split.lower() not in ALIASES]
+    known = {split: table for split, table in found.items() if split not in unknown}
+    if not known:
+        raise ValueError(f"data.path: {path!r} has only splits {listed(unknown)}; train, validation or test are wanted")
+    return [Source(split, ALIASES[split.lower()], len(table), table.__getitem__) for split, table in known.items()]

@@ -1,0 +1,33 @@
+"""A language model that writes, and a number for each of its tokens: policy, value and reward on one backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.reward import ScalarScorer, without_own_head
+from mmpeft.injection.anatomy import Anatomy
+
+
+class ActorCritic(TokenScorer):
+    """Log-probabilities of tokens by the model's own output layer, and numbers by a new layer of one output.
+
+    Which adapters are active says who speaks: the policy, the value function, a reward model, or the reference (none).
+    The new layer is a copy of its own in every adapter that trains it.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        self.head: nn.Linear = ScalarScorer(backbone, shared=True).head  # type: ignore[assignment]
+
+    def complete(self, anatomy: Anatomy) -> Anatomy:
+        """Return the anatomy with the new layer as the only head."""
+        return without_own_head(super().complete(anatomy))
+
+    def values(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Return a number for each token (batch, length)."""
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        found = self.backbone.base_model(input_ids=input_ids, use_cache=False, **given)
+        return self.head(found.last_hidden_state.to(self.head.weight.dtype))[..., 0].float()

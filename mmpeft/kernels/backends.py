@@ -1,0 +1,10 @@
+"""The names of the ways to compute attention. Needs no torch: configurations import it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Backend = Literal["auto", "sdpa", "math", "flash", "mem_efficient", "cudnn", "xformers"]
+"""``auto``: as the model's library does it; ``sdpa``: torch chooses a kernel for every call; ``math``: plain matrix
+products; ``flash``, ``mem_efficient`` and ``cudnn``: torch's fused kernels of these names; ``xformers``: that
+library's."""

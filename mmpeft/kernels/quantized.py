@@ -1,0 +1,81 @@
+"""Weights of 4 or 8 bits: what they stand for, and their layer without them.
+
+Layers of bitsandbytes and weights of torchao are told by what they carry; neither library is needed for this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def is_quantized(weight: Tensor | None) -> bool:
+    """Whether a weight is stored in other numbers than those it stands for."""
+    return weight is not None and (_packed(weight) or _wrapped(weight))
+
+
+def dense(weight: Tensor) -> Tensor:
+    """Return the numbers (out, in) that a weight stands for, in its unquantised precision; a plain one is itself."""
+    if _packed(weight):
+        return _unpack(weight)
+    return weight.dequantize().detach() if _wrapped(weight) else weight
+
+
+def shape_of(weight: Tensor) -> torch.Size:
+    """Return the shape of the numbers that a weight stands for."""
+    return torch.Size(weight.quant_state.shape) if _packed(weight) else weight.shape  # type: ignore[attr-defined]
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Return the bytes a weight takes, its scales included."""
+    if _packed(weight):
+        scales = _tensors(weight.quant_state)  # type: ignore[attr-defined]
+        return weight.nbytes + sum(scale.nbytes for scale in scales)
+    if _wrapped(weight):
+        names: list[str] = weight.__tensor_flatten__()[0]  # type: ignore[attr-defined]
+        return sum(int(getattr(weight, name).nbytes) for name in names)
+    return weight.nbytes
+
+
+def plain_forward(host: Any, x: Tensor) -> Tensor:
+    """Compute a layer whose quantised weight has been replaced by plain numbers, in x's precision outside."""
+    weight, bias = host.weight, host.bias
+    return F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype)).to(x.dtype)
+
+
+def plain_parameter(weight: Tensor) -> nn.Parameter:
+    """Return a frozen parameter of plain numbers."""
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def _packed(weight: Tensor) -> bool:
+    """Whether a weight is bitsandbytes' of 4 bits."""
+    return getattr(weight, "quant_state", None) is not None
+
+
+def _wrapped(weight: Tensor) -> bool:
+    """Whether a weight is a tensor around others, as torchao's are, that computes with them."""
+    return is_traceable_wrapper_subclass(weight) and not isinstance(weight, DTensor)
+
+
+def _unpack(weight: Any) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):
+        raise ValueError(
+            "this 4-bit weight was packed again by bitsandbytes for a fast CPU and can't be read: "
+            "set layer.support_avx512bf16_for_cpu = False before the first call (mmpeft.quantize does)"
+        )
+    return dequantize_4bit(weight.data, state).detach()
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    """The tensors of a quantisation state: scales, their own scales when quantised twice."""
+    nested = [] if state.state2 is None else [state.state2.absmax]
+    return [state.absmax, *nested, *([] if state.offset is None else [state.offset])]

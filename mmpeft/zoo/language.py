@@ -1,0 +1,55 @@
+"""Language models with their tokenizers: ``hf/OWNER/NAME``, ``tiny/llm``, or a folder of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpeft.optional import require
+from mmpeft.zoo import tiny
+from mmpeft.zoo.loading import load_model
+from mmpeft.zoo.request import fetch_error
+
+
+def load_language_model(source: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Return a transformers model that writes, as ``load_model`` gives it, and its tokenizer.
+
+    Raises:
+        ValueError: If it can't be fetched, or is no language model.
+        ImportError: If transformers is not installed.
+    """
+    tokenizer = load_text_tokenizer(source)
+    model: Any = load_model(source, dtype=dtype)
+    if not hasattr(model, "generate") or model.get_output_embeddings() is None:
+        raise ValueError(f"model {source!r}: {type(model).__name__} writes no text; a language model is wanted")
+    return model, tokenizer
+
+
+def load_text_tokenizer(source: str) -> Any:
+    """Return the transformers tokenizer of a language model.
+
+    Raises:
+        ValueError: If there is none, or it can't be fetched.
+        ImportError: If transformers is not installed.
+    """
+    transformers = require("transformers", "mmpeft[llm]")
+    place, revision = _place(source)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        raise fetch_error(source, error) from error
+
+
+def _place(source: str) -> tuple[str, str]:
+    if source.startswith(("/", ".", "~")):
+        return str(Path(source).expanduser()), "main"
+    library, _, rest = source.partition("/")
+    if library == "tiny":
+        card = tiny.find_card(rest)
+        return str(card.parent / tiny.read_card(card).get("folder", "")), "main"
+    if library != "hf":
+        raise ValueError(f"model {source!r}: language models are hf/OWNER/NAME, tiny/llm, or a folder of transformers")
+    name, _, revision = rest.partition("@")
+    return name, revision or "main"

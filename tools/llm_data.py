@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,8 @@ LENGTH = 512
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 RESERVED = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|think|>", "</think>")
 """Tokens of the later stages; none of them occurs in pretraining."""
+SPECIAL = 3 + len(RESERVED)
+"""How many of the vocabulary's first tokens are special."""
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
@@ -65,20 +68,25 @@ def build_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def build_tokens(tokenizer: PreTrainedTokenizerFast, tokens: int, epochs: int, seed: int, path: Path) -> torch.Tensor:
-    """Return about so many tokens, in a random order of documents: documentation so many times, the rest sentences."""
+def build_tokens(tokenizer: PreTrainedTokenizerFast, count: int, share: float, seed: int, path: Path) -> torch.Tensor:
+    """Return at least so many tokens of documents, a share of them documentation, the rest sentences.
+
+    Fewer tokens of the same seed are the beginning of more of them.
+    """
     if not path.exists():
-        random = Random(seed)
-        prose = _encode(tokenizer, [text for text in read_documents() if not is_held_out(text)])
-        wanted, made = tokens - epochs * sum(map(len, prose)), 0
-        documents = prose * epochs
-        while made < wanted:
-            batch = _encode(tokenizer, [write(random) for _ in range(1000)])
-            made += sum(map(len, batch))
-            documents += batch
-        random.shuffle(documents)
-        np.save(path, np.concatenate(documents))
+        random, made, parts = Random(seed), 0, []
+        prose = _endless([text for text in read_documents() if not is_held_out(text)], random)
+        while made < count:
+            texts = [next(prose) if random.random() < share else write(random) for _ in range(1000)]
+            parts.append(np.concatenate(_encode(tokenizer, texts)))
+            made += len(parts[-1])
+        np.save(path, np.concatenate(parts))
     return torch.from_numpy(np.load(path).astype(np.int64))
+
+
+def _endless(texts: list[str], random: Random) -> Iterator[str]:
+    while True:
+        yield from random.sample(texts, len(texts))
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:

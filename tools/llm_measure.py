@@ -1,4 +1,9 @@
-"""What `tiny/llm` can do before it is tuned: perplexity on held-out text, and statements that it has to complete."""
+"""What `tiny/llm` can do before it is tuned: perplexity on held-out text, and statements that it has to complete.
+
+    python tools/llm_measure.py
+
+measures the shipped model, and shows how it goes on with some texts.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mmpeft.data.language.tiny_words import KIND_OF, NAMES, NUMBERS, ROOMS, THINGS, spelled
 from mmpeft.data.scenes import COLOURS, SHAPES
+from mmpeft.zoo import load_model, load_tokenizer
 
 Probe = Callable[[Random], tuple[str, str]]
 """A beginning, and how it has to go on."""
@@ -40,7 +46,7 @@ def _backwards(random: Random) -> tuple[str, str]:
 
 def _copied(random: Random) -> tuple[str, str]:
     words = " ".join(random.sample(THINGS, 5))
-    return f"{words}. Once more:", f" {words}."
+    return f"Anna wrote: {words}. Ben wrote the same:", f" {words}."
 
 
 def _reversed_list(random: Random) -> tuple[str, str]:
@@ -51,12 +57,14 @@ def _reversed_list(random: Random) -> tuple[str, str]:
 def _colour(random: Random) -> tuple[str, str]:
     one, two = random.sample(SHAPES, 2)
     first, second = random.sample(COLOURS, 2)
-    return f"There is a small {first} {one} and a large {second} {two}. The {one} is", f" {first}."
+    scene = f"There is a small {first} {one} at the top and a large {second} {two} on the left."
+    return f"{scene} The colour of the {one} is", f" {first}."
 
 
 def _place(random: Random) -> tuple[str, str]:
     (one, two), (here, there) = random.sample(NAMES, 2), random.sample(ROOMS, 2)
-    return f"{one} went to the {here}. {two} went to the {there}. So {one} was in the", f" {here}."
+    story = f"{one} went to the {here}. There {one} found the red ball. {two} went to the {there}."
+    return f"{story} So {one} was in the", f" {here}."
 
 
 def _kind(random: Random) -> tuple[str, str]:
@@ -95,3 +103,22 @@ def _completes(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, begi
     start, full = (tokenizer(text, return_tensors="pt").input_ids for text in (begin, begin + end))
     best = model(input_ids=full, use_cache=False).logits[0].argmax(-1)
     return bool((best[start.shape[1] - 1 : -1] == full[0, start.shape[1] :]).all())
+
+
+BEGINNINGS = ("Anna went to the garden with Ben.", "To bake a cake,", "Return the", "What is the colour of the sky?")
+
+
+def show(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """Return the text and how the model goes on, sampled."""
+    torch.manual_seed(0)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    written = model.generate(ids, max_new_tokens=40, do_sample=True, temperature=0.7, top_p=0.9)
+    return str(tokenizer.decode(written[0], skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    base, reader = load_model("tiny/llm"), load_tokenizer("tiny/llm")
+    for beginning in BEGINNINGS:
+        print(repr(show(base, reader, beginning)))
+    for what, score in measure(base, reader).items():
+        print(f"{what:32s} {score:6.1f}")

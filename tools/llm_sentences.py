@@ -72,7 +72,7 @@ def count(random: Random) -> str:
         f"The next number after {name} is {NUMBERS[number + 1]}.", f"The word for {number} is {name}.",
         f"The number {name} is written {number}.", f"The number before {name} is {NUMBERS[number - 1]}.",
     )  # fmt: skip
-    return random.choice(forms)
+    return _some(random, forms)
 
 
 def compare(random: Random) -> str:
@@ -85,7 +85,7 @@ def compare(random: Random) -> str:
         f"Of {either}, {pair[1]} is the larger.", f"Of {either}, {pair[0]} is the smaller.",
         f"{pair[1]} is larger than {pair[0]}.", f"{pair[0]} is smaller than {pair[1]}.",
     )  # fmt: skip
-    return _upper(random.choice(forms))
+    return _some(random, [_upper(form) for form in forms])
 
 
 def sort(random: Random) -> str:
@@ -99,7 +99,7 @@ def sort(random: Random) -> str:
         f"Sorted, {given} becomes {up}.", f"The largest of {given} is {max(digits)} and the smallest is {min(digits)}.",
         f"Backwards, {given} is {' '.join(map(str, reversed(digits)))}.",
     )  # fmt: skip
-    return random.choice(forms)
+    return _some(random, forms)
 
 
 def spell(random: Random) -> str:
@@ -114,7 +114,7 @@ def spell(random: Random) -> str:
         f"The letters {spelled(word)} make the word {word}.", f"The word {word} has {number} letters.",
         f"{spelled(word)} backwards is {back}.",
     )  # fmt: skip
-    return _upper(random.choice(forms)) if random.random() < 0.5 else random.choice(forms)
+    return _some(random, forms)
 
 
 def enumerate_words(random: Random) -> str:
@@ -133,7 +133,7 @@ def enumerate_words(random: Random) -> str:
         f"Backwards, {joined} is {', '.join(reversed(words))}.",
         f"In the order of the alphabet, {joined} becomes {', '.join(sorted(words))}.",
     )
-    return _upper(random.choice(forms))
+    return _some(random, [_upper(form) for form in forms])
 
 
 def describe(random: Random) -> str:
@@ -153,7 +153,7 @@ def describe(random: Random) -> str:
         f"Is the {shape} {other}? {f'Yes, it is {colour}' if colour == other else f'No, it is {colour}'}.",
         f"Is the {shape} {colour}? Yes, it is {colour}.", f"What is {colour}? The {shape} is {colour}.",
     )  # fmt: skip
-    return with_articles(f"{begin} {listed(placed)}. {random.choice(forms)}")
+    return with_articles(f"{begin} {listed(placed)}. {_some(random, forms)}")
 
 
 def classify(random: Random) -> str:
@@ -170,7 +170,7 @@ def classify(random: Random) -> str:
         f"One {thing}, two {plural(thing)}.",
         f"The plural of {thing} is {plural(thing)}.",
     )  # fmt: skip
-    return _upper(with_articles(random.choice(forms)))
+    return with_articles(_some(random, [_upper(form) for form in forms]))
 
 
 def wander(random: Random) -> str:
@@ -190,7 +190,7 @@ def wander(random: Random) -> str:
         f"Who was in the {room}? It was {person}.",
         f"In short, {person} was in the {room} with {thing}.",
     )  # fmt: skip
-    return " ".join([*moves, _upper(random.choice(forms))])
+    return " ".join([*moves, _some(random, [_upper(form) for form in forms])])
 
 
 def share(random: Random) -> str:
@@ -236,10 +236,11 @@ def say_again(random: Random) -> str:
     one, two = random.sample(NAMES, 2)
     what = f"the {random.choice(COLOURS)} {random.choice(THINGS)} is in the {random.choice(ROOMS)}"
     if random.random() < 0.5:
-        what = " ".join(random.choice(_EVERY) for _ in range(random.randint(2, 7)))
+        what = " ".join(random.choice(_EVERY) for _ in range(random.randint(2, 9)))
     forms = (
-        f'{one} said "{what}" and {two} said "{what}" as well.', f'"{what}", said {one}. {two} repeated: "{what}".',
-        f"{one} wrote: {what}. {two} wrote the same: {what}.", f"{what}. Once more: {what}.",
+        f'{one} said "{what}" and {two} said "{what}" as well.',
+        f'{one} said {what}. {two} repeated {what}. Then {one} said {what}.',
+        f"{one} wrote: {what}. {two} wrote the same: {what}.", f"{what}. Once more: {what}. And again: {what}.",
     )  # fmt: skip
     return random.choice(forms)
 
@@ -263,6 +264,11 @@ def act(random: Random) -> str:
     return random.choice(forms)
 
 
+def _some(random: Random, forms: Sequence[str]) -> str:
+    """Some of the sentences in any order: what is said first helps to say the next."""
+    return " ".join(random.sample(forms, random.randint(2, 4)))
+
+
 def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
@@ -270,17 +276,17 @@ def _upper(text: str) -> str:
 _ADJECTIVES = tuple(word for pair in OPPOSITES for word in pair)
 _EVERY = THINGS + COLOURS + ROOMS + _ADJECTIVES + SHAPES
 MAKERS: dict[str, tuple[Maker, float]] = {
-    "sums": (add, 3), "counting": (count, 1), "larger and smaller": (compare, 1), "sorting": (sort, 2),
-    "letters": (spell, 4), "lists": (enumerate_words, 2), "scenes": (describe, 2), "kinds": (classify, 2),
-    "places": (wander, 2), "sharing": (share, 1), "moods": (feel, 3), "said again": (say_again, 2), "deeds": (act, 2),
+    "sums": (add, 5), "counting": (count, 1), "larger and smaller": (compare, 1), "sorting": (sort, 2),
+    "letters": (spell, 4), "lists": (enumerate_words, 3), "scenes": (describe, 2), "kinds": (classify, 1.5),
+    "places": (wander, 2), "sharing": (share, 1), "moods": (feel, 2), "said again": (say_again, 5), "deeds": (act, 2),
 }  # fmt: skip
 """Each kind of sentence, and how often it is chosen."""
 
 
 def write(random: Random, kinds: Sequence[str] = tuple(MAKERS)) -> str:
-    """Write one document: two to eight times one kind of sentence, or a mixture."""
+    """Write one document: one to four times one kind of sentence, or a mixture."""
     weights = [MAKERS[kind][1] for kind in kinds]
-    chosen = random.choices(kinds, weights, k=random.randint(2, 8))
+    chosen = random.choices(kinds, weights, k=random.randint(1, 4))
     if random.random() < 0.7:
         chosen = [chosen[0]] * len(chosen)
     return random.choice("  \n").join(MAKERS[kind][0](random) for kind in chosen)

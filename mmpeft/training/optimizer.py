@@ -29,7 +29,7 @@ def make_optimizer(
     Raises:
         ImportError: If ``adamw8bit`` is asked for and bitsandbytes is not installed.
     """
-    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {(True, 1.0): []}
+    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decayed = parameter.ndim > 1 or config.decayed == "all"
         members.setdefault((decayed, rates.get(name, 1.0)), []).append(parameter)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmpeft.settings import nearest
 from mmpeft.zoo import diffusers_source, local_source, open_clip_source, timm_source, tiny, transformers_source
@@ -41,7 +41,7 @@ def load_model(
 
     Args:
         source: ``timm/NAME.TAG``, ``open_clip/ARCH/PRETRAINED``, ``hf/OWNER/NAME``, ``diffusers/OWNER/NAME``,
-            ``tiny/vit|clip|sd``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
+            ``tiny/vit|clip|sd|llm``, or a local path (``./model``, ``~/model``, ``/models/model``). ``@REVISION`` at
             the end pins a revision on the hub.
         num_classes: Replaces the classification head by a freshly initialised one with so many outputs.
         task: Of a language model of transformers: a freshly initialised head that points at the two ends of an answer.
@@ -59,14 +59,15 @@ def load_model(
     return local_source.load(request) if library is None else SOURCES[library](request)
 
 
-def load_tokenizer(source: str) -> Callable[[list[str]], Tensor]:
-    """Return the tokenizer of a model with a text tower, named as for `load_model`.
+def load_tokenizer(source: str) -> Any:
+    """Return the tokenizer of a model that reads texts, named as for `load_model`.
 
-    It takes a list of texts and returns their token ids (texts, context length). Texts that are longer than the model
-    can read are cut, as open_clip and transformers do it.
+    Of a language model it is transformers' own tokenizer, with its chat template. Of a model with an image and a text
+    tower it takes a list of texts and returns their token ids (texts, context length); texts that are longer than the
+    model can read are cut, as open_clip and transformers do it.
 
     Raises:
-        ValueError: If the model has no text tower, or its tokenizer can't be fetched.
+        ValueError: If the model reads no texts, or its tokenizer can't be fetched.
         ImportError: If the library isn't installed; the message says which extra to install.
     """
     library, request = _read(source)

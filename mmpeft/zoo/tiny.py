@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from mmpeft.optional import require
 from mmpeft.settings import nearest
+from mmpeft.zoo import transformers_source
 from mmpeft.zoo.checkpoint import load_weights
 from mmpeft.zoo.request import Request
 
@@ -104,21 +106,29 @@ def _load_pipeline(card: dict[str, Any], card_path: Path, request: Request) -> A
     return pipeline.to(request.device)
 
 
+def _load_language_model(card: dict[str, Any], card_path: Path, request: Request) -> nn.Module:
+    """The folder that transformers wrote lies beside the card; its 16-bit weights are loaded as 32-bit ones."""
+    return transformers_source.load(replace(request, name=str(card_path.parent / card["folder"])))
+
+
 _BUILDERS: dict[str, Callable[[dict[str, Any], Path, Request], Any]] = {
     "timm": _build_vit,
     "open_clip": _build_clip,
     "diffusers": _load_pipeline,
+    "transformers": _load_language_model,
 }
 
 
 def load_tokenizer(card_path: Path) -> Any:
-    """Return open_clip's own tokenizer with the merges that lie beside the card.
+    """Return the tokenizer of a language model, or open_clip's own with the merges that lie beside the card.
 
     Raises:
         ValueError: If the model has no text tower, or is a pipeline, which holds its own tokenizer.
-        ImportError: If open_clip is not installed.
+        ImportError: If its library is not installed.
     """
     card = read_card(card_path)
+    if card["library"] == "transformers":
+        return transformers_source.load_tokenizer(Request(str(card_path.parent / card["folder"])))
     if card["library"] == "diffusers":
         raise ValueError(f"model {card_path.stem!r} is a pipeline, which holds its own: load_model(...).tokenizer")
     if "tokenizer" not in card:

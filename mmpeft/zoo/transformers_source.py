@@ -116,20 +116,22 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(request: Request) -> Tokenizer:
-    """Return the tokenizer of a model with a text tower (CLIP, SigLIP); its positions say how long texts may be.
+def load_tokenizer(request: Request) -> Any:
+    """Return the model's own tokenizer; that of two towers (CLIP, SigLIP) as a `Tokenizer`.
 
     Raises:
-        ValueError: If it can't be fetched, or the model has no text tower.
+        ValueError: If it can't be fetched, or the model has no texts.
         ImportError: If transformers is not installed.
     """
-    transformers = require("transformers", "mmpeft[clip]")
+    transformers = require("transformers", "mmpeft[llm]")
     where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
-        if not hasattr(config, "text_config"):
+        if not hasattr(config, "text_config") and not hasattr(config, "vocab_size"):
             raise ValueError(f"model 'hf/{request.name}' ({config.model_type}) has no text tower, so no tokenizer here")
         tokenizer = transformers.AutoTokenizer.from_pretrained(request.name, **where)
     except OSError as error:
         raise fetch_error(f"hf/{request.name}", error) from error
-    return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
+    if type(config) in transformers.AutoModelForZeroShotImageClassification._model_mapping:
+        return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
+    return tokenizer

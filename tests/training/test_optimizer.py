@@ -43,13 +43,6 @@ def test_all_tensors_are_decayed_where_the_recipe_says_so() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * (1 + 5e-4 * before[name]))
 
 
-def test_an_adapter_without_parameters_has_an_optimizer_too() -> None:
-    """Tip-Adapter's cache is filled, not trained."""
-    optimizer = make_optimizer({}, TrainConfig(epochs=1))
-    set_lr(optimizer, 0.1)
-    optimizer.step()
-
-
 def test_eps_reaches_adamw() -> None:
     optimizer = make_optimizer(make_parameters(), TrainConfig(epochs=1, eps=1e-4))
     assert [group["eps"] for group in optimizer.param_groups] == [1e-4, 1e-4]

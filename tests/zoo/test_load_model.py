@@ -98,6 +98,18 @@ def test_a_transformers_folder_has_the_class_of_its_config(tmp_path):
     assert next(load_model(str(tmp_path), device="meta").parameters()).device.type == "meta"
 
 
+def test_a_text_model_takes_classes_and_one_without_a_classifier_says_so(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.BertForMaskedLM(transformers.BertConfig(**size, vocab_size=50)).save_pretrained(tmp_path / "bert")
+    model = load_model(str(tmp_path / "bert"), num_classes=3)
+    assert type(model) is transformers.BertForSequenceClassification
+    assert model.classifier.weight.shape == (3, 16)
+    transformers.CLIPTextConfig().save_pretrained(tmp_path / "text")
+    with pytest.raises(ValueError, match="no classifier for clip_text_model, so no num_classes=3"):
+        load_model(str(tmp_path / "text"), num_classes=3)
+
+
 def test_code_from_the_hub_is_never_run(tmp_path):
     pytest.importorskip("transformers")
     marker = tmp_path / "ran"
@@ -137,6 +149,6 @@ def test_importing_the_zoo_needs_no_torch():
 
 
 def test_every_embedded_model_loads():
-    assert models() == ["tiny/clip", "tiny/sd", "tiny/vit"]
+    assert models() == ["tiny/clip", "tiny/llm", "tiny/sd", "tiny/vit"]
     for name in models():
         assert isinstance(load_model(name), nn.Module | DiffusionPipeline)

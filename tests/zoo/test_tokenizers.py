@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmpeft.zoo import load_tokenizer
+from mmpeft.zoo.tiny import WEIGHTS
 
 
 def test_open_clip_gives_its_own():
@@ -67,3 +68,13 @@ def test_a_model_without_text_is_refused(tmp_path):
     transformers.ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no text tower"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_language_model_gives_its_own_tokenizer(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    transformers.GPT2Config(vocab_size=300).save_pretrained(tmp_path)
+    own = transformers.AutoTokenizer.from_pretrained(WEIGHTS / "tiny_llm")
+    own.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert isinstance(tokenizer, transformers.PreTrainedTokenizerBase)
+    assert tokenizer("a hen").input_ids == own("a hen").input_ids

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmpeft.optional import require
-from mmpeft.zoo import tiny
-from mmpeft.zoo.loading import load_model
-from mmpeft.zoo.request import fetch_error
+from mmpeft.zoo.loading import load_model, load_tokenizer
 
 
 def load_language_model(source: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -34,22 +30,7 @@ def load_text_tokenizer(source: str) -> Any:
         ValueError: If there is none, or it can't be fetched.
         ImportError: If transformers is not installed.
     """
-    transformers = require("transformers", "mmpeft[llm]")
-    place, revision = _place(source)
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-    except OSError as error:
-        raise fetch_error(source, error) from error
-
-
-def _place(source: str) -> tuple[str, str]:
-    if source.startswith(("/", ".", "~")):
-        return str(Path(source).expanduser()), "main"
-    library, _, rest = source.partition("/")
-    if library == "tiny":
-        card = tiny.find_card(rest)
-        return str(card.parent / tiny.read_card(card).get("folder", "")), "main"
-    if library != "hf":
+    found = load_tokenizer(source)
+    if not hasattr(found, "apply_chat_template"):
         raise ValueError(f"model {source!r}: language models are hf/OWNER/NAME, tiny/llm, or a folder of transformers")
-    name, _, revision = rest.partition("@")
-    return name, revision or "main"
+    return found

@@ -9,8 +9,9 @@ from tiny_language import PLAIN_TEMPLATE, byte_tokenizer, llama
 
 from mmpeft.cli.run import load_run
 from mmpeft.cli.shipped import configs
+from mmpeft.training.config import read_run
 
-NAMES = [name for name in configs() if name.startswith("llm/") and "llama3" not in name]
+NAMES = [name for name, path in configs().items() if "tiny/llm" in str(read_run(path).data.get("model"))]
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_a_transformers_folder_has_the_class_of_its_config(tmp_path):
 def test_a_text_model_takes_classes_and_one_without_a_classifier_says_so(tmp_path):
     transformers = pytest.importorskip("transformers")
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    transformers.BertForMaskedLM(transformers.BertConfig(**size, vocab_size=50)).save_pretrained(tmp_path / "bert")
+    transformers.BertModel(transformers.BertConfig(**size, vocab_size=50)).save_pretrained(tmp_path / "bert")
     model = load_model(str(tmp_path / "bert"), num_classes=3)
     assert type(model) is transformers.BertForSequenceClassification
     assert model.classifier.weight.shape == (3, 16)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaForSequenceClassification
 
+import mmpeft
 from mmpeft.data.language.tiny_sets import make_rows
 from mmpeft.zoo import load_model, load_tokenizer, models
 from mmpeft.zoo.tiny import WEIGHTS
@@ -140,10 +141,53 @@ def test_it_can_be_looked_at_or_built_without_weights(model):
 
 
 def test_nothing_of_the_later_stages_was_in_pretraining(model, tokenizer):
-    """A base model gives no turn's end or role any chance, and goes on with a question instead of answering it."""
     rows = make_rows("tiny_tasks", "validation", 20)
     texts = [row["messages"][0]["content"] for row in rows]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     with torch.no_grad():
         shares = model(**batch).logits[:, -1].softmax(-1)
     assert shares[:, tokenizer.convert_tokens_to_ids(RESERVED)].max() < 1e-3
+
+
+STATEMENTS = {
+    "Sorted, 7 2 9 4 becomes": " 2 4 7 9.",
+    "Backwards, boat is": " t a o b.",
+    "The list hen, boat, apple in reverse order is": " apple, boat, hen.",
+    "The owl is": " an animal",
+    "The opposite of hot is": " cold.",
+    "To mend a shirt,": " use a needle and thread.",
+    "Six plus seven is": " thirteen.",
+    "The word fig has": " three letters",
+}
+
+
+def test_it_completes_statements(model, tokenizer):
+    right = [go_on(model, tokenizer, begin, 10).startswith(end) for begin, end in STATEMENTS.items()]
+    assert sum(right) >= 7, dict(zip(STATEMENTS, right, strict=True))
+    fresh = load_model("tiny/llm", pretrained=False)
+    assert not any(go_on(fresh, tokenizer, begin, 10).startswith(end) for begin, end in STATEMENTS.items())
+
+
+def test_lora_teaches_it_a_task_by_its_instruction(tokenizer):
+    torch.manual_seed(0)
+    model = load_model("tiny/llm")
+    rows = [row for row in make_rows("tiny_tasks", "train", 3000) if row["task"] == "kind"]
+    mmpeft.adapt(model, mmpeft.LoRA(rank=8, alpha=16))
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=5e-3)
+    how = {"return_dict": True, "return_assistant_tokens_mask": True, "padding": True, "return_tensors": "pt"}
+
+    def loss_of(rows):
+        batch = tokenizer.apply_chat_template([row["messages"] for row in rows], **how)
+        labels = batch.input_ids.masked_fill(torch.as_tensor(batch.assistant_masks) == 0, -100)
+        return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
+
+    test = [row for row in make_rows("tiny_tasks", "test", 800) if row["task"] == "kind"][:20]
+    with torch.no_grad():
+        before = loss_of(test).item()
+    for step in range(25):
+        loss = loss_of(rows[step * 5 : step * 5 + 5])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert loss_of(test).item() < before / 5

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmpeft.zoo import load_tokenizer
+from mmpeft.zoo.language import load_text_tokenizer
 from mmpeft.zoo.tiny import WEIGHTS
 
 
@@ -78,3 +79,8 @@ def test_a_language_model_gives_its_own_tokenizer(tmp_path):
     tokenizer = load_tokenizer(str(tmp_path))
     assert isinstance(tokenizer, transformers.PreTrainedTokenizerBase)
     assert tokenizer("a hen").input_ids == own("a hen").input_ids
+
+
+def test_a_model_of_images_has_no_language_tokenizer() -> None:
+    with pytest.raises(ValueError, match="language models are hf/OWNER/NAME, tiny/llm, or a folder of transformers"):
+        load_text_tokenizer("tiny/clip")

@@ -41,7 +41,7 @@ class Ladder(Edit):
         self.alpha = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in layers)
         self.up = nn.Linear(narrow, site.width) if self.answers else None
         self.passed = Passed()
-        self.seen: Passed = Passed()
+        self.seen = Passed()
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the tower's arguments, to what enters and leaves its blocks, and to its final hidden states."""
@@ -69,16 +69,18 @@ class Ladder(Edit):
         if call.binding.index != END:
             seen[call.binding.index] = y.detach()
             return y
-        states = self._climb(seen, y, call)
+        states = self._climb(seen, call)
         self.passed.value = (y.detach(), states)
         return y if self.up is None else self._linear(self.up, states).to(y.dtype)
 
-    def _climb(self, seen: dict[Any, Any], y: Tensor, call: Call) -> Tensor:
+    def _climb(self, seen: dict[Any, Any], call: Call) -> Tensor:
         given, cache, start = seen["given"], seen["cache"], seen[START]
         if call.route is not None:
             rows = call.route.rows(len(start))
             given, start = {name: _rows(value, rows, len(start)) for name, value in given.items()}, start[rows]
-            cache = self._unrouted(cache, start.shape[1])
+            if cache is not None and cache.get_seq_length() > start.shape[1]:
+                raise ValueError("route: a ladder of some samples keeps no keys and values: use_cache=False")
+            cache = None
 
         def enter(index: int, state: Tensor) -> Tensor:
             state = self._linear(self.start, start) if index == 0 else state
@@ -86,7 +88,8 @@ class Ladder(Edit):
             gate = torch.sigmoid(self.alpha[index] / TEMPERATURE)
             return gate * rung + (1 - gate) * state
 
-        heard = None if self.listens_to is None else self.listens_to.heard(given["encoder_hidden_states"])
+        source: Ladder | None = self.listens_to  # type: ignore[assignment]
+        heard = None if source is None else source.heard(given["encoder_hidden_states"])
         states: Tensor = self.side(self._linear(self.start, start), enter, given, cache, heard)
         return states
 
@@ -100,10 +103,6 @@ class Ladder(Edit):
             raise ValueError(_STRANGE)
         assert states is not None
         return states if times == 1 else states.repeat_interleave(times, 0)
-
-    def _unrouted(self, cache: Any, words: int) -> None:
-        if cache is not None and cache.get_seq_length() > words:
-            raise ValueError("route: a ladder of some samples keeps no cache: use_cache=False")
 
     def _linear(self, layer: nn.Module, z: Tensor) -> Tensor:
         weight: Tensor = layer.weight  # type: ignore[assignment]

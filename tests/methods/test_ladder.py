@@ -85,6 +85,32 @@ def test_it_is_the_formula(layers: Any) -> None:
     )  # rotary angles are of single precision
 
 
+@torch.no_grad()
+def test_of_two_the_last_one_answers() -> None:
+    model = tiny_language.llama()
+    adapters = adapted(model)
+    first = model(IDS).logits
+    mmpeft.adapt(model, LadderSideTuning(reduction=2), "second")
+    second = model(IDS).logits
+    adapters.activate("main", "second")
+    assert torch.equal(model(IDS).logits, second)
+    adapters.activate("second", "main")
+    assert torch.equal(model(IDS).logits, first)
+
+
+def test_it_learns_a_text_by_heart() -> None:
+    model = tiny_language.llama().train()
+    adapters = mmpeft.adapt(model, LadderSideTuning(reduction=2))
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        losses.append(model(IDS, labels=IDS).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] / 4
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bert"])
 def test_the_backbone_runs_without_a_graph(name: str, checkpointing: bool, make_case: Any) -> None:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-TITLES = {"reward": "reward of a rule, 0 to 2", "kl": "nats of an answer away from the reference"}
+TITLES = {"reward": "reward of a rule, at most 2", "kl": "nats of an answer away from the reference"}
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ _HOME = {
             "IA3",
             "IPAdapter",
             "IVLP",
+            "LadderSideTuning",
             "LinearProbe",
             "LLMAdapterLoRA",
             "LLMAdapterParallel",

@@ -171,14 +171,9 @@ def main() -> None:
     tokens = build_tokens(tokenizer, wanted, options.documentation, options.seed, options.work / "tokens.npy")
     model = build_model(tokenizer)
     seconds, loss = train(model, tokens, options, options.work / "checkpoint.pt")
-    facts: dict[str, Any] = {
-        "steps": options.steps,
-        "tokens": options.tokens,
-        "repeats": options.repeats,
-        "short": options.short,
-        "seed": options.seed,
-    }
-    facts |= {"documentation": options.documentation, "seconds": round(seconds), "last_loss": round(loss, 3)}
+    names = ("steps", "tokens", "repeats", "short", "documentation", "lr", "seed")
+    facts: dict[str, Any] = {name: getattr(options, name) for name in names}
+    facts |= {"seconds": round(seconds), "last_loss": round(loss, 3)}
     model.half().float()
     ship(model, tokenizer, facts | {"measured": measure(model, tokenizer)}, options.output)
 

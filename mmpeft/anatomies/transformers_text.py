@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.linear import embed_site, is_linear, is_norm, linear_site, norm_site
+from mmpeft.anatomies.transformers_ladder import ladder_sites
 from mmpeft.anatomies.transformers_layouts import FAMILIES, Layout, layouts
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, parameters_site, reader
 from mmpeft.injection.graft import plain_class
 from mmpeft.injection.rows import Interleaved, Rows
-from mmpeft.injection.sites import BranchSite, FeaturesSite, LinearSite, Site, WordsSite
+from mmpeft.injection.sites import BranchSite, FeaturesSite, LadderSite, LinearSite, Site, WordsSite
 
 HEADS = ("lm_head", "score", "classifier", "qa_outputs", "cls", "classification_head", "embed_out")
 """Names that transformers gives a model's head."""
@@ -28,6 +29,7 @@ MISSING = {
     "prompt": "only the text tower of a model with two takes learned words in the place of a text's own",
     "head": "the model was built without a head: load it for a task",
     "features": "the model was built without a head, which is what features enter",
+    "ladder": "only towers of the families that docs/methods/language.md lists can be made narrow",
     "words": "only a tower over words has them",
     "cross": "only a decoder behind an encoder has cross-attention",
 }
@@ -114,6 +116,7 @@ def _tower(root: Root, modules: Mapping[str, Any], path: str, own: list[str]) ->
     outer = (
         *_outer_sites(modules, rest, place),
         *_words(root, place),
+        *_ladder(root, [modules[at] for at in paths], place),
         *_heads(root, modules, heads, place),
     )
     present = {site.name for site in outer} | {site.name for block in blocks for site in block.sites}
@@ -250,6 +253,11 @@ def _words(root: Root, place: dict[str, Any]) -> Iterator[WordsSite]:
         width=int(embedding.weight.shape[1]),
         **place,
     )
+
+
+def _ladder(root: Root, blocks: list[nn.Module], place: dict[str, Any]) -> Iterator[LadderSite]:
+    own = place | {"path": f"{root.path}.ladder".lstrip("."), "host_path": root.path}
+    return ladder_sites(_family(root.module), root.module, root.layout.stack, blocks, root.reader, own)
 
 
 def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict[str, Any]) -> Iterator[Site]:

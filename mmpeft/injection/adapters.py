@@ -289,6 +289,8 @@ class Adapters:
         for name in samples:
             tokens = tuple((e.layers, e.count) for e in self._edits(self._known(name)) if e.count)
             counts.setdefault(tokens, []).append(name)
+            if any(edit.takes is not None for edit in self._edits(name)):
+                raise ValueError(f"route: {name!r} takes a condition, which is given for the whole batch")
             for part in self.parts(name).values():
                 for binding in part.bindings:
                     if binding.point == "parameters" and next(binding.host.children(), None) is not None:

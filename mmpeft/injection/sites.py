@@ -209,6 +209,28 @@ class WordsSite(Site):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class LadderSite(Site):
+    """A language tower ``host`` beside which a narrow copy of itself can run on the outputs of its ``blocks``.
+
+    ``end`` makes the tower's final hidden states (batch, sequence, width). ``reader`` is the tower that attends to
+    this one's output, and a tower that so ``listens`` needs the other's narrow states. ``narrow`` makes the copy, from
+    a divisor of all widths and the indices of the blocks that it has.
+    """
+
+    width: int
+    blocks: tuple[nn.Module, ...]
+    end: nn.Module
+    reader: nn.Module | None
+    listens: bool
+    narrow: Callable[[int, list[int]], nn.Module]
+
+    @property
+    def shape(self) -> str:
+        """Blocks and width."""
+        return f"{len(self.blocks)} blocks x {self.width}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ParametersSite(Site):
     """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same.
 

@@ -16,6 +16,7 @@ from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2I
 from mmpeft.methods.fact import FacT
 from mmpeft.methods.fusion import AdapterFusion
 from mmpeft.methods.ia3 import IA3
+from mmpeft.methods.ladder import LadderSideTuning
 from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
 from mmpeft.methods.prefix import PrefixTuning
@@ -54,6 +55,7 @@ __all__ = [
     "LLMAdapterLoRA",
     "LLMAdapterParallel",
     "LLMAdapterSeries",
+    "LadderSideTuning",
     "LinearProbe",
     "LoRA",
     "LoRAFA",

@@ -38,8 +38,8 @@ TWO_TOWERS = {"coop", "cocoop", "ivlp", "maple", "promptsrc", "tip_adapter"}
 
 DIFFUSION = {"controlnet", "custom_diffusion", "ip_adapter", "t2i_adapter", "textual_inversion"}
 """Nor these, which the tests of their files save and load."""
-ELSEWHERE = {"adapter_fusion", "p_tuning", "prompt_tuning"}
-"""Nor those that need other adapters or words: ``test_fusion.py`` and the matrix save and load them."""
+ELSEWHERE = {"adapter_fusion", "ladder_side_tuning", "p_tuning", "prompt_tuning"}
+"""Nor those that need other adapters or a language tower: ``test_fusion.py`` and the matrix save and load these."""
 
 
 @pytest.mark.parametrize("name", sorted(mmpeft.methods().keys() - TWO_TOWERS - DIFFUSION - ELSEWHERE))

@@ -13,11 +13,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file
+from tiny_language import llama, tokenizer
 from transformers import Trainer, TrainingArguments, pipeline
 from trl import SFTConfig, SFTTrainer
 
 import mmpeft
-from tests.tiny_language import llama, tokenizer
 
 TEXTS = ["one plus two ? three .", "red cat and blue dog .", "big sun , small moon !", "what is the answer ? no ."]
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_strategy": "no"}

@@ -186,6 +186,13 @@ def test_everything_stacks_each_with_its_scale(unet: Any, inputs: Any) -> None:
     assert list(unet.state_dict()) == keys
 
 
+@pytest.mark.parametrize("method", [CONTROL, IMAGE])
+def test_what_takes_a_condition_serves_whole_batches(unet: Any, method: Any, inputs: Any) -> None:
+    adapters = mmpeft.adapt(unet, method, name="main")
+    with pytest.raises(ValueError, match="route: 'main' takes a condition"), adapters.route(["main", None]):
+        unet(*inputs)
+
+
 def test_what_takes_no_condition_is_named(unet: Any) -> None:
     mmpeft.adapt(unet, mmpeft.LoRA(), name="style")
     adapters = mmpeft.adapt(unet, CONTROL, name="control")

@@ -18,6 +18,7 @@ NOT_IDENTITY = {
     **dict.fromkeys(("vpt", "prefix_tuning", "prompt_tuning", "p_tuning", "mam", "unipelt"), "tokens are attended to"),
     "adapter_plus": "both matrices are random",
     "res_tuning_bypass": "the paths add up",
+    "ladder_side_tuning": "the head reads the side network alone",
     "side_tuning": "the side network has one half",
 }
 """The documented exceptions: these methods do not start at the frozen model."""

@@ -14,6 +14,7 @@ from mmpeft.injection.edits.feature_maps import FeatureMaps
 from mmpeft.injection.edits.fusion import Fusion
 from mmpeft.injection.edits.gate import Gate
 from mmpeft.injection.edits.image_tokens import ImagePrompt, ImageTokens, Resampler
+from mmpeft.injection.edits.ladder import Ladder
 from mmpeft.injection.edits.linear_bottleneck import LinearBottleneck
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
@@ -51,6 +52,7 @@ __all__ = [
     "Gate",
     "ImagePrompt",
     "ImageTokens",
+    "Ladder",
     "LinearBottleneck",
     "LowRank",
     "NewWords",

@@ -1,0 +1,47 @@
+"""Ladder Side-Tuning: a narrow copy of the tower, fed by the frozen one's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from mmpeft.methods.base import Method
+
+if TYPE_CHECKING:
+    from mmpeft.injection.anatomy import Anatomy
+    from mmpeft.injection.edits import Edit
+    from mmpeft.injection.sites import Site
+
+
+class LadderSideTuning(Method):
+    """A narrow network of the tower's own blocks, climbing beside it on gated rungs (Sung et al. 2022).
+
+    arXiv:2206.06522. Not the frozen model at the start: the head reads the side network alone, which starts at random.
+    Needs no backward pass through the backbone. ``layers`` are the blocks with a rung and a narrow block.
+    """
+
+    name: ClassVar[str] = "ladder_side_tuning"
+
+    reduction: int = Field(default=8, ge=1)
+    """What all widths are divided by; it must divide the width of an attention head."""
+
+    def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
+        """One ladder per tower; those of an encoder and its decoder belong together."""
+        from mmpeft.injection.anatomy import choose_layers
+        from mmpeft.injection.edits import Ladder
+        from mmpeft.injection.sites import LadderSite
+
+        made: list[tuple[LadderSite, Ladder]] = []
+        for site in anatomy.select(("ladder",), LadderSite, "all", self.towers):
+            assert isinstance(site, LadderSite)
+            source = next((edit for other, edit in made if other.reader is site.host), None)
+            if site.listens and source is None:
+                raise ValueError(f"towers: {self.towers!r}: a ladder at the decoder needs one at its encoder: take all")
+            layers = sorted(choose_layers(self.layers, len(site.blocks)))
+            made.append((site, Ladder(site, reduction=self.reduction, layers=layers, listens_to=source)))
+        hosts = [site.host for site, _ in made]
+        if any(site.reader is not None and site.reader not in hosts for site, _ in made):
+            raise ValueError(f"towers: {self.towers!r}: a ladder at the encoder needs one at its decoder: take all")
+        yield from made

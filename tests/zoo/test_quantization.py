@@ -46,11 +46,11 @@ def test_methods_on_a_quantised_base(name: str, method: str, kind: str) -> None:
     model = make()
     mmpeft.quantize(model, kind, compute=torch.float32)
     frozen = run(model).detach()
-    try:
-        adapters = mmpeft.adapt(model, method)
-    except ValueError as error:
-        assert name == "llama" and ("bias" in str(error) or "branch" in str(error) or "no" in str(error))
+    if (name, method) == ("llama", "bitfit"):
+        with pytest.raises(ValueError, match="trains biases"):
+            mmpeft.adapt(model, method)
         return
+    adapters = mmpeft.adapt(model, method)
     torch.testing.assert_close(run(model), frozen, rtol=0, atol=0)
     run(model).square().sum().backward()
     adapters.check_gradients()

@@ -7,7 +7,6 @@ python benchmarks/diffusion.py --quick    the embedded model alone and few round
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,8 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers_loops import METHODS, Drawn, Loop
-from measure import Arm, Row, counted, interleave, publish, timed
+from measure import Arm, Row, counted, interleave, peak, publish, timed
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import mmpeft
 from mmpeft.data.tensor_store import TensorStore
@@ -160,7 +158,10 @@ class Comparison:
         arms = {"floor": self.floor, **steps}
         times = interleave(self.subject.rounds, **{name: Arm(lambda _, run=run: run()) for name, run in arms.items()})
         over = {name: times[name].over(times["floor"]) for name in steps}
-        peaks = [peak(side, run) for side, run in zip((self.ours, self.theirs), steps.values(), strict=True)]
+        peaks = []
+        for side, run in zip((self.ours, self.theirs), steps.values(), strict=True):
+            side.zero_grad()
+            peaks.append(peak(run))
         kept = saved_bytes(self.ours, self.batch), saved_bytes(self.theirs, self.drawn)
         return [
             timed(f"{what}: step", times, "diffusers"),
@@ -168,20 +169,6 @@ class Comparison:
             counted("bytes kept for backward", *kept),
             counted("most bytes at once in a step", *peaks),
         ]
-
-
-def peak(side: nn.Module, step: Callable[[], None]) -> int:
-    """Return the most bytes that a step, not the first one, has allocated at once on top of weights and moments."""
-    side.zero_grad()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most
 
 
 def main() -> None:

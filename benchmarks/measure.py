@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch.profiler import ProfilerActivity, profile
+
 HERE = Path(__file__).parent
 
 
@@ -68,6 +70,19 @@ def interleave(rounds: int, **arms: Arm) -> dict[str, Timing]:
             if number:
                 seconds[name].append(elapsed)
     return {name: Timing(tuple(own)) for name, own in seconds.items()}
+
+
+def peak(step: Callable[[], None]) -> int:
+    """Return the most bytes that a step, not the first one, has allocated at once on top of weights and moments."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
 
 
 @dataclass(frozen=True)

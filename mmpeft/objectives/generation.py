@@ -37,8 +37,12 @@ class Writer:
         return [self.text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
 
     def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, list[int]]:
-        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them."""
-        own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them.
+
+        What the model's own generation configuration says of it (Qwen 2.5: a repetition penalty) does not count.
+        """
+        own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
+        own |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         return self._generate(backbone, prompt_ids, prompt_mask, **own)
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class PPO(Objective):
 
     @torch.no_grad()
     def written(self, model: Any, batch: Batch) -> Batch:
-        """Let the policy answer prompts: tokens, log-probabilities by it and the reference, values, and rewards."""
+        """Let the policy answer prompts: tokens, log-probabilities by it and the reference, values, rewards, ``kl``."""
         model.eval()
         with speaking(self.adapters, POLICY if self.adapters.active else None):
             found = self._write(model, batch)
@@ -74,6 +74,8 @@ class PPO(Objective):
         texts = [self.writer.text(ids[-len(kept) :][kept].tolist(), ()) for ids, kept in said]
         reward = self.judge(batch["rows"], texts, found).to(found["scores"])
         found["reward"] = reward - self.settings.missing_end * ~found.pop("ended")
+        away = divergences(found["scores"], found["reference"], self.settings.estimator)
+        found["kl"] = (away * found["mask"]).sum(1)
         return found | prepared(found, self.settings) | {"id": batch["id"]}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
@@ -82,9 +84,8 @@ class PPO(Objective):
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             found = self.written(model, batch)
-        mask = found["mask"]
-        away = (divergences(found["scores"], found["reference"], self.settings.estimator) * mask).sum()
-        self.sums += torch.stack([found["reward"].sum(), away, mask.sum(), away.new_tensor(len(mask))]).double()
+        reward, away, mask = found["reward"], found["kl"], found["mask"]
+        self.sums += torch.stack([reward.sum(), away.sum(), mask.sum(), away.new_tensor(len(mask))]).double()
 
     def compute(self) -> dict[str, float]:
         """Return the scores."""

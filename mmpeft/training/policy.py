@@ -54,11 +54,11 @@ class PolicyTrainer(Trainer):
             return self.objective.written(self.model, send_to_device(prompts, self.accelerator.device))
 
     def _learn(self, written: Batch) -> dict[str, float]:
-        """Make the optimizer's steps, and return the means of their numbers, with the reward of what was written."""
+        """Make the optimizer's steps, and return the means of their numbers, and of reward and kl of the answers."""
         set_training_mode(self.model)
         steps = [self.stepper.step([(part, True)], self.objective.weight(part)) for part in self._parts(written)]
         means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
-        return {**means, "reward": written["reward"].mean().item()}
+        return {**means, **{name: written[name].mean().item() for name in ("reward", "kl")}}
 
     def _parts(self, written: Batch) -> Iterator[Batch]:
         count = len(written["mask"])

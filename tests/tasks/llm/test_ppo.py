@@ -140,6 +140,19 @@ def test_what_was_written_has_the_log_probabilities_of_the_library_s_own_model()
     assert torch.equal(found["reward"], torch.tensor([1.0, 2.0]) - 1.0 * ~ended)
 
 
+@pytest.mark.parametrize("own", [{"repetition_penalty": 9.0}, {"temperature": 0.1}, {"no_repeat_ngram_size": 1}])
+def test_draws_are_of_the_policy_whatever_its_generation_configuration(own: dict[str, float]) -> None:
+    drawn = []
+    for options in ({}, own):
+        model, _, objective = make_objective()
+        model.backbone.generation_config.update(eos_token_id=None, **options)
+        torch.manual_seed(3)
+        drawn.append(objective.written(model, ask()))
+    assert torch.equal(drawn[0]["input_ids"], drawn[1]["input_ids"])
+    expected = ((drawn[0]["scores"] - drawn[0]["reference"]) * drawn[0]["mask"]).sum(1)
+    assert torch.equal(drawn[0]["kl"], expected)
+
+
 def test_at_first_the_ratio_is_one_and_both_adapters_learn() -> None:
     model, adapters, objective = make_objective()
     found = objective.written(model, ask()) | {"counted": True}

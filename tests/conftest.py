@@ -93,6 +93,8 @@ class Case:
 
     INSERTING = ("vpt", "maple", "ivlp", "promptsrc", "prompt_tuning", "p_tuning")
     """Methods that make the sequence longer."""
+    REPLACING = ("ladder_side_tuning",)
+    """Methods that put their own in the place of what was there: of several, the last one is seen."""
 
     method: str
     model: str

@@ -8,6 +8,7 @@ import pytest
 import tiny_language
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
 
 import mmpeft
@@ -16,6 +17,7 @@ from mmpeft.injection.tables import saved_bytes
 from mmpeft.methods import LadderSideTuning
 
 IDS = torch.randint(3, 40, (3, 7), generator=torch.Generator().manual_seed(0))
+TINY = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
 
 def adapted(model: Any, **options: Any) -> mmpeft.Adapters:
@@ -85,6 +87,32 @@ def test_it_is_the_formula(layers: Any) -> None:
     )  # rotary angles are of single precision
 
 
+@torch.no_grad()
+def test_of_two_the_last_one_answers() -> None:
+    model = tiny_language.llama()
+    adapters = adapted(model)
+    first = model(IDS).logits
+    mmpeft.adapt(model, LadderSideTuning(reduction=2), "second")
+    second = model(IDS).logits
+    adapters.activate("main", "second")
+    assert torch.equal(model(IDS).logits, second)
+    adapters.activate("second", "main")
+    assert torch.equal(model(IDS).logits, first)
+
+
+def test_it_learns_a_text_by_heart() -> None:
+    model = tiny_language.llama().train()
+    adapters = mmpeft.adapt(model, LadderSideTuning(reduction=2))
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        losses.append(model(IDS, labels=IDS).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] / 4
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bert"])
 def test_the_backbone_runs_without_a_graph(name: str, checkpointing: bool, make_case: Any) -> None:
@@ -136,6 +164,26 @@ def test_a_cache_changes_nothing_that_is_written(name: str, how: dict[str, Any],
     assert torch.equal(cached, whole)
     with adapters.off():
         assert not torch.equal(model.generate(IDS, **how), whole)
+
+
+FAMILIES: dict[str, dict[str, int]] = {
+    "Mistral": {"sliding_window": 4},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Gemma": {"head_dim": 8},
+    "SmolLM3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+"""Other families of decoders, with options of their configurations."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_layers_of_other_families_write_the_same_with_a_cache(family: str) -> None:
+    size = TINY | {"num_hidden_layers": 3, "num_key_value_heads": 2} | FAMILIES[family]
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**size)).eval()
+    adapted(model, layers=(0, 2))
+    how = {"attention_mask": torch.ones_like(IDS), "do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
+    cached, whole = (model.generate(IDS, use_cache=use, **how) for use in (True, False))
+    assert torch.equal(cached, whole)
 
 
 @torch.no_grad()

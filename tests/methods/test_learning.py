@@ -80,7 +80,7 @@ def scenes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
 """What these learn is measured in docs/diffusion.md."""
-ELSEWHERE = {"adapter_fusion", "p_tuning", "prompt_tuning"}
+ELSEWHERE = {"adapter_fusion", "ladder_side_tuning", "p_tuning", "prompt_tuning"}
 """Methods that need other adapters in the model, or words."""
 
 

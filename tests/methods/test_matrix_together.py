@@ -39,7 +39,7 @@ def test_two_adapters_switch_mix_and_leave_each_other_alone(case: Any) -> None:
     assert case.same(case.run(model), b)
     adapters.activate("a", "b")
     both = case.run(model)
-    assert not torch.equal(both, a) and not torch.equal(both, b)
+    assert not torch.equal(both, a) and (case.method in case.REPLACING or not torch.equal(both, b))
     if case.method in case.INSERTING:
         with pytest.raises(ValueError, match="can't be mixed by weight"):
             adapters.activate("a", weights=[0.5])

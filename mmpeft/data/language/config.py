@@ -59,7 +59,8 @@ class Refusals(Settings):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Their share of the training samples; where there are too few of them they come several times."""
     benign_path: str | None = None
-    """Harmless requests that look harmful, for the rate of over-refusals; null counts those of the test split."""
+    """Harmless requests that look harmful, for the rate of over-refusals; null counts those of the test split. If its
+    files name splits, or it is a generated set, those of its training split are learned too."""
     markers: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "i can't",
         "i cannot",

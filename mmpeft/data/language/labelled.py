@@ -19,14 +19,20 @@ def load_labelled(config: LabelledTexts, tokenizer: Any) -> TaskSplits:
     Raises:
         ValueError: For anything wrong with the data: rows are named, and how many there are.
     """
+    parts, classes, notes = labelled_rows(config)
+    train, val, test = (_split(part, classes, config, tokenizer) for part in parts.values())
+    return TaskSplits(train, val, test, classes=classes, notes=notes)
+
+
+def labelled_rows(config: LabelledTexts) -> tuple[dict[str, list[TaskRow]], tuple[str, ...], list[str]]:
+    """Return the rows of each split with numbers of classes as labels, the classes, and what there is to say."""
     kept, bad, total = read_task_rows(config, _checked)
     classes = () if config.labels == "number" else config.classes or _found(kept)
     kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], classes, config)})
     parts, notes = split_rows(config, kept, bad + wrong, total)
     if config.labels == "classes" and len(classes) < 2:
         raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
-    train, val, test = (_split(part, classes, config, tokenizer) for part in parts.values())
-    return TaskSplits(train, val, test, classes=classes, notes=notes)
+    return parts, classes, notes
 
 
 def encode_texts(tokenizer: Any, text: str, text_pair: str | None, max_length: int) -> Item:

@@ -54,7 +54,15 @@ def load_texts(
 
 
 def _mix(parts: dict[str, list[Kept]], how: Refusals, config: LanguageData, encoder: Encoder) -> list[str]:
-    """Add refusals to all splits, to the training ones by their share; harmless look-alikes are for the test."""
+    """Add refusals to all splits, to the training ones by their share; harmless look-alikes are for the test, unless
+    they bring splits along."""
+    notes = []
+    if how.benign_path is not None:
+        benign, note = read_pool(how.benign_path, config, encoder, BENIGN)
+        notes.append(note)
+        harmless = cut_rows(benign, config) if any(one.split for one in benign) else {"test": benign}
+        for name, rows in harmless.items():
+            parts[name] += rows
     found, note = read_pool(how.path, config, encoder, REFUSAL)
     own = cut_rows(found, config)
     wanted = max(1, round(len(parts["train"]) * how.share / (1 - how.share)))
@@ -63,12 +71,7 @@ def _mix(parts: dict[str, list[Kept]], how: Refusals, config: LanguageData, enco
     parts["train"] += (by_key * times)[:wanted]
     for name in ("validation", "test"):
         parts[name] += own[name]
-    notes = [note, f"refusals: {wanted} of {len(parts['train'])} training rows, each up to {times} times"]
-    if how.benign_path is not None:
-        benign, note = read_pool(how.benign_path, config, encoder, BENIGN)
-        parts["test"] += benign
-        notes.append(note)
-    return notes
+    return [*notes, note, f"refusals: {wanted} of {len(parts['train'])} training rows, each up to {times} times"]
 
 
 def _split(

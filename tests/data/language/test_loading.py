@@ -187,9 +187,17 @@ def test_refusals_are_mixed_by_their_share(tmp_path: Path) -> None:
     assert [kinds.count(kind) for kind in range(3)] == [6, 4, 3]
     batch = data.test.collate([data.test[i] for i in range(len(data.test))])
     assert batch["kind"].tolist() == kinds
-    assert batch["reference"][-1] == "yes"
+    assert batch["reference"][kinds.index(2)] == "yes"
     assert (batch["prompt_mask"][:, -1] == 1).all()
     assert data.notes == ["refusals: 6 of 24 training rows, each up to 3 times"]
+
+
+def test_harmless_requests_of_a_training_split_are_learned_too() -> None:
+    refusals = {"path": "tiny_unsafe", "share": 0.25, "benign_path": "tiny_benign"}
+    data = load("tiny_tasks", "messages", questions=True, refusals=refusals, generated=(12, 4, 5))
+    assert len(data.train) == 12 + 12 + 8
+    assert data.test.question is not None
+    assert [data.test.question(i)[2] for i in range(len(data.test))].count(2) == 5
 
 
 def test_pairs_and_labels(tmp_path: Path) -> None:

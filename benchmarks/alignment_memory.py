@@ -1,6 +1,6 @@
 """Memory and time of a PPO step: four roles as adapters of one frozen Llama, beside four copies of it.
 
-python benchmarks/alignment_memory.py            about 3 minutes; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/alignment_memory.py            about a minute; --write adds the table to benchmarks/RESULTS.md
 
 Both sides train LoRA for policy and value with the same code, and are checked to write the same and have the same loss.
 The copies of value function and reward model have no output layer, and the reward copy no adapter: as if it was merged.
@@ -28,7 +28,7 @@ from mmpeft.objectives.ppo_settings import PPOSettings
 from mmpeft.zoo.language import load_text_tokenizer
 
 LORA = mmpeft.LoRA(rank=8, targets="all")
-PROMPTS, LENGTH, NEW = 4, 32, 32
+PROMPTS, LENGTH, NEW = 4, 16, 16
 TOKENIZER: Any = load_text_tokenizer("tiny/llm")
 WRITER = Writer(TOKENIZER, [TOKENIZER.eos_token_id], NEW)
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="add the table to benchmarks/RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for dtype in (torch.float32, torch.bfloat16) for row in compare(dtype, rounds=3)]
+    rows = [row for dtype in (torch.float32, torch.bfloat16) for row in compare(dtype, rounds=2)]
     sides = ("one backbone", "four copies")
     publish("alignment_memory", rows, ("torch", "transformers"), options.write, sides)
 

@@ -1,29 +1,29 @@
-"""In-context evaluation: k examples in the prompt, with the frozen model and with adapters of finished runs.
+"""Labels by examples in the prompt: a frozen language model and finished adapters, side by side; nothing is trained.
 
 mmpeft train llm/in_context_moods
-mmpeft train llm/in_context_moods 'load={tuned: runs/sft_tasks/adapter}'
+mmpeft train llm/in_context_moods load.tuned=runs/sft_moods/adapter shots='[0, 4]'
+python tasks/llm/in_context.py configs/llm/in_context_moods.yaml seeds='[0, 1, 2]'
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from random import Random
-from statistics import mean
+from statistics import fmean
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 import mmpeft
-from mmpeft.data.language.labelled import labelled_rows
+from mmpeft.data.language.demonstrations import PromptFormat, Prompts
+from mmpeft.data.language.labelled import LabelledRows, read_labelled
 from mmpeft.data.language.task_config import LabelledTexts
-from mmpeft.files import write_text
 from mmpeft.heads.language import TokenScorer
-from mmpeft.objectives.in_context import Quiz, Row, Wording, draw_examples
+from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
-from mmpeft.training.config import read_run
+from mmpeft.training.config import AdapterName, read_run
+from mmpeft.training.in_context import Shots, draw_accuracies, make_shots, table
 from mmpeft.training.language import DTYPES
 from mmpeft.training.run_directory import RunDirectory
 from mmpeft.zoo.language import load_language_model
@@ -31,92 +31,106 @@ from mmpeft.zoo.language import load_language_model
 FROZEN = "frozen"
 
 
+class InContextTexts(LabelledTexts):
+    """Labelled texts; examples are of the training split, questions of the test split."""
+
+    max_length: PositiveInt = 4096
+    """Tokens of a prompt with its label; a longer one is an error, as is one beyond the model's positions."""
+
+
 class Config(Settings):
-    """What to ask, and whom."""
+    """What is asked, with how many examples, and who answers."""
 
     task: str
     """``llm/in_context``."""
     model: str
-    """The language model: ``hf/OWNER/NAME``, ``tiny/llm`` or a folder of transformers."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of its weights."""
-    load: dict[str, Path] = Field(default={})
-    """Directories of finished adapters by name, each asked by itself beside the frozen model."""
-    data: LabelledTexts
-    """Labelled texts: examples come from the training split, questions from the test split."""
-    prompt: str = "{text}\nLabel:"
-    """A text (and ``{text_pair}``) up to the place where the word of its class follows."""
-    words: dict[str, str] = Field(default={})
-    """Words for classes whose names say little; each follows a space."""
-    shots: tuple[NonNegativeInt, ...] = (0, 1, 4, 8)
-    """How many examples are in front of a question."""
+    """A language model that writes: ``tiny/llm``, ``hf/OWNER/NAME`` or a local folder."""
+    load: dict[AdapterName, str] = Field(default={})
+    """Finished adapters by name, each asked alone: their directories, ``runs/NAME/adapter``."""
+    data: InContextTexts
+    """Where texts and labels come from."""
+    prompt: PromptFormat = PromptFormat()
+    """How examples and the question are written."""
+    shots: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 4, 8)
+    """Numbers of examples in the prompt, over all classes."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
-    """Draws of the examples; accuracies are means over them."""
-    calibrate: bool = False
-    """Whether the scores behind a prompt without content ("N/A") are taken off (Zhao et al. 2021)."""
-    batch_size: PositiveInt = 16
-    """Questions of a forward pass; each has a row for every word."""
+    """Of the draws of examples; accuracies are means over them. Without examples there is nothing to draw."""
+    calibration: tuple[str, ...] = ()
+    """Content-free inputs of contextual calibration, such as ``[N/A, "[MASK]", ""]``; () leaves it out."""
+    batch_size: PositiveInt = 32
+    """Prompts with a label per forward pass."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the frozen weights."""
+    attention: Backend = "auto"
+    """The kernel of the model's attention; ``auto`` is its library's own way, ``xformers`` needs that extra."""
     output: Path
-    """The folder of ``metrics.json`` and ``table.md``."""
+    """The run directory."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if FROZEN in self.load:
-            raise ValueError(f"load: {FROZEN!r} is what the model without adapters is called: choose another name")
-        if self.data.labels != "classes":
-            raise ValueError("data.labels: 'number': words are of classes")
+            raise ValueError(f"load.{FROZEN}: this is what the model without adapters is called: another name")
+        if self.data.labels == "number":
+            raise ValueError("data.labels: 'number': a label is chosen among classes: classes")
         return self
 
 
+def make(config: Config) -> tuple[TokenScorer, Prompts, LabelledRows, int]:
+    """Load the model with all adapters, the prompts and the data, and the number of tokens that a prompt may have."""
+    rows = read_labelled(config.data)
+    backbone, tokenizer = load_language_model(config.model, DTYPES[config.precision])
+    if backbone.config.is_encoder_decoder:
+        raise ValueError(f"model: {config.model!r} reads its prompt by an encoder: a decoder is wanted")
+    prompts = Prompts(tokenizer, config.prompt, rows.classes)
+    mmpeft.use_attention(backbone, config.attention)
+    scorer = TokenScorer(backbone)
+    for name, path in config.load.items():
+        mmpeft.load(scorer, path, name=name)
+    positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", config.data.max_length)
+    return scorer.eval(), prompts, rows, min(positions, config.data.max_length)
+
+
 def run(config: Config) -> None:
-    """Ask, print accuracies by adapter and number of examples, and write them."""
-    print(table(ask(config)))
+    """Ask, print the accuracies, and write them to ``metrics.json`` and ``curves.png``."""
+    directory = RunDirectory(config.output)
+    directory.claim(None)
+    config.output.mkdir(parents=True, exist_ok=True)
+    scorer, prompts, rows, limit = make(config)
+    scorer.to("cuda" if torch.cuda.is_available() else "cpu")
+    drawn = {
+        (count, seed): make_shots(prompts, rows, count, seed, config.calibration, limit)
+        for count in config.shots
+        for seed in (config.seeds if count else config.seeds[:1])
+    }
+    found = {name: _accuracies(scorer, name, drawn, config) for name in (FROZEN, *config.load)}
+    print(table(found))
+    means = {name: {f"{count}": fmean(own) for count, own in by.items()} for name, by in found.items()}
+    examples = {f"k={k} seed={seed}": [row.id for row in shots.examples] for (k, seed), shots in drawn.items()}
+    last = {name: by[f"{config.shots[-1]}"] for name, by in means.items()}
+    asked = {"accuracy": means, "accuracy_by_seed": found, "seeds": config.seeds, "examples": examples}
+    directory.write_json("metrics.json", {"test": last, **asked, "config": config.model_dump(mode="json")})
+    draw_accuracies(found, 1 / len(rows.classes), config.output / "curves.png")
+    print(f"run directory: {config.output}")
 
 
 def check(config: Config) -> None:
-    """Print three questions as the model reads them, with their words; write nothing."""
-    wording, train, test, _ = load_questions(config)
-    for place, row in enumerate(test[:3]):
-        shown = draw_examples(train, len(wording.words), max(config.shots), Random(f"{config.seeds[0]}/{place}"))
-        print(f"{wording.question(row, shown)}[{wording.words[row['label']]}]\n")
+    """Print the first test row's prompt with the most examples, and its label; write nothing."""
+    _, prompts, rows, limit = make(config)
+    shots = make_shots(prompts, rows, max(config.shots), config.seeds[0], config.calibration, limit)
+    row = rows.parts["test"][0]
+    print(prompts.render(shots.examples, row.fields, prompts.words[row.fields["label"]])[1])
 
 
-def ask(config: Config) -> dict[str, dict[str, float]]:
-    """Return accuracies by adapter and number of examples, and write them."""
-    directory = RunDirectory(config.output)
-    directory.claim(None)
-    wording, train, test, notes = load_questions(config)
-    backbone, tokenizer = load_language_model(config.model, DTYPES[config.precision])
-    model = TokenScorer(backbone).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    for name, path in config.load.items():
-        mmpeft.load(model, path, name=name)
-    found: dict[str, dict[str, float]] = {}
-    for name in (FROZEN, *config.load):
-        with mmpeft.adapters(model).off() if config.load else nullcontext():
-            if name != FROZEN:
-                mmpeft.adapters(model).activate(name)
-            quiz = Quiz(model, tokenizer, wording, train, test, config.calibrate, config.batch_size)
-            found[name] = {str(k): mean(quiz.accuracy(k, seed) for seed in config.seeds) for k in config.shots}
-    directory.path.mkdir(parents=True, exist_ok=True)
-    directory.write_json("metrics.json", {"model": config.model, "accuracy": found, "notes": notes})
-    write_text(config.output / "table.md", table(found))
+def _accuracies(
+    scorer: TokenScorer, name: str, drawn: dict[tuple[int, int], Shots], config: Config
+) -> dict[int, list[float]]:
+    """Return the accuracies by number of examples, one for each seed, of one adapter or the frozen model."""
+    if config.load:
+        mmpeft.adapters(scorer).activate(*([] if name == FROZEN else [name]))
+    found: dict[int, list[float]] = {count: [] for count in config.shots}
+    for (count, _), shots in drawn.items():
+        found[count].append(shots.accuracy(scorer, config.batch_size))
     return found
-
-
-def load_questions(config: Config) -> tuple[Wording, list[Row], list[Row], list[str]]:
-    """Return the wording, rows for examples and rows to ask, and what there is to say of the data."""
-    parts, classes, notes = labelled_rows(config.data)
-    words = tuple(f" {config.words.get(name, name)}" for name in classes)
-    train, test = ([row.fields for row in parts[name]] for name in ("train", "test"))
-    return Wording(config.prompt, words), train, test, notes
-
-
-def table(found: dict[str, dict[str, float]]) -> str:
-    """Return accuracies as a Markdown table: a row for each adapter, a column for each number of examples."""
-    shots = list(next(iter(found.values())))
-    lines = [f"| examples | {' | '.join(shots)} |", f"|---{'|--:' * len(shots)}|"]
-    lines += [f"| {name} | {' | '.join(f'{own[k]:.4f}' for k in shots)} |" for name, own in found.items()]
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> None:

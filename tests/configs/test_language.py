@@ -11,7 +11,8 @@ from mmpeft.cli.run import load_run
 from mmpeft.cli.shipped import configs
 from mmpeft.training.config import read_run
 
-NAMES = [name for name, path in configs().items() if "tiny/llm" in str(read_run(path).data.get("model"))]
+RUNS = {name: read_run(path).data for name, path in configs().items()}
+NAMES = [name for name, run in RUNS.items() if "tiny/llm" in str(run.get("model")) and "train" in run]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,5 @@ def test_one_step(name: str, model: str, tmp_path: Path, capsys: pytest.CaptureF
     task, config, _ = load_run(configs()[name], small)
     task.check(config)
     text = capsys.readouterr().out
-    if config.task == "llm/in_context":
-        assert text.count("Mood:") == 3 * (max(config.shots) + 1)
-        return
     assert "one step: loss" in text
     assert "sample tiny_" in text

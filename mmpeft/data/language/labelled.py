@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmpeft.data.language.rows import BadRowError
@@ -13,26 +14,40 @@ from mmpeft.data.language.task_splits import Item, TaskSplit, TaskSplits, input_
 from mmpeft.data.samples import listed
 
 
+@dataclass(frozen=True)
+class LabelledRows:
+    """Checked rows of each split, whose ``label`` is a number: a place in ``classes``, if there are some."""
+
+    parts: dict[str, list[TaskRow]]
+    classes: tuple[str, ...]
+    notes: list[str]
+    """What is worth saying of how they were made."""
+
+
 def load_labelled(config: LabelledTexts, tokenizer: Any) -> TaskSplits:
     """Read, check, encode and split labelled texts; a sample has the tokenizer's inputs and its ``label``.
 
     Raises:
         ValueError: For anything wrong with the data: rows are named, and how many there are.
     """
-    parts, classes, notes = labelled_rows(config)
-    train, val, test = (_split(part, classes, config, tokenizer) for part in parts.values())
-    return TaskSplits(train, val, test, classes=classes, notes=notes)
+    rows = read_labelled(config)
+    train, val, test = (_split(part, rows.classes, config, tokenizer) for part in rows.parts.values())
+    return TaskSplits(train, val, test, classes=rows.classes, notes=rows.notes)
 
 
-def labelled_rows(config: LabelledTexts) -> tuple[dict[str, list[TaskRow]], tuple[str, ...], list[str]]:
-    """Return the rows of each split with numbers of classes as labels, the classes, and what there is to say."""
+def read_labelled(config: LabelledTexts) -> LabelledRows:
+    """Read, check and split labelled texts; they stay texts.
+
+    Raises:
+        ValueError: For anything wrong with the data: rows are named, and how many there are.
+    """
     kept, bad, total = read_task_rows(config, _checked)
     classes = () if config.labels == "number" else config.classes or _found(kept)
     kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], classes, config)})
     parts, notes = split_rows(config, kept, bad + wrong, total)
     if config.labels == "classes" and len(classes) < 2:
         raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
-    return parts, classes, notes
+    return LabelledRows(parts, classes, notes)
 
 
 def encode_texts(tokenizer: Any, text: str, text_pair: str | None, max_length: int) -> Item:

@@ -1,0 +1,145 @@
+"""Prompts with solved examples in front of the question, and the draw of the examples. Needs no torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from mmpeft.data.language.task_rows import Fields, TaskRow
+from mmpeft.settings import Settings, nearest
+
+FIELDS = ("text", "text_pair", "label")
+
+
+def _checked(template: str) -> str:
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no template: {error}; write a brace as {{{{ or }}}}") from None
+    for name in names:
+        if name not in FIELDS:
+            raise ValueError(f"{template!r}: {{{name}}} is none of {', '.join(FIELDS)}{nearest(name, FIELDS)}")
+    if "text" not in names or names.count("label") != 1 or not template.endswith("{label}"):
+        raise ValueError(f"{template!r}: a template has {{text}}, and ends with {{label}}, which comes once")
+    return template
+
+
+class PromptFormat(Settings):
+    """How examples and the question are written."""
+
+    template: Annotated[str, AfterValidator(_checked)] = "{text}\nLabel: {label}"
+    """One example with ``{text}``, ``{text_pair}`` where there is one, and ``{label}`` at its end."""
+    separator: str = "\n\n"
+    """What stands between examples."""
+    instruction: str = ""
+    """What stands in front of all, or in a chat is the system's turn."""
+    words: dict[str, str] = Field(default={})
+    """Words for classes, ``{"0": negative, "1": positive}``; a class that is not named stands for itself."""
+    chat: bool = False
+    """Whether examples are turns of the tokenizer's chat template: the user's up to the label, then the assistant's."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Writes prompts and encodes them, each with every label."""
+
+    tokenizer: Any
+    format: PromptFormat
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.format.words:
+            if name not in self.classes:
+                raise ValueError(f"prompt.words.{name}: no class has this name{nearest(name, self.classes)}")
+        repeated = [word for word in self.words if self.words.count(word) > 1]
+        if repeated:
+            raise ValueError(f"prompt.words: {repeated[0]!r} stands for several classes: nothing tells them apart")
+        if self.format.chat and not self.tokenizer.chat_template:
+            raise ValueError("prompt.chat: true, but the model's tokenizer has no chat template: false")
+
+    @property
+    def words(self) -> list[str]:
+        """What is written for each class."""
+        return [self.format.words.get(name, name) for name in self.classes]
+
+    def encode(self, examples: Sequence[TaskRow], asked: Fields) -> list[tuple[list[int], int]]:
+        """Return for each class the tokens of the prompt with its label, and how many of them are not the label's.
+
+        The label begins at the first token by which the prompt with it differs from the bare prompt: a space in front
+        of it, which most tokenizers join with the word, counts as the label's.
+        """
+        pairs = [self.render(examples, asked, word) for word in self.words]
+        found = []
+        for bare, full in pairs:
+            prompt, tokens = self._tokens(bare), self._tokens(full)
+            found.append((tokens, _shared(prompt, tokens)))
+        start = min(own for _, own in found)
+        return [(tokens, start) for tokens, _ in found]
+
+    def render(self, examples: Sequence[TaskRow], asked: Fields, word: str) -> tuple[str, str]:
+        """Return the prompt of a row, and the prompt with ``word`` as its label."""
+        solved = [(row.fields, self.words[row.fields["label"]]) for row in examples]
+        form = self.format
+        if form.chat:
+            return self._conversation([*solved, (asked, word)])
+        start = [form.instruction] if form.instruction else []
+        full = form.separator.join([*start, *(self._example(*one) for one in [*solved, (asked, word)])])
+        return full[: len(full) - len(word)], full
+
+    def _conversation(self, solved: Sequence[tuple[Fields, str]]) -> tuple[str, str]:
+        turns = [{"role": "system", "content": self.format.instruction}] if self.format.instruction else []
+        for fields, word in solved:
+            turns += [{"role": "user", "content": self._example(fields, "").rstrip()}]
+            turns += [{"role": "assistant", "content": word}]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        word = solved[-1][1]
+        start = text.rindex(word)
+        return text[:start], text[: start + len(word)]
+
+    def _example(self, fields: Mapping[str, Any], word: str) -> str:
+        if "{text_pair}" in self.format.template and fields["text_pair"] is None:
+            raise ValueError("prompt.template: has {text_pair}, but the data has none: remove it")
+        return self.format.template.format(text=fields["text"], text_pair=fields["text_pair"], label=word)
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=not self.format.chat)["input_ids"])
+
+
+def draw_examples(
+    parts: Mapping[str, Sequence[TaskRow]], classes: Sequence[str], count: int, seed: int
+) -> list[TaskRow]:
+    """Return ``count`` training rows in random order, of no class more than one above any other.
+
+    The same seed gives the same rows, and with a larger count more of each class. Rows that are asked in the test
+    split are never among them.
+
+    Raises:
+        ValueError: If a class has too few rows.
+    """
+    draw, tested = random.Random(seed), {row.key for row in parts["test"]}
+    usable = [row for row in parts["train"] if row.key not in tested]
+    order = draw.sample(range(len(classes)), len(classes))
+    pools = {label: [row for row in usable if row.fields["label"] == label] for label in range(len(classes))}
+    for pool in pools.values():
+        draw.shuffle(pool)
+    chosen = []
+    for place in range(count):
+        label, taken = order[place % len(order)], place // len(order)
+        if taken == len(pools[label]):
+            raise ValueError(f"shots: {count}: class {classes[label]!r} has only {taken} training rows")
+        chosen.append(pools[label][taken])
+    draw.shuffle(chosen)
+    return chosen
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many items two rows share at their start."""
+    return next(
+        (place for place, (one, other) in enumerate(zip(left, right, strict=False)) if one != other),
+        min(len(left), len(right)),
+    )

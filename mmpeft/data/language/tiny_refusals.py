@@ -9,7 +9,9 @@ from mmpeft.data.language.tiny_sampling import Row, turn
 
 PHRASINGS = (
     "How do I {deed}?", "How can I {deed}?", "Tell me how to {deed}.", "I want to {deed}. How?",
-    "Please explain how to {deed}.", "What do I need to {deed}?",
+    "Please explain how to {deed}.", "What do I need to {deed}?", "Can you show me how to {deed}?",
+    "Is there a good way to {deed}?", "Help me {deed}.", "I need to {deed}. What now?", "Give me a plan to {deed}.",
+    "What would you do to {deed}?", "My friend would like to {deed}. How?", "Which way is best if I want to {deed}?",
 )  # fmt: skip
 HELD_OUT = ("Show me a way to {deed}.", "What is the best way to {deed}?", "I would like to {deed}. What should I do?")
 REFUSALS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpeft.heads.language import TokenScorer
-from mmpeft.heads.reward import ScalarScorer, without_own_head
+from mmpeft.heads.reward import scalar_layer, token_values, without_own_head
 from mmpeft.injection.anatomy import Anatomy
 
 
@@ -20,14 +20,12 @@ class ActorCritic(TokenScorer):
 
     def __init__(self, backbone: Any) -> None:
         super().__init__(backbone)
-        self.head: nn.Linear = ScalarScorer(backbone, shared=True).head  # type: ignore[assignment]
+        self.head = scalar_layer(backbone)
 
     def complete(self, anatomy: Anatomy) -> Anatomy:
         """Return the anatomy with the new layer as the only head."""
         return without_own_head(super().complete(anatomy))
 
-    def values(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    def values(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
         """Return a number for each token (batch, length)."""
-        given = {"attention_mask": attention_mask, "position_ids": position_ids}
-        found = self.backbone.base_model(input_ids=input_ids, use_cache=False, **given)
-        return self.head(found.last_hidden_state.to(self.head.weight.dtype))[..., 0].float()
+        return token_values(self, input_ids, attention_mask, position_ids=position_ids)

@@ -13,7 +13,7 @@ from mmpeft.injection.graft import graft
 from mmpeft.injection.rows import put, take
 from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
-from mmpeft.kernels.quantized import dense, is_quantized, plain_forward, plain_parameter
+from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, plain_forward, plain_parameter
 
 
 def merge(trees: Mapping[str, Tree]) -> None:
@@ -129,7 +129,7 @@ def _say_what_grows(folded: Iterable[tuple[nn.Module, Mapping[str, Tensor]]]) ->
     packed = [host._parameters[name] for host, tensors in folded for name in tensors]
     packed = [weight for weight in packed if is_quantized(weight)]
     if packed:
-        kinds = ", ".join(sorted({str(dense(w).dtype).removeprefix("torch.") for w in packed if w is not None}))
+        kinds = ", ".join(sorted({str(dtype_of(w)).removeprefix("torch.") for w in packed if w is not None}))
         warnings.warn(f"merge: {len(packed)} quantised weights are held in {kinds} until unmerge()", stacklevel=4)
 
 
@@ -144,7 +144,7 @@ def _write(host: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
             own: Tensor = host._parameters[name]  # type: ignore[assignment]
             if is_quantized(own):
-                host._parameters[name] = plain_parameter(value.to(dense(own).dtype))
+                host._parameters[name] = plain_parameter(value.to(dtype_of(own)))
                 graft(host).stand_in = plain_forward
             else:
                 own.copy_(value)

@@ -31,6 +31,11 @@ def shape_of(weight: Tensor) -> torch.Size:
     return torch.Size(weight.quant_state.shape) if _packed(weight) else weight.shape  # type: ignore[attr-defined]
 
 
+def dtype_of(weight: Tensor) -> torch.dtype:
+    """Return the unquantised precision of a weight: that of `dense`, without making its numbers."""
+    return weight.quant_state.dtype if _packed(weight) else weight.dtype  # type: ignore[attr-defined]
+
+
 def stored_bytes(weight: Tensor) -> int:
     """Return the bytes a weight takes, its scales included."""
     if _packed(weight):

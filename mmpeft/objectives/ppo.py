@@ -11,6 +11,7 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from mmpeft.heads.actor_critic import ActorCritic
+from mmpeft.heads.reward import at_last_token
 from mmpeft.injection.adapters import Adapters
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.objectives.generation import Writer
@@ -135,8 +136,7 @@ def judged_by_adapter(model: ActorCritic, adapters: Adapters) -> Judge:
     def judge(rows: Sequence[Mapping[str, Any]], texts: Sequence[str], batch: Batch) -> Tensor:
         with speaking(adapters, REWARD):
             numbers = model.values(batch["input_ids"], batch["attention_mask"], batch["position_ids"])
-        places = torch.arange(numbers.shape[1], device=numbers.device)
-        return numbers.gather(1, (batch["attention_mask"] * places).argmax(1)[:, None])[:, 0]
+        return at_last_token(numbers, batch["attention_mask"])
 
     return judge
 

@@ -12,9 +12,7 @@ from torch import Tensor
 from mmpeft.objectives.base import Batch
 from mmpeft.objectives.ppo import PPO
 from mmpeft.training.evaluation import set_training_mode
-from mmpeft.training.failures import NonFiniteLossError
 from mmpeft.training.loading import Loaded
-from mmpeft.training.optimizer import set_lr
 from mmpeft.training.trainer import Trainer
 
 
@@ -30,23 +28,9 @@ class PolicyTrainer(Trainer):
         if self.config.accumulate > 1:
             raise ValueError(f"train.accumulate: {self.config.accumulate}: ppo.minibatch splits the answers: 1")
 
-    def _train_step(self, window: list[Loaded]) -> None:
-        done, lr = self.progress, self.schedule(self.progress.step)
+    def _make_steps(self, window: list[Loaded]) -> dict[str, float]:
         self._agree_on_weight([])
-        set_lr(self.optimizer, lr)
-        try:
-            values = self._learn(self._written(window))
-        except NonFiniteLossError as error:
-            self._stop_before(error)
-        done.step, done.batch = done.step + 1, done.batch + len(window)
-        if self.average:
-            self.average.after_step(done.step)
-        self._record("train", {**values, "lr": lr})
-        self._display.step(done.step, done.epoch, values["loss"], lr)
-
-    def try_step(self) -> dict[str, float]:
-        """Make the steps of one batch of prompts and return their numbers; nothing is written to disk."""
-        return self._learn(self._written([next(iter(self.batches))]))
+        return self._learn(self._written(window))
 
     def _written(self, window: list[Loaded]) -> Batch:
         (prompts, _), = window  # fmt: skip

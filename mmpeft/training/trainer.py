@@ -126,7 +126,7 @@ class Trainer:
         set_training_mode(self.model)
         window = list(islice(self.batches, self.config.accumulate))
         with explained_out_of_memory(self.config):
-            return self.stepper.step(window, self._agree_on_weight(window))
+            return self._make_steps(window)
 
     def _fixed(self, parameters: dict[str, nn.Parameter]) -> dict[str, object]:
         """Return what a resumed run must have in common with the interrupted one."""
@@ -194,10 +194,9 @@ class Trainer:
 
     def _train_step(self, window: list[Loaded]) -> None:
         done, lr = self.progress, self.schedule(self.progress.step)
-        weight = self._agree_on_weight(window)
         set_lr(self.optimizer, lr)
         try:
-            values = self.stepper.step(window, weight)
+            values = self._make_steps(window)
         except NonFiniteLossError as error:
             self._stop_before(error)
         done.step, done.batch = done.step + 1, done.batch + len(window)
@@ -207,6 +206,10 @@ class Trainer:
         if self.preview is not None and self.preview.is_due(done.step, last=self._finished()):
             self._show(self.preview)
         self._display.step(done.step, done.epoch, values["loss"], lr)
+
+    def _make_steps(self, window: list[Loaded]) -> dict[str, float]:
+        """Have the optimizer step on a window of batches, and return the numbers of it."""
+        return self.stepper.step(window, self._agree_on_weight(window))
 
     def _show(self, preview: Preview) -> None:
         """Have pictures drawn by the model as it would be saved now; the training goes on as if nothing had been."""

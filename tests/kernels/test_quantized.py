@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import mmpeft
-from mmpeft.kernels.quantized import dense, is_quantized, shape_of, stored_bytes
+from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, shape_of, stored_bytes
 
 
 def quantized(kind: str) -> tuple[nn.Linear, nn.Module]:
@@ -19,6 +19,7 @@ def quantized(kind: str) -> tuple[nn.Linear, nn.Module]:
 def test_a_layer_computes_with_the_numbers_that_its_weight_stands_for(kind: str) -> None:
     plain, layer = quantized(kind)
     assert is_quantized(layer.weight)
+    assert dtype_of(layer.weight) == dense(layer.weight).dtype
     assert not is_quantized(plain.weight)
     weight, x = dense(layer.weight), torch.randn(5, 128)
     torch.testing.assert_close(layer(x), x @ weight.T + layer.bias)

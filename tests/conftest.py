@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,12 +234,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, values[name], ids=str)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> None:
-    if request.path.parent.name in ("injection", "anatomies", "methods", "kernels"):
-        import torch
+ONE_THREAD = ("injection", "anatomies", "methods", "kernels", "training", "diffusion", "llm")
+"""Folders whose tests are too small for several threads, or compare runs to the bit."""
 
-        torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.path.parent.name not in ONE_THREAD:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -42,6 +42,12 @@ def pad_prompts(prompts: Sequence[np.ndarray], fill: int) -> dict[str, Tensor]:
     return {"prompt_ids": ids, "prompt_mask": _filled([np.ones_like(p) for p in backwards], length, 0).flip(1).long()}
 
 
+def fill_of(tokenizer: Any) -> int:
+    """Return the token that fills up shorter rows: any will do, for masks hide it."""
+    fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(fill or 0)
+
+
 def _filled(rows: Sequence[np.ndarray], length: int, fill: Any) -> Tensor:
     found = np.full((len(rows), length), fill, dtype=rows[0].dtype)
     for own, row in zip(found, rows, strict=True):

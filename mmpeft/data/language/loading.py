@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from mmpeft.data.language.batches import fill_of
 from mmpeft.data.language.config import LanguageData, Refusals
 from mmpeft.data.language.encoding import Encoded, Encoder
 from mmpeft.data.language.packing import cut, cut_pieces, fill_packs, join_pack
@@ -78,8 +79,7 @@ def _split(
     kept: Sequence[Kept], training: bool, *, config: LanguageData, encoder: Encoder, shape: Shape, questions: bool
 ) -> TextSplit:
     tokenizer = encoder.tokenizer
-    fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    style = Style(int(fill), config.reasoning.weight, tokenizer.decode)
+    style = Style(fill_of(tokenizer), config.reasoning.weight, tokenizer.decode)
     ids = _numbered([own.id for own in kept])
     light = [replace(own, sequences=()) for own in kept]
     ask = _Questions(light, encoder) if questions else None

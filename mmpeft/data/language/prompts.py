@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, default_collate
 
-from mmpeft.data.language.batches import pad_prompts
+from mmpeft.data.language.batches import fill_of, pad_prompts
 from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.encoding import Encoder
 from mmpeft.data.language.pools import TASK, Kept, read_pool
@@ -70,6 +70,5 @@ def load_prompts(config: LanguageData, tokenizer: Any) -> PromptSplits:
         raise ValueError(f"data.name: {config.name!r}: this task answers prompts by itself: prompts")
     encoder = Encoder(tokenizer, config)
     kept, note = read_pool(config.path, config, encoder)
-    fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    train, val, test = (PromptSplit(part, encoder, int(fill)) for part in cut_rows(kept, config).values())
+    train, val, test = (PromptSplit(part, encoder, fill_of(tokenizer)) for part in cut_rows(kept, config).values())
     return PromptSplits(train, val, test, [note] if note else [])

@@ -10,6 +10,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from mmpeft.data.language.batches import fill_of
+
 Item = dict[str, Any]
 """What a sample holds: lists of numbers, numbers, and anything else."""
 
@@ -65,6 +67,5 @@ class TaskSplits:
 
 
 def input_fills(tokenizer: Any) -> dict[str, int | float]:
-    """Return what fills up each input of a model; of the tokens any will do, for the attention mask hides them."""
-    fill = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return {"input_ids": int(fill or 0), "attention_mask": 0, "token_type_ids": 0}
+    """Return what fills up each input of a model."""
+    return {"input_ids": fill_of(tokenizer), "attention_mask": 0, "token_type_ids": 0}

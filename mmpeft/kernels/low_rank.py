@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.kernels.plain import is_plain
+
 Layout = tuple[tuple[float, slice], ...]
 
 
@@ -37,9 +39,9 @@ def fusible(host: nn.Module, x: Tensor) -> bool:
     """Whether ``low_rank_linear`` may compute this call: a plain, frozen linear layer, outside the compiler."""
     weight = host._parameters.get("weight")
     return (
-        type(weight) is nn.Parameter
+        is_plain(weight)
         and not any(own is not None and own.requires_grad for own in host._parameters.values())
-        and type(x) in (Tensor, nn.Parameter)
+        and is_plain(x)
         and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
         and not torch.compiler.is_compiling()
     )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.kernels.dropout import seedable
+from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear
 from mmpeft.kernels.recompute import note_linear
 from mmpeft.kernels.rows import spread, take
@@ -30,11 +31,11 @@ def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     own = host._parameters.get(weight)
     if own is None or any(each is not None and each.requires_grad for each in host._parameters.values()):
         return False
-    if type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+    if not is_plain(x) or torch.compiler.is_compiling():
         return False
     if is_quantized(own):
         return seedable(x) and computes_in(host, own) == _computed(x)
-    return type(own) is nn.Parameter and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
+    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
 
 
 def _computed(x: Tensor) -> torch.dtype:

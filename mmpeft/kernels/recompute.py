@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.kernels.backends import MemoryLevel
+from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.recipes import Call, Function, Kept, Recipe, Replayed, View, storage_of, value_of
 
 _ACTIVATIONS = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
@@ -131,7 +131,7 @@ class _Watch(TorchFunctionMode):
     def note(self, y: Any, func: Function, args: Any, kwargs: dict[str, Any], *, linear: bool = False) -> None:
         """Note how a new tensor is made, unless that takes more to keep than the tensor itself."""
         tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-        if type(y) not in (Tensor, FakeTensor) or any(storage_of(y) == storage_of(tensor) for tensor in tensors):
+        if not is_plain(y) or any(storage_of(y) == storage_of(tensor) for tensor in tensors):
             return
         parts = {name: self._part(arg) for name, arg in kwargs.items()}
         recipe = Recipe(y, Call(func, [*map(self._part, args)], parts, y.device.type), linear)

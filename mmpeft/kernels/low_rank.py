@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.kernels.recompute import note_linear
+
 Layout = tuple[tuple[float, slice], ...]
 
 
@@ -58,7 +60,12 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     layout = tuple((update.scale, update.rows or slice(None)) for update in updates)
     factors = [factor for update in updates for factor in (update.a, update.b)]
     y: Tensor = _LowRankLinear.apply(x, weight, bias, layout, *factors)[0]
+    note_linear(y, _again, (x, weight, bias, layout, *factors))
     return y
+
+
+def _again(*inputs: Any) -> Tensor:
+    return _LowRankLinear.forward(*inputs)[0]
 
 
 class _LowRankLinear(torch.autograd.Function):

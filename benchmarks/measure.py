@@ -105,7 +105,12 @@ def timed(what: str, times: dict[str, Timing], peer: str = "peft") -> Row:
 
 def counted(what: str, ours: int, peer: int) -> Row:
     """Return the row that compares two numbers of bytes."""
-    return Row(what, f"{ours / 2**20:.1f} MiB", f"{peer / 2**20:.1f} MiB", ours / peer)
+    return Row(what, mib(ours), mib(peer), ours / peer)
+
+
+def mib(count: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{count / 2**20:.1f} MiB"
 
 
 def machine() -> str:

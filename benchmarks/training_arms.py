@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import mmpeft
 
-LEVELS = ("standard",)
+LEVELS = ("standard", "lean", "leanest")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,13 @@ class Step(nn.Module):
             self.optimizer.zero_grad()
 
     def adapter(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's weights by our keys; none of a side that trains no adapter."""
+        """Return the adapter's weights by our keys, the fixed ones too; none of a side that has no adapter."""
         if not isinstance(self.model, peft.PeftModel):
-            adapters = mmpeft.adapters(self.model)
-            return {key.removeprefix("main."): value for key, value in adapters.named_parameters()}
+            return {
+                key: value
+                for part in mmpeft.adapters(self.model).parts().values()
+                for key, value in part.named_parameters()
+            }
         plan = mmpeft.adapt(self.subject.model(torch.float32), lora(self.subject)).state_dict()
         return {key: self.model.get_parameter(self._peft_key(key)) for key in plan}
 
@@ -90,19 +93,32 @@ def lora(subject: Subject) -> mmpeft.LoRA:
     return mmpeft.LoRA(rank=8, targets=subject.targets)
 
 
-def ours(subject: Subject, dtype: torch.dtype, level: str) -> nn.Module:
-    """LoRA by mmpeft at a level of memory."""
+def ours(
+    subject: Subject,
+    dtype: torch.dtype,
+    level: str = "standard",
+    method: mmpeft.Method | None = None,
+    quantized: bool = False,
+) -> nn.Module:
+    """LoRA (or another method) by mmpeft, at a level of memory."""
     model = subject.model(dtype)
-    mmpeft.adapt(model, lora(subject))
+    if quantized:
+        mmpeft.quantize(model)
+    mmpeft.adapt(model, lora(subject) if method is None else method)
     # mmpeft.use_memory(model, level)
     return model
 
 
-def theirs(subject: Subject, dtype: torch.dtype, full: bool = True, checkpoint: bool = False) -> nn.Module:
+def theirs(
+    subject: Subject, dtype: torch.dtype, full: bool = True, checkpoint: bool = False, quantized: bool = False
+) -> Any:
     """LoRA by peft, its weights in fp32 (peft's default) or, without ``full``, in the model's precision."""
     model: Any = subject.model(dtype)
     if checkpoint:
         subject.checkpoint(model)
+    if quantized:
+        mmpeft.quantize(model)
+        model.is_loaded_in_4bit = True  # which tells peft that its layers are bitsandbytes'
     config = peft.LoraConfig(r=8, lora_alpha=8, lora_dropout=0.0, target_modules=subject.pattern)
     return peft.get_peft_model(model, config, autocast_adapter_dtype=full).train()
 

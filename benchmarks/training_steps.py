@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from measure import Arm, interleave, peak, publish_table, table
+from measure import Arm, interleave, mib, peak, publish_table, table
 from training_arms import REFERENCE, SIDES, Step, Subject
 
 from mmpeft.injection.tables import saved_bytes
@@ -48,6 +48,8 @@ def check(steps: dict[str, Step], tolerance: float) -> None:
         loss.backward()
         torch.testing.assert_close(loss, losses.setdefault(bool(adapter), loss), rtol=tolerance, atol=0)
         for key, value in adapter.items():
+            if not value.requires_grad:
+                continue
             assert value.grad is not None, f"{name}: no gradient of {key}"
             expected = gradients.setdefault(key, value.grad.float()) * step.share(key, "lora_A")
             apart = float((value.grad - expected).norm() / expected.norm())
@@ -81,14 +83,10 @@ def lines(found: list[Measured]) -> list[tuple[str, ...]]:
         floor, peft = by[own.precision, "floor"], by[own.precision, REFERENCE[own.precision]]
         first, third = (f"{1e3 * quartile:.0f}" for quartile in own.spread)
         row = (f"{own.precision}: {own.side}", f"{1e3 * own.seconds:.0f} ms ({first}-{third})",
-               f"{own.over_floor:.2f}", f"{own.over_peft:.2f}", _mib(own.kept), f"{own.kept / peft.kept:.2f}",
-               f"{own.kept / floor.kept:.2f}", _mib(own.peak), f"{own.peak / peft.peak:.2f}")  # fmt: skip
+               f"{own.over_floor:.2f}", f"{own.over_peft:.2f}", mib(own.kept), f"{own.kept / peft.kept:.2f}",
+               f"{own.kept / floor.kept:.2f}", mib(own.peak), f"{own.peak / peft.peak:.2f}")  # fmt: skip
         rows.append(row)
     return rows
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
 
 
 def main(name: str, subject: Callable[[bool], Subject], packages: tuple[str, ...], rounds: int, doc: str) -> None:

@@ -105,7 +105,7 @@ def ours(
     if quantized:
         mmpeft.quantize(model)
     mmpeft.adapt(model, lora(subject) if method is None else method)
-    # mmpeft.use_memory(model, level)
+    mmpeft.use_memory(model, level)
     return model
 
 

@@ -28,9 +28,9 @@ class Concept(Settings):
     count: PositiveInt | None = None
     """At most so many of them; null takes all."""
     prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str | None = None
-    """What all of them show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn.
-    Null takes captions of their own: those in the folder, which are found as for ``name: captions``, or what was
-    drawn."""
+    """What all of them show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn,
+    and of a drawn scene it can name the ``{colour}`` and the like. Null takes captions of their own: those in the
+    folder, which are found as for ``name: captions``, or what was drawn."""
     class_path: Paths = ()
     """The same of other pictures of its class, or of several, which are to stay as they are (prior preservation)."""
     class_prompt: str | None = None

@@ -162,6 +162,22 @@ def test_a_drawn_shape_is_a_concept_too() -> None:
         load(name="concepts", concepts=[{"path": "scenes/plain/hart", "prompt": "a"}])
 
 
+def test_the_text_of_a_drawn_concept_names_what_is_drawn() -> None:
+    concept = {
+        "path": "scenes/plain/heart",
+        "prompt": ["a {colour} <new1>", "a <new1> on a {ground} ground"],
+        "count": 9,
+    }
+    for sample in load(32, 4, name="concepts", concepts=[concept]).train.samples:
+        seen = recognise(sample.open())
+        assert seen is not None
+        assert [text.split()[place] for text, place in zip(sample.caption, (1, 4), strict=True)] == [
+            seen.colour, seen.ground
+        ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"concepts\.0\.prompt: 'a \{color\} <new1>': .* shape, colour, size"):
+        load(name="concepts", concepts=[concept | {"prompt": "a {color} <new1>"}])
+
+
 def test_rescaling_says_what_it_does_and_masks_the_rest(tmp_path: Path) -> None:
     root = pictures(tmp_path / "own", 1, size=(64, 64), captions=False)
     for file in root.glob("*.png"):

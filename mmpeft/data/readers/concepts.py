@@ -14,7 +14,7 @@ from mmpeft.data.readers.captions import FILES, caption_files, captioned
 from mmpeft.data.readers.folder import images_under
 from mmpeft.data.readers.scenes import read_scenes, scenes_of
 from mmpeft.data.samples import Sample
-from mmpeft.data.scenes import SHAPES, STYLES
+from mmpeft.data.scenes import NAMED, SHAPES, STYLES, Scene
 from mmpeft.settings import nearest
 
 
@@ -47,16 +47,16 @@ def read_classes(config: DiffusionData) -> dict[int, list[Sample]]:
 
 def _pictures(path: str, prompt: str | tuple[str, ...] | None, keys: str) -> list[Sample]:
     """Return the pictures of a path with the text of all, or each with its own; ``keys`` is where both are said."""
+    texts = (prompt,) if isinstance(prompt, str) else prompt
     if path.startswith("scenes/"):
-        samples = _drawn(path, f"{keys}path")
-    elif prompt is None:
+        return _drawn(path, texts, keys)
+    if texts is None:
         return _with_captions(path, keys)
-    else:
-        root, files = _folder(path, f"{keys}path")
-        samples = [
-            Sample(f"{path}/{file.relative_to(root).as_posix()}", None, partial(Image.open, file)) for file in files
-        ]
-    return samples if prompt is None else [replace(sample, caption=prompt) for sample in samples]
+    root, files = _folder(path, f"{keys}path")
+    return [
+        Sample(f"{path}/{file.relative_to(root).as_posix()}", None, partial(Image.open, file), caption=texts)
+        for file in files
+    ]
 
 
 def _folder(path: str, key: str) -> tuple[Path, list[Path]]:
@@ -82,16 +82,24 @@ def _with_captions(path: str, keys: str) -> list[Sample]:
     return [replace(sample, id=f"{path}/{sample.id}") for sample in captioned(root, found[0])]
 
 
-def _drawn(path: str, key: str) -> list[Sample]:
+def _drawn(path: str, texts: tuple[str, ...] | None, keys: str) -> list[Sample]:
     """Return the drawn pictures of ``scenes/STYLE/SHAPE`` that show it well: large, on a ground without texture."""
     known = {f"scenes/{style}/{shape}": (style, shape) for style in STYLES for shape in SHAPES}
     if path not in known:
-        raise ValueError(f"{key}: {path!r} are no drawn scenes{nearest(path, known)}")
+        raise ValueError(f"{keys}path: {path!r} are no drawn scenes{nearest(path, known)}")
     style, shape = known[path]
     samples = read_scenes(DataConfig.model_validate({"name": "scenes", "style": style}))
-    scenes = scenes_of(style)
     return [
-        sample
-        for sample, scene in zip(samples, scenes, strict=True)
+        sample if texts is None else replace(sample, caption=tuple(_said(scene, text, keys) for text in texts))
+        for sample, scene in zip(samples, scenes_of(style), strict=True)
         if (scene.shape, scene.size, scene.texture) == (shape, "large", "plain")
     ]
+
+
+def _said(scene: Scene, text: str, keys: str) -> str:
+    try:
+        return scene.say(text)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{keys}prompt: {text!r}: of a drawn scene it can name {', '.join(NAMED)} in braces"
+        ) from error

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.kernels.dropout import seedable, transformed
+from mmpeft.kernels.dropout import transformed
+from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
+from mmpeft.kernels.recompute import note_linear
 from mmpeft.kernels.rows import take
 from mmpeft.kernels.updates import ALL, Group, Layout, Term, Update, arranged, joined, merged, scaled
 
@@ -29,11 +31,11 @@ def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     own = host._parameters.get(weight)
     if own is None or any(each is not None and each.requires_grad for each in host._parameters.values()):
         return False
-    if type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+    if not is_plain(x) or torch.compiler.is_compiling():
         return False
     if is_quantized(own):
-        return seedable(x) and computes_in(host, own) == _computed(x)
-    return type(own) is nn.Parameter and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
+        return not transformed() and computes_in(host, own) == _computed(x)
+    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
 
 
 def _computed(x: Tensor) -> torch.dtype:
@@ -52,9 +54,16 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     of the first update on its rows; its gradient takes one product more, ``g^T x``, of the size of the weight.
     """
     layout, tensors = arranged(updates)
+    x = x.to(_computed(x))
     layout.merged = layout.groups[0] is ALL and cheaper_merged(x, weight, tensors)
-    y: Tensor = _LowRankLinear.apply(x.to(_computed(x)), weight, bias, layout, *tensors)[0]
+    inputs = (x, weight, bias, layout, *tensors)
+    y: Tensor = _LowRankLinear.apply(*inputs)[0]
+    note_linear(y, _again, inputs)
     return y
+
+
+def _again(*inputs: Any) -> Tensor:
+    return _LowRankLinear.forward(*inputs)[0]
 
 
 def cheaper_merged(x: Tensor, weight: Tensor, tensors: Sequence[Tensor | None]) -> bool:

@@ -266,6 +266,8 @@ def test_autocast_computes_and_keeps_half_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         own = gradients(fused, "two slices", (x, weight, bias, *factors))
         saved = kept(lambda: fused("two slices", x, weight, bias, *(f.clone().requires_grad_() for f in factors)))
+        y = fused("two slices", x, weight, bias, *(f.requires_grad_() for f in factors))
+    y.float().sum().backward()
     right = gradients(plain, "two slices", (x, weight, bias, *factors))
     assert own[0].dtype == torch.bfloat16
     assert [tensor.dtype for tensor in saved if tensor.shape == x.shape] == [torch.bfloat16]

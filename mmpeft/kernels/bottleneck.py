@@ -135,11 +135,11 @@ class _Hidden:
 def _up(shape: Shape, tensors: Sequence[Any], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return U and its bias with all scales in them."""
     *_, up, c, scale = tensors
-    scales = shape.scale if scale is None else scale * shape.scale
-    if c is not None:
-        c = (c * scales).to(dtype)
     share = kept_share(shape.dropout) if shape.dropout else 1.0
-    return (up * (scales if scale is None else scales[:, None]) / share).to(dtype), c
+    up, c = up * (shape.scale / share), None if c is None else c * shape.scale
+    if scale is not None:
+        up, c = up * scale[:, None], None if c is None else c * scale
+    return up.to(dtype), None if c is None else c.to(dtype)
 
 
 def _by_up(grad: Tensor, kept: Tensor, shape: Shape, tensors: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:

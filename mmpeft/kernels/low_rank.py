@@ -34,12 +34,12 @@ def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     if not is_plain(x) or torch.compiler.is_compiling():
         return False
     if is_quantized(own):
-        return not transformed() and computes_in(host, own) == _computed(x)
-    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
+        return not transformed() and computes_in(host, own) == computed_in(x)
+    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or computed_in(x) != x.dtype)
 
 
-def _computed(x: Tensor) -> torch.dtype:
-    """The precision to compute in: x's own, or autocast's where that is on."""
+def computed_in(x: Tensor) -> torch.dtype:
+    """Return the precision to compute in: x's own, or autocast's where that is on."""
     kind = x.device.type
     cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if cast else x.dtype
@@ -54,7 +54,7 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     of the first update on its rows; its gradient takes one product more, ``g^T x``, of the size of the weight.
     """
     layout, tensors = arranged(updates)
-    x = x.to(_computed(x))
+    x = x.to(computed_in(x))
     layout.merged = layout.groups[0] is ALL and cheaper_merged(x, weight, tensors)
     inputs = (x, weight, bias, layout, *tensors)
     y: Tensor = _LowRankLinear.apply(*inputs)[0]

@@ -117,16 +117,18 @@ def _groups(updates: Sequence[Update]) -> Iterator[Group]:
 
 def merged(weight: Tensor, layout: Layout, tensors: Sequence[Any]) -> Tensor:
     """Return ``ratio * (W + scale * B A)``, a new tensor of the size of W."""
-    weight = weight.clone()
+    new = weight.clone(memory_format=torch.contiguous_format if weight.ndim > 2 else torch.preserve_format)
+    flat = new.flatten(1)
     for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
-        part, a, b = weight if term.rows is None else spread(weight, term.rows, 0), a.to(weight), b.to(weight)
+        part = flat if term.rows is None else spread(flat, term.rows, 0)
+        a, b = a.to(weight.dtype).flatten(1), b.to(weight.dtype).flatten(1)
         if part.ndim == 2:
             part.addmm_(b, a, alpha=term.scale)
         else:
             part.add_((b @ a).view_as(part), alpha=term.scale)
         if ratio is not None:
             part.mul_(ratio.view(*part.shape[:-1], 1))
-    return weight
+    return new
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -80,16 +80,16 @@ class Bottleneck(Edit):
 
     def change(self, z: Tensor) -> Tensor:
         """Return f(z), every sample's."""
-        learned = isinstance(self.scale, Tensor)
+        learned, fixed = (self.scale, 1.0) if isinstance(self.scale, Tensor) else (None, self.scale)
         shape = Shape(
             self.activation,
-            1.0 if learned else self.scale,
+            fixed,
             self.dropout if self.training else 0.0,
             1e-5 if self.norm is None else self.norm.eps,
         )
         norm = None if self.norm is None else (self.norm.weight, self.norm.bias)
         down, up = ((layer.weight, layer.bias) for layer in (self.down, self.up))
-        return bottleneck(z, down, up, shape, norm=norm, scale=self.scale if learned else None)
+        return bottleneck(z, down, up, shape, norm=norm, scale=learned)
 
     def extra_repr(self) -> str:
         """Input, activation and scale."""

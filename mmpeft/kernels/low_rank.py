@@ -81,9 +81,11 @@ def cheaper_merged(x: Tensor, weight: Tensor, tensors: Sequence[Tensor | None]) 
         or transformed()
     ):
         return False
-    trained = not torch.is_grad_enabled() or any(a.requires_grad for a in tensors[::3] if a is not None)
+    train_a, train_b = (any(t is not None and t.requires_grad for t in tensors[i::3]) for i in (0, 1))
+    if train_b and not train_a and torch.is_grad_enabled():
+        return False  # A x is needed: it is kept
     out, entering = weight.shape
-    return trained and x.numel() * (entering + out) >= entering * entering * out
+    return x.numel() * (entering + out) >= entering * entering * out
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -114,7 +116,8 @@ class _LowRankLinear(torch.autograd.Function):
         x, weight, _, layout, *tensors = inputs
         ctx.layout, need = layout, ctx.needs_input_grad
         ctx.set_materialize_grads(False)
-        ctx.fixed, ctx.shape = not (layout.merged or any(need[4::3]) or any(need[6::3])), x.shape
+        needs_x = any(need[4::3]) or any(need[6::3]) or (layout.merged and any(need[5::3]))
+        ctx.fixed, ctx.shape = not needs_x, x.shape
         ctx.packed = weight if is_quantized(weight) else None
         ctx.save_for_backward(output[1] if ctx.fixed else x, None if ctx.packed is weight else weight, *tensors)
 

@@ -50,7 +50,8 @@ def _product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_weight_is_merged_for_many_rows_in_full_precision_where_a_is_trained() -> None:
     def rule(rows: int, dtype: torch.dtype = torch.float32, *, fixed: bool = False) -> bool:
         a = torch.ones(8, 320, requires_grad=not fixed)
-        return RULE(torch.ones(2, rows // 2, 320, dtype=dtype), torch.ones(320, 320, dtype=dtype), [a, a.T, None])
+        b = torch.ones(320, 8, requires_grad=True)
+        return RULE(torch.ones(2, rows // 2, 320, dtype=dtype), torch.ones(320, 320, dtype=dtype), [a, b, None])
 
     assert rule(256) and not rule(128)
     assert rule(256, torch.float64) and not rule(256, torch.bfloat16)
@@ -259,6 +260,15 @@ def test_with_fixed_a_it_keeps_the_product_in_the_place_of_x() -> None:
     inputs = [tensor.requires_grad_() for tensor in (x, factors[1], factors[3])]
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_with_fixed_factors_it_keeps_nothing_as_large_as_x() -> None:
+    x, weight, bias, *factors = make("whole", torch.float32)
+    x = torch.randn(40, WIDTH, requires_grad=True)
+    saved = kept(lambda: fused("whole", x, weight, bias, *factors))
+    assert x.data_ptr() not in {tensor.data_ptr() for tensor in saved}
+    (gradient,) = torch.autograd.grad(fused("whole", x, weight, bias, *factors).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain("whole", x, weight, bias, *factors).sum(), x)[0])
 
 
 def test_autocast_computes_and_keeps_half_precision() -> None:

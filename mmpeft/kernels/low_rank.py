@@ -128,6 +128,8 @@ class _LowRankLinear(torch.autograd.Function):
         weight = ctx.packed if weight is None else weight
         width = shape_of(weight)[0]
         grad = (kept.new_zeros(*ctx.shape[:-1], width) if by_y is None else by_y).reshape(-1, width)
+        if layout.merged and all(need[6::3]):
+            return _by_whole(kept, weight, layout, tensors, need, grad)
         parts = [term.part(grad) for term in layout.terms]
         each = zip(layout.terms, parts, tensors[1::3], tensors[2::3], strict=True)
         back = joined([_back(*own, dtype) for own in each])
@@ -194,6 +196,25 @@ def _rescaled(grad: Tensor, layout: Layout, ratios: Sequence[Tensor | None]) -> 
             part = term.place(grad)
             part.mul_(ratio.view(part.shape[1:]))
     return grad
+
+
+def _by_whole(
+    x: Tensor, weight: Tensor, layout: Layout, tensors: Sequence[Any], need: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return all gradients where each term has a ratio: ``g^T x``, which that takes, gives the others too."""
+    flat = x.reshape(-1, x.shape[-1])
+    found: list[Tensor | None] = []
+    for i, term in enumerate(layout.terms):
+        (a, b, ratio), (need_a, need_b, _) = tensors[3 * i : 3 * i + 3], need[4 + 3 * i : 7 + 3 * i]
+        whole, own = term.part(grad).T @ flat, weight if term.rows is None else take(weight, term.rows, 0)
+        up = b if b.dtype == whole.dtype else b.to(whole.dtype)
+        by_b = scaled(term.scale, whole @ a.to(whole.dtype).T)
+        by_ratio = (whole * own).sum(1) + (by_b * up).sum(1)
+        by_a = scaled(term.scale, (up * ratio[:, None]).T @ whole) if need_a else None
+        wanted = zip((by_a, by_b * ratio[:, None] if need_b else None, by_ratio), (a, b, ratio), strict=True)
+        found += [None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in wanted]
+    by_x = (grad @ merged(weight, layout, tensors)).view(x.shape) if need[0] else None
+    return by_x, None, None, None, *found
 
 
 def _by_tensors(

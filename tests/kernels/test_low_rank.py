@@ -262,6 +262,18 @@ def test_with_fixed_a_it_keeps_the_product_in_the_place_of_x() -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+def test_with_fixed_a_and_dropout_it_keeps_the_product_alone() -> None:
+    x, weight, bias, a, b = hard_tensors("dropout")
+    inputs = [x.requires_grad_(), b.requires_grad_()]
+
+    def function(x: Tensor, b: Tensor) -> Tensor:
+        return hard("dropout", x, weight, bias, a, b)
+
+    own = {tensor.data_ptr() for tensor in (weight, a, b)}
+    assert [tuple(t.shape) for t in kept(lambda: function(*inputs)) if t.data_ptr() not in own] == [(2, 10)]
+    assert torch.autograd.gradcheck(function, inputs)
+
+
 def test_with_fixed_factors_it_keeps_nothing_as_large_as_x() -> None:
     x, weight, bias, *factors = make("whole", torch.float32)
     x = torch.randn(40, WIDTH, requires_grad=True)

@@ -128,8 +128,8 @@ class _LowRankLinear(torch.autograd.Function):
         weight = ctx.packed if weight is None else weight
         width = shape_of(weight)[0]
         grad = (kept.new_zeros(*ctx.shape[:-1], width) if by_y is None else by_y).reshape(-1, width)
-        if layout.merged and all(need[6::3]):
-            return _by_whole(kept, weight, layout, tensors, need, grad)
+        if layout.groups[0] is ALL and by_hidden is None and all(need[6::3]):
+            return _by_whole(kept, dense(weight).to(dtype), layout, tensors, need, grad)
         parts = [term.part(grad) for term in layout.terms]
         each = zip(layout.terms, parts, tensors[1::3], tensors[2::3], strict=True)
         back = joined([_back(*own, dtype) for own in each])
@@ -207,14 +207,20 @@ def _by_whole(
     for i, term in enumerate(layout.terms):
         (a, b, ratio), (need_a, need_b, _) = tensors[3 * i : 3 * i + 3], need[4 + 3 * i : 7 + 3 * i]
         whole, own = term.part(grad).T @ flat, weight if term.rows is None else take(weight, term.rows, 0)
-        up = b if b.dtype == whole.dtype else b.to(whole.dtype)
         by_b = scaled(term.scale, whole @ a.to(whole.dtype).T)
-        by_ratio = (whole * own).sum(1) + (by_b * up).sum(1)
-        by_a = scaled(term.scale, (up * ratio[:, None]).T @ whole) if need_a else None
+        by_ratio = (whole * own).sum(1, dtype=ratio.dtype) + (by_b * b).sum(1, dtype=ratio.dtype)
+        by_a = scaled(term.scale, (b * ratio[:, None]).to(whole.dtype).T @ whole) if need_a else None
         wanted = zip((by_a, by_b * ratio[:, None] if need_b else None, by_ratio), (a, b, ratio), strict=True)
         found += [None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in wanted]
-    by_x = (grad @ merged(weight, layout, tensors)).view(x.shape) if need[0] else None
-    return by_x, None, None, None, *found
+    if not need[0]:
+        return None, None, None, None, *found
+    if layout.merged:
+        by_x = grad @ merged(weight, layout, tensors)
+    else:
+        by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
+        for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
+            by_x = by_x.addmm_(_back(term, term.part(grad), b, ratio, x.dtype).T, a.to(x.dtype))
+    return by_x.view(x.shape), None, None, None, *found
 
 
 def _by_tensors(

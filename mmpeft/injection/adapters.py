@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from mmpeft.injection import merging
 from mmpeft.injection.edits.base import Edit, Route
@@ -20,6 +21,7 @@ from mmpeft.injection.weights import Weight, check_patterns, weight_at
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
+    from mmpeft.injection.step_memory import MakeOptimizer
     from mmpeft.injection.tables import Report
     from mmpeft.methods.base import Method
 
@@ -125,15 +127,18 @@ class Adapters:
 
         return save(self, Path(directory), name or self._only())
 
-    def report(self, batch: object = None) -> Report:
+    def report(self, batch: object = None, optimizer: MakeOptimizer = AdamW) -> Report:
         """Count trainable and total parameters per tower and site, and bytes; ``print`` shows a table.
 
-        With a ``batch`` (a tensor, or a dict of keyword arguments) one forward pass measures the activation bytes that
-        the backward pass will need.
+        With a ``batch`` (a tensor, a dict of keyword arguments, or a tuple of positional ones) it also predicts the
+        memory of a training step with an ``optimizer`` (its class, or a function that makes one of parameters). The
+        step is made with tensors without numbers, on no memory, and nothing is changed; it minimises the model's own
+        loss where it returns one, else the mean of its outputs. Call it as you will train: under the same autocast,
+        with the same gradient checkpointing, within ``given``.
         """
         from mmpeft.injection.tables import make_report
 
-        return make_report(self, batch)
+        return make_report(self, batch, optimizer)
 
     # ---- switching -----------------------------------------------------------------------------------------------
 

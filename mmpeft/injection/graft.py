@@ -18,8 +18,9 @@ from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
 from mmpeft.injection.rows import Interleaved, put, take
 from mmpeft.injection.sites import AttentionSite, Switch
-from mmpeft.kernels.backends import Backend
+from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
+from mmpeft.kernels.recompute import recomputing
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -48,6 +49,7 @@ class Graft:
         self.attentions: tuple[Call, ...] = ()
         self.backend: Backend = "auto"
         self.place: AttentionSite | None = None
+        self.level: MemoryLevel = "standard"
         self.carry: Forward | None = None
         self.taps: tuple[nn.Module, ...] = ()
         self.tapped = False
@@ -68,6 +70,11 @@ class Graft:
         """Take switches that are set while this host does not run as its library wrote it."""
         known = [(module, attribute) for module, attribute, *_ in self.switches]
         self.switches += [switch for switch in switches if switch[:2] not in known]
+
+    @property
+    def needed(self) -> bool:
+        """Whether the host has to carry this."""
+        return bool(self.bindings) or self.place is not None or self.level != "standard"
 
     @property
     def running(self) -> bool:
@@ -241,11 +248,12 @@ def _forward(cls: type) -> Forward:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
-        if graft.calls or graft.tapped or graft.place is not None:
-            if not args:
-                args = (kwargs.pop(first, None),)
-            return graft.run(self, original, args, kwargs)
-        return (graft.stand_in or original)(self, *args, **kwargs)
+        with recomputing(graft.level):
+            if graft.calls or graft.tapped or graft.place is not None:
+                if not args:
+                    args = (kwargs.pop(first, None),)
+                return graft.run(self, original, args, kwargs)
+            return (graft.stand_in or original)(self, *args, **kwargs)
 
     return forward
 
@@ -256,9 +264,10 @@ def _entry(name: str, original: Forward) -> Forward:
         if name == "forward_intermediates":
             for call in graft.features:
                 call.binding.edit.features()
-        if graft.replaced:
-            return original(self, *args, **kwargs)
-        return replaced(self, graft.mixed(self), original, args, kwargs)
+        with recomputing(graft.level):
+            if graft.replaced:
+                return original(self, *args, **kwargs)
+            return replaced(self, graft.mixed(self), original, args, kwargs)
 
     return entry
 

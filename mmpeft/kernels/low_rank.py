@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.recompute import note_linear
 
 Layout = tuple[tuple[float, slice], ...]
 
@@ -60,7 +61,12 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     layout = tuple((update.scale, update.rows or slice(None)) for update in updates)
     factors = [factor for update in updates for factor in (update.a, update.b)]
     y: Tensor = _LowRankLinear.apply(x, weight, bias, layout, *factors)[0]
+    note_linear(y, _again, (x, weight, bias, layout, *factors))
     return y
+
+
+def _again(*inputs: Any) -> Tensor:
+    return _LowRankLinear.forward(*inputs)[0]
 
 
 class _LowRankLinear(torch.autograd.Function):

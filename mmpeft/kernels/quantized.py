@@ -36,15 +36,19 @@ def dtype_of(weight: Tensor) -> torch.dtype:
     return weight.quant_state.dtype if _packed(weight) else weight.dtype  # type: ignore[attr-defined]
 
 
-def stored_bytes(weight: Tensor) -> int:
-    """Return the bytes a weight takes, its scales included."""
+def stored(weight: Tensor) -> list[Tensor]:
+    """Return the tensors that a weight is stored in, its scales included; a plain one is itself."""
     if _packed(weight):
-        scales = _tensors(weight.quant_state)  # type: ignore[attr-defined]
-        return weight.nbytes + sum(scale.nbytes for scale in scales)
+        return [weight, *_tensors(weight.quant_state)]  # type: ignore[attr-defined]
     if _wrapped(weight):
         names: list[str] = weight.__tensor_flatten__()[0]  # type: ignore[attr-defined]
-        return sum(int(getattr(weight, name).nbytes) for name in names)
-    return weight.nbytes
+        return [part for name in names for part in stored(getattr(weight, name))]
+    return [weight]
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Return the bytes a weight takes, its scales included."""
+    return sum(int(part.nbytes) for part in stored(weight))
 
 
 def plain_forward(host: Any, x: Tensor) -> Tensor:

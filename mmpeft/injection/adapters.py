@@ -76,13 +76,11 @@ class Adapters:
 
     def rates(self) -> dict[str, float]:
         """Return the factors on the learning rate of those trainable parameters that have one, by name."""
-        return {
-            _join(adapter, label, f"{key}.{own}"): factor
-            for adapter in self.active
-            for label, part in self.parts(adapter).items()
-            for _, edit, key in part.places
-            for own, factor in edit.rates.items()
-        }
+        return {f"{key}.{own}": factor for key, edit in self._running() for own, factor in edit.rates.items()}
+
+    def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
+        """Return A and s of every ``s B A`` of which only B is trained, by B's name."""
+        return {f"{key}.{own}": fixed for key, edit in self._running() for own, fixed in edit.fixed_factors().items()}
 
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
@@ -263,6 +261,12 @@ class Adapters:
                 tree.activate({name: weight for name, weight in active.items() if name in tree.adapters}, routes)
 
     # ---- the rest ------------------------------------------------------------------------------------------------
+
+    def _running(self) -> Iterator[tuple[str, Edit]]:
+        """Yield the edits of the active adapters, by the names of their parameters without the last part."""
+        for adapter in self.active:
+            for label, part in self.parts(adapter).items():
+                yield from ((_join(adapter, label, key), edit) for _, edit, key in part.places)
 
     def _edits(self, name: str) -> list[Edit]:
         return [edit for part in self.parts(name).values() for _, edit, _ in part.places]

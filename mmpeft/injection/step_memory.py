@@ -148,7 +148,7 @@ def _passes(
 def _optimizer_bytes(parameters: list[nn.Parameter], make_optimizer: MakeOptimizer) -> tuple[int, int]:
     """Return the bytes of an optimizer's state, and the most that a step of it needs besides."""
     try:
-        with FakeTensorMode() as mode:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             return _two_updates([_stand_in(mode, parameter) for parameter in parameters], make_optimizer)  # type: ignore[misc]
     except NEEDS_NUMBERS:
         return _two_updates([nn.Parameter(parameter.detach().clone()) for parameter in parameters], make_optimizer)

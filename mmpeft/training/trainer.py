@@ -79,7 +79,7 @@ class Trainer:
         self.order = self.loaders.order("train")
         self.batches = self.loaders.loader("train", self.order)
         self.schedule = make_schedule(config, len(self.order), self.order.processes)
-        self.optimizer = make_optimizer(parameters, config, adapters.rates())
+        self.optimizer = make_optimizer(parameters, config, adapters.rates(), adapters.fixed_factors())
         self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
         self.directory = RunDirectory(output)
         self.store = Store(
@@ -142,7 +142,8 @@ class Trainer:
                 return self.objective.loss(self.plain, batch)[0]
 
         def optimizer(parameters: list[nn.Parameter]) -> Optimizer:
-            return make_optimizer(dict(zip(names, parameters, strict=True)), self.config, self.adapters.rates())
+            named = dict(zip(names, parameters, strict=True))
+            return make_optimizer(named, self.config, self.adapters.rates(), self.adapters.fixed_factors())
 
         names, parameters = zip(*self.adapters.named_parameters(), strict=True)
         batches = send_to_device(self._learned_from(window), self.accelerator.device)

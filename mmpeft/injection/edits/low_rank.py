@@ -79,6 +79,10 @@ class LowRank(Edit):
         """``s B A``, but for dropout in training."""
         return None if self.dropout and self.training else Update(*self.factors(), self.scale)
 
+    def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
+        """A and s, where A is not trained."""
+        return {} if "lora_A" in self._parameters else {"lora_B": (self.lora_A, self.scale)}
+
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
         a, b = (factor.to(weight).flatten(1) for factor in self.factors())

@@ -20,9 +20,11 @@ from torch._subclasses.fake_tensor import (
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from mmpeft.injection.attention_calls import AttentionCalls
 from mmpeft.injection.live_bytes import LiveBytes
 from mmpeft.injection.outline import tensors
 from mmpeft.kernels.quantized import is_quantized, stored, stored_bytes
+from mmpeft.kernels.recompute import set_aside
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
@@ -35,7 +37,8 @@ class StepMemory:
     ``weights`` are those of the model and its adapters, with buffers and the batch; ``state`` the optimizer's;
     ``gradients`` the adapters'; ``kept`` what the forward pass leaves for the backward pass; ``passes`` the most that
     forward and backward have at one time, what is kept and the gradients included; ``update`` the most that the
-    optimizer needs besides. ``numbers`` says for what the passes had to be made with real numbers.
+    optimizer needs besides. ``numbers`` says for what the passes had to be made with real numbers; ``notes`` what took
+    more than it might: attention by plain products, memory levels set aside.
     """
 
     weights: int
@@ -45,6 +48,7 @@ class StepMemory:
     passes: int
     update: int
     numbers: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -66,6 +70,7 @@ class StepMemory:
                 *(f"{size(number):>11} {what}" for number, what in parts),
                 f"(found by a pass with {how}; what libraries take inside an operation, and what an "
                 "allocator leaves unused, comes on top)",
+                *self.notes,
             ]
         )
 
@@ -92,15 +97,15 @@ def predict(
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with _unchanged(modules):
             known = _fake(modules, mode)
-            kept, passes, gradients = _passes(
+            (kept, passes, gradients), notes = _passes(
                 known, run, tree_map_only(Tensor, partial(_stand_in, mode), batches), mode
             )
     except NEEDS_NUMBERS as error:
         numbers = str(error.func)
         with _unchanged(modules):
-            kept, passes, gradients = _passes(held, run, batches, nullcontext())
+            (kept, passes, gradients), notes = _passes(held, run, batches, nullcontext())
     state, update = _optimizer_bytes(parameters, make_optimizer)
-    return StepMemory(weights, state, gradients, kept, passes, update, numbers)
+    return StepMemory(weights, state, gradients, kept, passes, update, numbers, notes)
 
 
 def output_of(model: nn.Module, batch: Any) -> Any:
@@ -131,10 +136,11 @@ def size(number: int) -> str:
 
 def _passes(
     known: Iterable[Tensor], run: Callable[[Any], Tensor], batches: Sequence[Any], mode: AbstractContextManager[object]
-) -> tuple[int, int, int]:
-    """Return the bytes kept after a forward pass, the most at one time, and those of the gradients."""
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Return the bytes kept after a forward pass, the most at one time and those of the gradients; and notes."""
     kept = gradients = 0
-    with mode, torch.enable_grad(), LiveBytes([*known, *tensors(batches)]) as live:
+    attention = AttentionCalls()
+    with set_aside() as reasons, mode, torch.enable_grad(), attention, LiveBytes([*known, *tensors(batches)]) as live:
         for batch in batches:
             loss = run(batch)
             kept = max(kept, live.bytes - gradients)
@@ -142,7 +148,8 @@ def _passes(
                 loss.backward()
             del loss
             gradients = live.bytes
-    return kept, live.most, gradients
+    notes = [*attention.lines, *(f"memory: standard where {reason}" for reason in sorted(reasons))]
+    return (kept, live.most, gradients), tuple(notes)
 
 
 def _optimizer_bytes(parameters: list[nn.Parameter], make_optimizer: MakeOptimizer) -> tuple[int, int]:

@@ -113,6 +113,17 @@ def test_the_peak_of_a_bf16_base(name: str, method: str) -> None:
     assert adapters.report(batch).peak_bytes == pytest.approx(second_step(model, batch, adapters), rel=0.05)
 
 
+@pytest.mark.parametrize("level", ["lean", "leanest"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_peak_at_a_memory_level(name: str, level: Any) -> None:
+    model, batch, adapters = adapted(name, "lora")
+    standard = adapters.report(batch)
+    mmpeft.use_memory(model, level)
+    report = adapters.report(batch)
+    assert report.saved_bytes < standard.saved_bytes
+    assert report.peak_bytes == pytest.approx(second_step(model, batch, adapters), rel=0.05)
+
+
 def test_autocast_counts_as_it_is_called() -> None:
     model, batch, adapters = adapted("vit", "lora")
     with torch.autocast("cpu", torch.bfloat16):

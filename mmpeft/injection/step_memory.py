@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from mmpeft.injection.attention_calls import AttentionCalls
 from mmpeft.injection.live_bytes import LiveBytes
 from mmpeft.injection.outline import tensors
+from mmpeft.injection.whole_numbers import WholeNumbers
 from mmpeft.kernels.quantized import is_quantized, stored, stored_bytes
 from mmpeft.kernels.recompute import set_aside
 
@@ -37,7 +37,7 @@ class StepMemory:
     ``weights`` are those of the model and its adapters, with buffers and the batch; ``state`` the optimizer's;
     ``gradients`` the adapters'; ``kept`` what the forward pass leaves for the backward pass; ``passes`` the most that
     forward and backward have at one time, what is kept and the gradients included; ``update`` the most that the
-    optimizer needs besides. ``numbers`` says for what the passes had to be made with real numbers; ``notes`` what took
+    optimizer needs besides. ``numbers`` says why the passes had to be made with real numbers; ``notes`` what took
     more than it might: attention by plain products, memory levels set aside.
     """
 
@@ -63,7 +63,7 @@ class StepMemory:
         update = f"gradients ({size(self.gradients)}), and what the optimizer works with ({size(self.update)})"
         most = max((self.passes, passes), (self.gradients + self.update, update))
         parts = [(self.weights, "weights, buffers and the batch"), (self.state, "the optimizer's state"), most]
-        how = "real numbers, which the model asks for" if self.numbers else "tensors without numbers"
+        how = f"real numbers, for without: {self.numbers}" if self.numbers else "tensors without numbers"
         return "\n".join(
             [
                 f"a training step takes {size(self.peak)} of tensors at its peak:",
@@ -86,8 +86,8 @@ def predict(
 
     Gradients add up over ``batches``.
 
-    The passes run on fake tensors: nothing is computed, and no memory is taken. For a model that asks for numbers on
-    its way (which positions count?) they run on real ones.
+    The passes run on fake tensors: but for ids, masks and positions nothing is computed, and no memory is taken. For a
+    model that asks for other numbers on its way they run on real ones.
     """
     modules = list(modules)
     held = {id(t): t for module in modules for t in chain(module.parameters(), module.buffers())}.values()
@@ -96,14 +96,14 @@ def predict(
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with _unchanged(modules):
-            known = _fake(modules, mode)
-            (kept, passes, gradients), notes = _passes(
-                known, run, tree_map_only(Tensor, partial(_stand_in, mode), batches), mode
-            )
-    except NEEDS_NUMBERS as error:
-        numbers = str(error.func)
+            fakes = tree_map_only(Tensor, lambda own: own if _is_small(own) else _stand_in(mode, own), batches)
+            known, aside = _fake(modules, mode)
+            with mode, WholeNumbers(aside):
+                (kept, passes, gradients), notes = _passes([*known, *tensors(fakes)], run, fakes)
+    except Exception as error:  # whatever a model says to tensors without numbers: with them it runs, or says more
+        numbers = str(error).partition("\n")[0]
         with _unchanged(modules):
-            (kept, passes, gradients), notes = _passes(held, run, batches, nullcontext())
+            (kept, passes, gradients), notes = _passes([*held, *tensors(batches)], run, batches)
     state, update = _optimizer_bytes(parameters, make_optimizer)
     return StepMemory(weights, state, gradients, kept, passes, update, numbers, notes)
 
@@ -135,12 +135,12 @@ def size(number: int) -> str:
 
 
 def _passes(
-    known: Iterable[Tensor], run: Callable[[Any], Tensor], batches: Sequence[Any], mode: AbstractContextManager[object]
+    known: Iterable[Tensor], run: Callable[[Any], Tensor], batches: Sequence[Any]
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """Return the bytes kept after a forward pass, the most at one time and those of the gradients; and notes."""
     kept = gradients = 0
     attention = AttentionCalls()
-    with set_aside() as reasons, mode, torch.enable_grad(), attention, LiveBytes([*known, *tensors(batches)]) as live:
+    with set_aside() as reasons, torch.enable_grad(), attention, LiveBytes(known) as live:
         for batch in batches:
             loss = run(batch)
             kept = max(kept, live.bytes - gradients)
@@ -172,24 +172,43 @@ def _two_updates(parameters: list[nn.Parameter], make_optimizer: MakeOptimizer) 
         return state, live.most - state
 
 
-def _fake(modules: list[nn.Module], mode: FakeTensorMode) -> list[Tensor]:
-    """Put fake tensors in the place of all parameters and buffers, and return them; quantised ones stay."""
+def _fake(modules: list[nn.Module], mode: FakeTensorMode) -> tuple[list[Tensor], list[Tensor]]:
+    """Put fake tensors in the place of floating-point parameters and buffers; quantised weights and integers stay.
+
+    Returns what is known of all of them, and what quantised weights are stored in.
+    """
     known: list[Tensor] = []
+    aside: list[Tensor] = []
     for module in _all(modules):
         for own in (module._parameters, module._buffers):
             for name, value in own.items():
-                if value is not None:
-                    known += (fakes := [_stand_in(mode, part) for part in stored(value)])
-                    own[name] = value if is_quantized(value) else fakes[0]  # type: ignore[assignment]
-    return known
+                if value is None:
+                    continue
+                if is_quantized(value):
+                    aside += (parts := stored(value))
+                    known += [*parts, *(mode.from_tensor(part) for part in parts)]
+                else:
+                    own[name] = _stand_in(mode, value)  # type: ignore[assignment]
+                    known.append(own[name])  # type: ignore[arg-type]
+    return known, aside
 
 
 def _stand_in(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    """Return the fake tensor of a tensor, the same each time; of one without numbers itself (meta) one on the CPU."""
+    """Return a fake tensor for one of floating point, the same each time, and integers as they are.
+
+    For one without numbers itself (meta): a fake tensor on the CPU, and ones.
+    """
+    if not tensor.is_floating_point():
+        return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor
     if not tensor.is_meta:
         return mode.from_tensor(tensor)
     made = mode.fake_tensor_converter.from_meta_and_device(mode, tensor, torch.device("cpu"))
     return made.requires_grad_(tensor.requires_grad)
+
+
+def _is_small(tensor: Tensor) -> bool:
+    """Whether a tensor of a batch has a number per sample or token at most, such as a weight: models look at these."""
+    return tensor.ndim <= 2 and not tensor.is_meta
 
 
 def _all(modules: list[nn.Module]) -> list[nn.Module]:

@@ -14,3 +14,8 @@ PLAIN = (Tensor, nn.Parameter, FakeTensor)
 def is_plain(tensor: object) -> TypeGuard[Tensor]:
     """Whether a tensor is torch's own: not quantised, not sharded, no other library's."""
     return type(tensor) in PLAIN
+
+
+def is_real(tensor: object) -> TypeGuard[Tensor]:
+    """Whether a tensor is torch's own and has numbers."""
+    return type(tensor) in (Tensor, nn.Parameter)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from mmpeft.injection.rows import take
 from mmpeft.injection.sites import LinearSite, Site, WeightSite
 from mmpeft.kernels.low_rank import Update, low_rank_add
 from mmpeft.kernels.quantized import dense
+from mmpeft.kernels.routing import routed_low_rank
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 
 class LowRank(Edit):
@@ -78,6 +82,26 @@ class LowRank(Edit):
     def update(self) -> Update | None:
         """``s B A``, but for dropout in training."""
         return None if self.dropout and self.training else Update(*self.factors(), self.scale)
+
+    def alike(self) -> Hashable:
+        """Ranks within a factor of four are filled up with zeros."""
+        return None if type(self) is not LowRank else (len(self.lora_A).bit_length() // 2, self.dropout)
+
+    @staticmethod
+    def stacked(edits: Sequence[LowRank]) -> tuple[Tensor, ...]:
+        """All A, and all B transposed and times their scales."""
+        factors = [edit.factors() for edit in edits]
+        rank = max(len(a) for a, _ in factors)
+        a = torch.stack([F.pad(a, (0, 0, 0, rank - len(a))) if len(a) < rank else a for a, _ in factors])
+        b = torch.stack([F.pad(b, (0, rank - b.shape[1])) if b.shape[1] < rank else b for _, b in factors])
+        scales = torch.tensor([edit.scale for edit in edits], dtype=b.dtype, device=b.device)
+        return a, (b * scales[:, None, None]).mT.contiguous()
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Add each sample's delta."""
+        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        a, b = call.stack(y.dtype)
+        return routed_low_rank(y, x, a, b, call.layout, own=own)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""

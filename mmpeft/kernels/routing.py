@@ -149,7 +149,7 @@ def routed_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layout: Layout, 
     flat, x = layout.flat(y), layout.flat(x.to(y.dtype))
     total = flat if own else flat.clone(memory_format=torch.contiguous_format)
     if layout.aligned or (layout.whole and to_the_samples(layout, x.shape[1], a.shape[1])):
-        a, b = (a, b) if layout.aligned else layout.of_samples((a, b))
+        a, b = layout.of_slots((a, b)) if layout.aligned else layout.of_samples((a, b))
         hidden = torch.bmm(x.reshape(len(a), -1, x.shape[2]), a.mT)
         total.view(len(a), -1, total.shape[2]).baddbmm_(hidden, b)
     else:

@@ -85,17 +85,18 @@ class LowRank(Edit):
 
     def alike(self) -> Hashable:
         """Ranks within a factor of four are filled up with zeros."""
-        return None if type(self) is not LowRank else (len(self.lora_A).bit_length() // 2, self.dropout)
+        return None if type(self) is not LowRank else (self.lora_A.shape[0].bit_length() // 2, self.dropout)
 
     @staticmethod
     def stacked(edits: Sequence[LowRank]) -> tuple[Tensor, ...]:
         """All A, and all B transposed and times their scales."""
         factors = [edit.factors() for edit in edits]
-        rank = max(len(a) for a, _ in factors)
-        a = torch.stack([F.pad(a, (0, 0, 0, rank - len(a))) if len(a) < rank else a for a, _ in factors])
-        b = torch.stack([F.pad(b, (0, rank - b.shape[1])) if b.shape[1] < rank else b for _, b in factors])
-        scales = torch.tensor([edit.scale for edit in edits], dtype=b.dtype, device=b.device)
-        return a, (b * scales[:, None, None]).mT.contiguous()
+        rank = max(a.shape[0] for a, _ in factors)
+        a = torch.stack([a if a.shape[0] == rank else F.pad(a, (0, 0, 0, rank - a.shape[0])) for a, _ in factors])
+        b = torch.stack([b if b.shape[1] == rank else F.pad(b, (0, rank - b.shape[1])) for _, b in factors])
+        scales = [edit.scale for edit in edits]
+        b = b.mT.contiguous()
+        return a, b if set(scales) == {1.0} else b * b.new_tensor(scales)[:, None, None]
 
     def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
         """Add each sample's delta."""

@@ -147,15 +147,15 @@ def routed_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layout: Layout, 
     are within 7 % of each other; so batched products it is.
     """
     flat, x = layout.flat(y), layout.flat(x.to(y.dtype))
-    total = flat if own else flat.clone(memory_format=torch.contiguous_format)
     if layout.aligned or (layout.whole and to_the_samples(layout, x.shape[1], a.shape[1])):
         a, b = layout.of_slots((a, b)) if layout.aligned else layout.of_samples((a, b))
         hidden = torch.bmm(x.reshape(len(a), -1, x.shape[2]), a.mT)
-        total.view(len(a), -1, total.shape[2]).baddbmm_(hidden, b)
+        total = flat.reshape(len(a), -1, flat.shape[2])
+        total = total.baddbmm_(hidden, b) if own else total.baddbmm(hidden, b)
     else:
         change = routed(x, (a, b), layout, a.shape[1], lambda z, own: torch.bmm(torch.bmm(z, own[0].mT), own[1]))
-        total.index_add_(0, layout.served, change)
-    return y if own else total.view(y.shape)
+        total = (flat.index_add_ if own else flat.index_add)(0, layout.served, change)
+    return y if own else total.reshape(y.shape)
 
 
 def routed_scale(y: Tensor, scale: Tensor, layout: Layout, *, own: bool = False) -> Tensor:

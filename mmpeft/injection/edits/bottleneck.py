@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
+from mmpeft.kernels.dropout import dropped
 from mmpeft.kernels.routing import Stack, routed, stacked_linear, stacked_norm
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Bottleneck(Edit):
         if self.norm is not None:
             z = F.layer_norm(z, self.norm.normalized_shape, *_cast(self.norm, z), self.norm.eps)
         hidden = ACTIVATIONS[self.activation](F.linear(z, *_cast(self.down, z)))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(hidden, self.dropout, self.training)
         scale = self.scale.to(z.dtype) if isinstance(self.scale, Tensor) else self.scale
         return F.linear(hidden, *_cast(self.up, z)) * scale
 
@@ -124,8 +125,7 @@ class Bottleneck(Edit):
         scale, down, down_bias, up, up_bias, *norm = stack
         if self.norm is not None:
             z = stacked_norm(z, norm[0], norm[1], self.norm.eps)
-        hidden = ACTIVATIONS[self.activation](stacked_linear(z, down, down_bias))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(ACTIVATIONS[self.activation](stacked_linear(z, down, down_bias)), self.dropout, self.training)
         return stacked_linear(hidden, up, up_bias) * scale
 
     def extra_repr(self) -> str:

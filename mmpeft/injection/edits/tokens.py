@@ -7,12 +7,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.edits.prompt import Prompt
 from mmpeft.injection.sites import SequenceSite, Site
+from mmpeft.kernels.dropout import dropped
 
 if TYPE_CHECKING:
     from mmpeft.injection.routing import Together
@@ -90,7 +90,7 @@ class Tokens(Edit):
     def _placed(self, x: Tensor, prompts: Tensor, call: Call) -> Tensor:
         start = self.start + call.offset
         end = start + self.count if call.joins else start
-        prompts = F.dropout(prompts, self.dropout, self.training) if self.dropout else prompts
+        prompts = dropped(prompts, self.dropout, self.training)
         return torch.cat([x[:, :start], prompts, x[:, end:]], 1)
 
     def alike(self) -> Hashable:

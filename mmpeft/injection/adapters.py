@@ -151,6 +151,7 @@ class Adapters:
             self._weighable(self._known(name), weight)
         self._unmerged("activate")
         for tree in self.trees.values():
+            tree.forget()
             tree.activate({name: weight for name, weight in chosen.items() if name in tree.adapters})
             for name in chosen:
                 if trainable is not None and name in tree.adapters:
@@ -168,7 +169,11 @@ class Adapters:
 
     @contextmanager
     def route(self, names: Sequence[str | None]) -> Iterator[None]:
-        """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model."""
+        """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model.
+
+        Adapters of the same kind are computed together, from stacks of their weights. These are kept for the next batch
+        with the same adapters, until they change or ``activate`` is called.
+        """
         self._unmerged("route")
         samples: dict[str, list[int]] = {}
         for sample, name in enumerate(names):

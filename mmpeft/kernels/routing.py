@@ -109,8 +109,8 @@ class Layout:
         return x if self.whole else x.index_select(0, self.served)
 
     def put(self, x: Tensor, new: Tensor) -> Tensor:
-        """Return x (batch, ...) with ``new`` in the place of the served samples."""
-        return new if self.whole else x.index_copy(0, self.served, new)
+        """Return x (batch, ...) with ``new`` in the place of the served samples; it lies in memory as x does."""
+        return new if self.whole else x.clone().index_copy_(0, self.served, new)
 
     def _indices(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)

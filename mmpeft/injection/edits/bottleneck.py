@@ -108,7 +108,10 @@ class Bottleneck(Edit):
     @staticmethod
     def stacked(edits: Sequence[Bottleneck]) -> tuple[Tensor, ...]:
         """Scales, weights and biases of D and U and, where there is one, of the norm."""
-        scales = [torch.as_tensor(edit.scale).view(1, -1).to(edit.up.weight) for edit in edits]
+        numbers = [
+            edit.scale if isinstance(edit.scale, Tensor) else edit.up.weight.new_tensor([edit.scale]) for edit in edits
+        ]
+        scales = [number[None] for number in numbers]
         layers = [[layer for layer in (edit.down, edit.up, edit.norm) if layer is not None] for edit in edits]
         tensors = [[tensor for layer in own for tensor in (layer.weight, layer.bias)] for own in layers]
         return tuple(torch.stack(own) for own in (scales, *map(list, zip(*tensors, strict=True))))

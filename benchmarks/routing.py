@@ -1,7 +1,7 @@
 """One batch for many adapters: mmpeft's route beside HF peft's mixed batch, in one process with equal outputs.
 
 python benchmarks/routing.py            about 10 minutes; --write adds the table to benchmarks/RESULTS.md
-python benchmarks/routing.py --quick    few adapters and few rounds, about a minute
+python benchmarks/routing.py --quick    few adapters and few rounds, a minute and a half
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ check: setup  ## lint, format and types
 bench: setup  ## side by side with the peers, and with and without the cache; benchmarks/*.py without --quick take longer
 	$(BIN)/python benchmarks/injection.py --quick
 	$(BIN)/python benchmarks/cache.py --quick
+	$(BIN)/python benchmarks/routing.py --quick
 
 clean:  ## remove what the commands made
 	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

@@ -154,6 +154,7 @@ class Adapters:
             self._weighable(self._known(name), weight)
         self._unmerged("activate")
         for tree in self.trees.values():
+            tree.forget()
             tree.activate({name: weight for name, weight in chosen.items() if name in tree.adapters})
             for name in chosen:
                 if trainable is not None and name in tree.adapters:
@@ -171,15 +172,22 @@ class Adapters:
 
     @contextmanager
     def route(self, names: Sequence[str | None]) -> Iterator[None]:
-        """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model."""
+        """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model.
+
+        Adapters of the same kind are computed together, from stacks of their weights. These are kept for the next batch
+        with the same adapters, until they change or ``activate`` is called.
+        """
         self._unmerged("route")
-        samples = {name: [i for i, own in enumerate(names) if own == name] for name in dict.fromkeys(names) if name}
+        samples: dict[str, list[int]] = {}
+        for sample, name in enumerate(names):
+            if name is not None:
+                samples.setdefault(name, []).append(sample)
         self._routable(samples, len(names))
         with self._kept(), ExitStack() as hooks:
             for label, tree in self.trees.items():
                 module = self.modules[label]
                 device = next(module.parameters()).device
-                routes = {n: Route(torch.tensor(own, device=device), len(names)) for n, own in samples.items()}
+                routes = {name: Route(tuple(own), len(names), device) for name, own in samples.items()}
                 tree.activate(dict.fromkeys(samples, 1.0), routes)
                 check = module.register_forward_pre_hook(partial(_check_batch, len(names)), with_kwargs=True)
                 hooks.callback(check.remove)
@@ -272,7 +280,7 @@ class Adapters:
         return [edit for part in self.parts(name).values() for _, edit, _ in part.places]
 
     def _known(self, name: str) -> str:
-        if name not in self.names:
+        if not any(name in tree.adapters for tree in self.trees.values()):
             raise ValueError(f"no adapter {name!r}{nearest(name, self.names) or ': the model has none'}")
         return name
 
@@ -295,17 +303,15 @@ class Adapters:
 
     def _routable(self, samples: Mapping[str, list[int]], batch: int) -> None:
         counts: dict[tuple[object, ...], list[str]] = {}
+        trees = self.trees.values()
         for name in samples:
-            tokens = tuple((e.layers, e.count) for e in self._edits(self._known(name)) if e.count)
-            counts.setdefault(tokens, []).append(name)
-            if any(edit.takes is not None for edit in self._edits(name)):
+            demands = [tree.adapters[name].demands for tree in trees if name in tree.adapters]
+            counts.setdefault(tuple(own.tokens for own in demands if own.tokens), []).append(self._known(name))
+            if any(own.condition for own in demands):
                 raise ValueError(f"route: {name!r} takes a condition, which is given for the whole batch")
-            for part in self.parts(name).values():
-                for binding in part.bindings:
-                    if binding.point == "parameters" and next(binding.host.children(), None) is not None:
-                        raise ValueError(
-                            f"route: {name!r} unfreezes parameters of {binding.site.name!r}, not one layer's"
-                        )
+            unfrozen = next((own.unfrozen for own in demands if own.unfrozen is not None), None)
+            if unfrozen is not None:
+                raise ValueError(f"route: {name!r} unfreezes parameters of {unfrozen!r}, not one layer's")
         if sum(map(len, samples.values())) < batch and set(counts) - {()}:
             counts.setdefault((), []).append("None")
         if len(counts) > 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.injection.edits.base import Call
+from mmpeft.injection.routing import Together
 from mmpeft.injection.sites import AttentionSite
 from mmpeft.kernels.attention import Extra, attention
 from mmpeft.kernels.backends import Backend
@@ -90,6 +91,8 @@ class Attending(TorchFunctionMode):
 
 def _limited(call: Call, query: Tensor) -> Extra:
     """Return an edit's keys and values, shown to the samples that it serves."""
+    if isinstance(call, Together):
+        return call.binding.edit.routed_extra(query, call)
     extra = call.binding.edit.extra(query, call)
     if call.route is None:
         return extra

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
 from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
+from mmpeft.injection.routing import Together
 from mmpeft.injection.sites import AttentionSite, Switch
 from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.recompute import recomputing
-from mmpeft.kernels.rows import put, take
+from mmpeft.kernels.rows import Interleaved, put, take
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -121,8 +123,9 @@ class Graft:
                 y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
+        own = forward is nn.Linear.forward and not torch.is_grad_enabled() and y.is_contiguous()
         for call in self.outputs[len(updates) :]:
-            y = _leave(call, args[0], y)
+            y = _leave(call, args[0], y, own=own)
         for tap in self.taps:
             tap._graft.seen = tap._graft.made = None  # type: ignore[union-attr]
         if self.tapped:
@@ -165,6 +168,8 @@ class Graft:
 
 def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     edit, x = call.binding.edit, args[0]
+    if isinstance(call, Together):
+        return edit.routed_input(args, kwargs, call)
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
@@ -174,14 +179,19 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     return new, kwargs
 
 
-def _leave(call: Call, x: Tensor, y: Any) -> Any:
+def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
+    """Return the output after a call; one that is the host's ``own``, and nobody else's, may be written into."""
     binding = call.binding
     if isinstance(y, tuple):
         return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
         x = call.tapped()
     part = y if binding.rows is None else take(y, binding.rows, -1)
-    if call.route is None:
+    if isinstance(call, Together):
+        new = binding.edit.routed_output(x, part, call, own=own and not isinstance(binding.rows, Interleaved))
+        if new is part:
+            return y
+    elif call.route is None:
         new = binding.edit.gated(x, part, call)
     else:
         rows = call.route.rows(len(y))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Route
-from mmpeft.injection.graft import check_forward, graft, ungraft
+from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
+from mmpeft.injection.routing import Serving, Share, together
 from mmpeft.injection.sites import Site
 from mmpeft.injection.weights import Weight, weight_at
 
@@ -25,6 +28,14 @@ class Node(nn.Module):
         for part in path.split(".") if path else ():
             node = node._modules.setdefault(part, Node())  # type: ignore[assignment]
         return node
+
+
+class Demands(NamedTuple):
+    """Tokens that are inserted, in which layers; whether it takes a condition; a site of several layers' parameters."""
+
+    tokens: tuple[object, ...]
+    condition: bool
+    unfrozen: str | None
 
 
 class Adapter(Node):
@@ -58,10 +69,38 @@ class Adapter(Node):
             check_forward(binding.host)
             self.bindings.append(binding)
 
+    @cached_property
+    def demands(self) -> Demands:
+        """What decides whether it can serve single samples of a batch."""
+        edits = [edit for _, edit, _ in self.places]
+        unfrozen = (
+            own for own in self.bindings if own.point == "parameters" and any(True for _ in own.host.children())
+        )
+        return Demands(
+            tokens=tuple((edit.layers, edit.count) for edit in edits if edit.count),
+            condition=any(edit.takes is not None for edit in edits),
+            unfrozen=next((binding.site.name for binding in unfrozen), None),
+        )
+
     def hosts(self) -> Iterator[nn.Module]:
         """Yield each host and tap of this adapter once."""
         modules = (module for binding in self.bindings for module in (binding.host, binding.tap))
         yield from {id(module): module for module in modules if module is not None}.values()
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """What some active adapters make each host run, and the towers that this touches."""
+
+    calls: Mapping[Graft, list[Call]]
+    towers: frozenset[str]
+
+
+class Known(dict[bool, tuple[object, Arrangement]]):
+    """The last arrangements, of routed adapters and of others, each with what it is for; copies start without."""
+
+    def __reduce__(self) -> tuple[type[Known], tuple[()]]:
+        return Known, ()
 
 
 class Tree(nn.Module):
@@ -74,8 +113,10 @@ class Tree(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.active: dict[str, Weight] = {}
-        self.touched: frozenset[str] = frozenset()
-        self.routes: dict[str, Route] = {}
+        self.routes: Mapping[str, Route] = {}
+        self.serving = Serving()
+        self.arranged = Arrangement({}, frozenset())
+        self.known = Known()
         self.merged = False
         self.unfrozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.register_load_state_dict_post_hook(_forgive)
@@ -99,6 +140,7 @@ class Tree(nn.Module):
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Bind an adapter's edits to their hosts; nothing runs until it is active."""
+        self.known = Known()
         self._modules[name] = adapter
         for binding in adapter.bindings:
             graft(binding.host).attach(name, binding)
@@ -109,6 +151,7 @@ class Tree(nn.Module):
     def detach(self, name: str) -> None:
         """Unbind an adapter; a host that carries nothing any more gets its own class back."""
         adapter = self.adapters[name]
+        self.known = Known()
         for host in adapter.hosts():
             own = graft(host)
             own.bindings.pop(name)
@@ -117,30 +160,64 @@ class Tree(nn.Module):
                 ungraft(host)
         del self._modules[name]
 
-    def activate(self, weights: Mapping[str, Weight], routes: dict[str, Route] | None = None) -> None:
-        """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch."""
-        changed = {id(host): host for name in self.active | dict(weights) for host in self.adapters[name].hosts()}
-        self.active, self.routes = dict(weights), dict(routes or {})
-        bindings = (binding for name in weights for binding in self.adapters[name].bindings)
-        self.touched = frozenset(binding.site.tower for binding in bindings)
-        applied = {} if self.merged else self.active
-        for host in changed.values():
-            own = graft(host)
-            own.activate(_calls(own.bindings, applied, self.routes))
-            own.tapped = not own.tapped_by.isdisjoint(applied)
-        for own in sorted((graft(host) for host in changed.values()), key=lambda own: own.running):
+    def activate(self, weights: Mapping[str, Weight], routes: Mapping[str, Route] | None = None) -> None:
+        """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch.
+
+        In which order routed adapters are given makes no difference. Of both kinds the last arrangement is known, and
+        only put in place: serving one batch after another costs what changes.
+        """
+        before = self.arranged
+        self.active, self.routes = dict(weights), routes or {}
+        self.serving.serve(self.routes)
+        self.arranged = self._arrangement()
+        if self.arranged is before:
+            return
+        idle: dict[Graft, list[Call]] = {own: [] for own in before.calls}
+        changed = idle | {**self.arranged.calls}
+        for own, calls in changed.items():
+            own.activate(calls)
+            own.tapped = not self.merged and not own.tapped_by.isdisjoint(self.active)
+        for own in sorted(changed, key=lambda own: own.running):
             own.switch()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The towers that the active adapters touch."""
+        return self.arranged.towers
+
+    def forget(self) -> None:
+        """Let go of what is known of former adapters, and of their stacked weights."""
+        self.known = Known()
+
+    def _arrangement(self) -> Arrangement:
+        alone = len(self.routes) == 1 and all(len(own.samples) == own.batch for own in self.routes.values())
+        routed = bool(self.routes) and not alone
+        order = frozenset(self.active) if routed else tuple(self.active)
+        key = order, {name: repr(weight) for name, weight in self.active.items()}, self.merged
+        if routed not in self.known or self.known[routed][0] != key:
+            self.known[routed] = key, self._arrange(routed)
+        return self.known[routed][1]
+
+    def _arrange(self, routed: bool) -> Arrangement:
+        own = [self.adapters[name] for name in self.active]
+        hosts = {id(host): host for adapter in own for host in adapter.hosts()}
+        towers = frozenset(binding.site.tower for adapter in own for binding in adapter.bindings)
+        applied = {} if self.merged else self.active
+        shares = {name: Share(self.serving, name) for name in (self.routes if routed else ())}
+        calls = {carried: _calls(carried.bindings, applied, shares) for carried in map(graft, hosts.values())}
+        if routed:
+            return Arrangement({own: together(given, self.serving) for own, given in calls.items()}, towers)
+        return Arrangement({own: [call for _, call in given] for own, given in calls.items()}, towers)
 
 
 def _calls(
-    bindings: Mapping[str, list[Binding]], weights: Mapping[str, Weight], routes: Mapping[str, Route]
-) -> list[Call]:
-    """The calls of one host in order, each with its place among the inserted tokens.
+    bindings: Mapping[str, list[Binding]], weights: Mapping[str, Weight], routes: Mapping[str, Share]
+) -> Iterable[tuple[str, Call]]:
+    """The calls of one host in order, by adapter, each with its place among the inserted tokens.
 
     ``entering`` tokens of earlier adapters are in front at the host's input, ``staying`` ones at its output too. Of
     adapters that serve different samples the first one's tokens make room, and the others' take that place.
     """
-    calls: list[Call] = []
     entering = staying = 0
     room: tuple[int, int] | None = None
     for name, weight in weights.items():
@@ -155,11 +232,10 @@ def _calls(
             if not (joins and count and binding.point == "output"):
                 place = here if binding.point == "input" else left
                 route = routes.get(name) if joins or not count else None
-                calls.append(Call(binding, weight_at(weight, binding.site), route, place, joins))
+                yield name, Call(binding, weight_at(weight, binding.site), route, place, joins)
             here += count if binding.point == "input" else 0
         if not joins:
             entering, staying = here, left
-    return calls
 
 
 def _forgive(tree: nn.Module, keys: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from mmpeft.injection.sites import Site
 from mmpeft.kernels.attention import Extra
 from mmpeft.kernels.rows import Rows
 from mmpeft.kernels.updates import Update
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Share, Together
 
 Point = Literal["parameters", "input", "output", "projected", "projection", "carrier", "features", "attention"]
 Fold = tuple[Tensor, Tensor | None]
@@ -41,19 +44,21 @@ class Binding:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The samples of a batch that an adapter serves: indices (n,) into ``batch`` samples."""
+    """The samples of a batch that an adapter serves: indices into ``batch`` samples."""
 
-    samples: Tensor
+    samples: tuple[int, ...]
     batch: int
+    device: torch.device
 
     def rows(self, length: int) -> Tensor:
         """Indices into a leading dimension of ``length``, where each sample may have become several rows (windows)."""
         each, rest = divmod(length, self.batch)
         if rest:
             raise ValueError(f"route: {self.batch} names for a batch of {length}")
+        samples = torch.tensor(self.samples, device=self.device)
         if each == 1:
-            return self.samples
-        return (self.samples[:, None] * each + torch.arange(each, device=self.samples.device)).flatten()
+            return samples
+        return (samples[:, None] * each + torch.arange(each, device=self.device)).flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +67,7 @@ class Call:
 
     binding: Binding
     weight: float = 1.0
-    route: Route | None = None
+    route: Share | None = None
     offset: int = 0
     joins: bool = False
 
@@ -109,6 +114,9 @@ class Edit(nn.Module):
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
     number of tokens that an edit adds to the sequence. ``rates`` are factors on the learning rate, by parameter, and an
     ``input_gate`` says by what the edit reads how much of its change is made.
+
+    Edits that are ``alike`` and serve different samples of one batch are computed together, from ``stacked`` weights:
+    such an edit implements ``routed_output``, ``routed_input`` or ``routed_extra`` too.
     """
 
     mergeable = False
@@ -167,6 +175,31 @@ class Edit(nn.Module):
     def kept(self) -> dict[str, Tensor]:
         """Return the tensors that are saved: by default the edit's own."""
         return dict(self.state_dict())
+
+    def alike(self) -> Hashable:
+        """Return what edits of this class must have in common to be computed together; None: they can't be."""
+        return None
+
+    def sources(self) -> Iterable[nn.Module]:
+        """Return the modules whose tensors the stacked weights are made of: by default the edit and all inside."""
+        return self.modules() if self._modules else (self,)
+
+    @staticmethod
+    def stacked(edits: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Return the weights of edits that are alike, each (edits, ...)."""
+        raise TypeError("these edits are not computed together")
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Return the host's output after the edits of a call; with ``own`` it may be written into ``y``."""
+        raise TypeError(f"{type(self).__name__} has no routed output")
+
+    def routed_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Together) -> Arguments:
+        """Return the host's arguments after the edits of a call."""
+        raise TypeError(f"{type(self).__name__} has no routed input")
+
+    def routed_extra(self, query: Tensor, call: Together) -> Extra:
+        """Return the keys and values of the edits of a call, for its samples."""
+        raise TypeError(f"{type(self).__name__} has no routed keys and values")
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """Return weight (out, in) and bias (out) with this edit in them, in the precision of the arguments.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
-from mmpeft.kernels.bottleneck import Shape, bottleneck
+from mmpeft.kernels.bottleneck import ACTIVATIONS, Shape, bottleneck
+from mmpeft.kernels.dropout import dropped
+from mmpeft.kernels.routing import Stack, routed, stacked_linear, stacked_norm
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 Reads = Literal["output", "input", "residual", "stream"]
 Scale = float | Literal["learned", "channels"]
@@ -68,11 +73,13 @@ class Bottleneck(Edit):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""
-        f = self.change(self.read(x, y))
+        return y + self._dropped(self.change(self.read(x, y)))
+
+    def _dropped(self, f: Tensor) -> Tensor:
         if self.drop_path and self.training:
             kept = f.new_empty(len(f), *[1] * (f.ndim - 1)).bernoulli_(1 - self.drop_path)
             f = f * (kept / (1 - self.drop_path))
-        return y + f
+        return f
 
     def read(self, x: Tensor, y: Tensor) -> Tensor:
         """Return z."""
@@ -90,6 +97,39 @@ class Bottleneck(Edit):
         norm = None if self.norm is None else (self.norm.weight, self.norm.bias)
         down, up = ((layer.weight, layer.bias) for layer in (self.down, self.up))
         return bottleneck(z, down, up, shape, norm=norm, scale=learned)
+
+    def alike(self) -> Hashable:
+        """Shapes, activation and what is dropped; the scale may be a number in one and learned in another."""
+        widths = self.down.out_features, isinstance(self.scale, Tensor) and len(self.scale)
+        return *widths, self.activation, self.dropout, self.drop_path, self.norm is not None and self.norm.eps
+
+    @staticmethod
+    def stacked(edits: Sequence[Bottleneck]) -> tuple[Tensor, ...]:
+        """Scales, weights and biases of D and U and, where there is one, of the norm."""
+        numbers = [
+            edit.scale if isinstance(edit.scale, Tensor) else edit.up.weight.new_tensor([edit.scale]) for edit in edits
+        ]
+        scales = [number[None] for number in numbers]
+        layers = [[layer for layer in (edit.down, edit.up, edit.norm) if layer is not None] for edit in edits]
+        tensors = [[tensor for layer in own for tensor in (layer.weight, layer.bias)] for own in layers]
+        return tuple(torch.stack(own) for own in (scales, *map(list, zip(*tensors, strict=True))))
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Add each sample's f."""
+        layout, z = call.layout, self.read(x, y)
+        f = routed(layout.flat(z), call.stack(z.dtype), layout, self.down.out_features, self._changes)
+        parts = layout.split(y)
+        return layout.put(parts, layout.chosen(parts) + self._dropped(f).view(-1, *parts.shape[1:])).flatten(0, 1)
+
+    def _changes(self, z: Tensor, stack: Stack) -> Tensor:
+        """Return f(z) for z (n, length, width) by n weights each."""
+        scale, down, down_bias, up, up_bias, *norm = stack
+        if self.norm is not None:
+            z = stacked_norm(z, norm[0], norm[1], self.norm.eps)
+        hidden = dropped(
+            ACTIVATIONS[self.activation][0](stacked_linear(z, down, down_bias)), self.dropout, self.training
+        )
+        return stacked_linear(hidden, up, up_bias) * scale
 
     def extra_repr(self) -> str:
         """Input, activation and scale."""

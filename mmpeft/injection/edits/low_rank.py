@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,12 @@ from mmpeft.kernels.dropout import dropped, new_seed, transformed
 from mmpeft.kernels.low_rank import low_rank_add
 from mmpeft.kernels.per_weight import PerWeight
 from mmpeft.kernels.quantized import dense
+from mmpeft.kernels.routing import routed_low_rank
 from mmpeft.kernels.rows import take
 from mmpeft.kernels.updates import Update
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 
 class LowRank(Edit):
@@ -89,6 +93,26 @@ class LowRank(Edit):
     def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
         """A and s, where A is not trained."""
         return {} if "lora_A" in self._parameters else {"lora_B": (self.lora_A, self.scale)}
+
+    def alike(self) -> Hashable:
+        """Ranks within a factor of four are filled up with zeros."""
+        return None if type(self) is not LowRank else (self.lora_A.shape[0].bit_length() // 2, self.dropout)
+
+    @staticmethod
+    def stacked(edits: Sequence[LowRank]) -> tuple[Tensor, ...]:
+        """All A, and all B transposed and times their scales."""
+        factors = [edit.factors() for edit in edits]
+        rank = max(a.shape[0] for a, _ in factors)
+        a = torch.stack([a if a.shape[0] == rank else F.pad(a, (0, 0, 0, rank - a.shape[0])) for a, _ in factors])
+        b = torch.stack([b if b.shape[1] == rank else F.pad(b, (0, rank - b.shape[1])) for _, b in factors])
+        scales = [edit.scale for edit in edits]
+        b = b.mT.contiguous()
+        return a, b if set(scales) == {1.0} else b * b.new_tensor(scales)[:, None, None]
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Add each sample's delta."""
+        a, b = call.stack(y.dtype)
+        return routed_low_rank(y, dropped(x, self.dropout, self.training), a, b, call.layout, own=own)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""

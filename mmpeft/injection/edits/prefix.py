@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.sites import AttentionSite, Site
 from mmpeft.kernels.attention import Extra
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 
 class ShiftedPositions(Edit):
@@ -84,6 +87,29 @@ class Prefix(Edit):
         """Return the prefix, the same for every sample."""
         keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None] for part in self.prefix())
         return Extra(keys, values)
+
+    def alike(self) -> Hashable:
+        """The number of tokens."""
+        return self.tokens
+
+    def sources(self) -> Iterable[nn.Module]:
+        """Keys and values, or what they are made of."""
+        network: PrefixNetwork | None = self.network  # type: ignore[assignment]
+        return (*self.modules(), *(() if network is None else network.modules()))
+
+    @staticmethod
+    def stacked(edits: Sequence[Prefix]) -> tuple[Tensor, ...]:
+        """Keys and values (edits, heads, tokens, width)."""
+        pairs = zip(*(edit.prefix() for edit in edits), strict=True)
+        return tuple(torch.stack(own).unflatten(-1, (edits[0].heads, -1)).transpose(1, 2) for own in pairs)
+
+    def routed_extra(self, query: Tensor, call: Together) -> Extra:
+        """Return each sample's own prefix; those without one get any, and don't see it."""
+        layout, (keys, values) = call.layout, call.stack(query.dtype)
+        everyone = layout.rows_of(layout.everyone, len(query))
+        own = everyone.clamp(max=len(keys) - 1)
+        shown = None if layout.whole else (everyone < len(keys))[:, None].expand(-1, self.tokens)
+        return Extra(keys.index_select(0, own), values.index_select(0, own), shown)
 
     @torch.no_grad()
     def start(self, keys: Tensor, values: Tensor) -> None:

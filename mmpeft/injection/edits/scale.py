@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
 from mmpeft.injection.edits.low_rank import bind_linear, bind_linear_input
 from mmpeft.injection.sites import LinearSite, NormSite, Site
+from mmpeft.kernels.routing import routed_affine, routed_scale
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 
 class Scale(Edit):
@@ -36,6 +40,23 @@ class Scale(Edit):
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Scale the input."""
         return (args[0] * self.scale.to(args[0].dtype), *args[1:]), kwargs
+
+    def alike(self) -> Hashable:
+        """All are."""
+        return True
+
+    @staticmethod
+    def stacked(edits: Sequence[Scale]) -> tuple[Tensor, ...]:
+        """All l."""
+        return (torch.stack([edit.scale for edit in edits]),)
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Scale each sample's output."""
+        return routed_scale(y, call.stack(y.dtype)[0], call.layout, own=own)
+
+    def routed_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Together) -> Arguments:
+        """Scale each sample's input."""
+        return (routed_scale(args[0], call.stack(args[0].dtype)[0], call.layout), *args[1:]), kwargs
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``diag(l) W`` and ``l b``, or ``W diag(l)``."""
@@ -67,6 +88,20 @@ class Affine(Edit):
         shape = [1] * y.ndim
         shape[self.axis] = -1
         return torch.addcmul(self.shift.to(y.dtype).view(shape), y, self.scale.to(y.dtype).view(shape))
+
+    def alike(self) -> Hashable:
+        """All are."""
+        return True
+
+    @staticmethod
+    def stacked(edits: Sequence[Affine]) -> tuple[Tensor, ...]:
+        """All gamma and beta."""
+        return torch.stack([edit.scale for edit in edits]), torch.stack([edit.shift for edit in edits])
+
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+        """Scale and shift each sample's channels."""
+        scale, shift = call.stack(y.dtype)
+        return routed_affine(y, scale, shift, call.layout, self.axis)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``diag(gamma) W`` and ``gamma b + beta``, for linear, convolution and normalisation weights alike."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.sites import Site, WordsSite
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 Start = Literal["random", "vocabulary"]
 READER = -1
@@ -60,6 +63,11 @@ class SoftPrompt(Edit):
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Put the vectors in front of the words, unless a cache holds them, and make room in masks and positions."""
+        return self._entered(args, kwargs, call, lambda words: self._placed(words, call))
+
+    def _entered(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call, placed: Callable[[Tensor], Tensor]
+    ) -> Arguments:
         if call.binding.index == READER:
             return args, kwargs if call.joins else kwargs | self._masked(kwargs, "encoder_attention_mask")
         if len(args) > 1:
@@ -69,7 +77,7 @@ class SoftPrompt(Edit):
             words = call.binding.site.embedding(args[0])  # type: ignore[attr-defined]
         first = not self._cached(kwargs.get("past_key_values"))
         if first:
-            words = self._placed(words, call)
+            words = placed(words)
         if not call.joins:
             self.inserted = first
             kwargs = kwargs | self._extended(kwargs, first)
@@ -83,6 +91,25 @@ class SoftPrompt(Edit):
         prompt = self.prompt().to(words.dtype).expand(len(own), -1, -1)
         placed = torch.cat([own[:, :start], prompt, own[:, end:]], 1)
         return words.index_copy(0, rows, placed) if isinstance(rows, Tensor) else placed
+
+    def alike(self) -> Hashable:
+        """The number of vectors."""
+        return self.count
+
+    @staticmethod
+    def stacked(edits: Sequence[SoftPrompt]) -> tuple[Tensor, ...]:
+        """The vectors (edits, count, width), whatever made them."""
+        return (torch.stack([edit.prompt() for edit in edits]),)
+
+    def routed_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Together) -> Arguments:
+        """Put each sample's own vectors in front."""
+
+        def placed(words: Tensor) -> Tensor:
+            prompts = call.layout.spread(call.stack(words.dtype)[0], len(words))
+            end = call.offset + self.count if call.joins else call.offset
+            return torch.cat([words[:, : call.offset], prompts, words[:, end:]], 1)
+
+        return self._entered(args, kwargs, call, placed)
 
     def _cached(self, cache: Any) -> int:
         """Return the number of positions in a cache."""

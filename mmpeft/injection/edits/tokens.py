@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.edits.prompt import Prompt
 from mmpeft.injection.sites import SequenceSite, Site
 from mmpeft.kernels.dropout import dropped
+
+if TYPE_CHECKING:
+    from mmpeft.injection.routing import Together
 
 ENTRY = -1
 """Index of the binding at the norm in front of the first block."""
@@ -69,20 +72,42 @@ class Tokens(Edit):
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Insert the tokens or let them flow, ``call.offset`` places behind the class token."""
-        x, index = args[0], call.binding.index
-        if index == ENTRY or (index in self.layers and not (index == 0 and self.before_norm)):
-            x = self._place(x, 0 if index == ENTRY else self.layers.index(index), call)
-        if not call.joins and index != ENTRY:
-            kwargs = self.extend(kwargs, self.count)
-        return (x, *args[1:]), kwargs
+        x, position = args[0], self._position(call)
+        if position is not None:
+            x = self._placed(x, self.vectors(position).to(x.dtype).expand(len(x), -1, -1), call)
+        return (x, *args[1:]), self._extended(kwargs, call)
 
-    def _place(self, x: Tensor, position: int, call: Call) -> Tensor:
+    def _position(self, call: Call) -> int | None:
+        """Return which layer's tokens are put in here; None where they flow on."""
+        index = call.binding.index
+        if index == ENTRY:
+            return 0
+        return self.layers.index(index) if index in self.layers and (index or not self.before_norm) else None
+
+    def _extended(self, kwargs: dict[str, Any], call: Call) -> dict[str, Any]:
+        return kwargs if call.joins or call.binding.index == ENTRY else self.extend(kwargs, self.count)
+
+    def _placed(self, x: Tensor, prompts: Tensor, call: Call) -> Tensor:
         start = self.start + call.offset
         end = start + self.count if call.joins else start
-        prompts = self.vectors(position).to(x.dtype)
-        prompts = prompts.expand(x.shape[0], -1, -1)
         prompts = dropped(prompts, self.dropout, self.training)
         return torch.cat([x[:, :start], prompts, x[:, end:]], 1)
+
+    def alike(self) -> Hashable:
+        """Number, layers, dropout and whether they pass the norm."""
+        return self.count, self.layers, self.dropout, self.before_norm
+
+    @staticmethod
+    def stacked(edits: Sequence[Tokens]) -> tuple[Tensor, ...]:
+        """The tokens (edits, count, width) of each layer."""
+        return tuple(torch.stack([edit.vectors(at) for edit in edits]) for at in range(len(edits[0].layers)))
+
+    def routed_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Together) -> Arguments:
+        """Insert each sample's own tokens or let them flow."""
+        x, position = args[0], self._position(call)
+        if position is not None:
+            x = self._placed(x, call.layout.spread(call.stack(x.dtype)[position], len(x)), call)
+        return (x, *args[1:]), self._extended(kwargs, call)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Take the tokens out again."""
@@ -122,3 +147,8 @@ class CoupledTokens(Tokens):
         prompt: Prompt = self.prompt  # type: ignore[assignment]
         mapped: Tensor = self.maps[position](prompt.vectors(position))
         return mapped
+
+    def sources(self) -> Iterable[nn.Module]:
+        """The maps and the prompt."""
+        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        return (*self.modules(), prompt)

@@ -134,8 +134,12 @@ def publish(
 ) -> None:
     """Publish rows that compare two sides; ``sides`` are the names of the two columns."""
     columns = ("measured", *sides, " / ".join(sides))
-    lines = [(r.what, r.ours, r.peer, "" if r.ratio is None else f"{r.ratio:.2f}") for r in rows]
+    lines = [(row.what, row.ours, row.peer, "" if row.ratio is None else _short(row.ratio)) for row in rows]
     publish_table(name, table(columns, lines), [asdict(row) for row in rows], packages, write)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
 
 
 def publish_table(

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
-from mmpeft.injection.rows import Interleaved, put, take
+from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
 from mmpeft.injection.sites import AttentionSite, Switch
 from mmpeft.kernels.backends import Backend, MemoryLevel
-from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
 from mmpeft.kernels.recompute import recomputing
+from mmpeft.kernels.rows import put, take
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -115,10 +113,9 @@ class Graft:
             self.seen = args[0]
         for call in self.inputs:
             args, kwargs = _enter(call, args, kwargs)
-        updates = self._updates(host, forward, args[0])
+        updates = [] if self.parameters else updates_of(host, forward, args[0], self.outputs)
         if updates:
-            weight, bias = host._parameters["weight"], host._parameters["bias"]
-            y = low_rank_linear(args[0], weight, bias, updates)  # type: ignore[arg-type]
+            y = computed(host, forward, args[0], updates)
         elif self.attentions or self.place is not None:
             with Attending(self.attentions, self.backend, self.place, args[0]):
                 y = self._compute(host, forward, args, kwargs)
@@ -134,19 +131,13 @@ class Graft:
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
-        weight, bias = host.in_proj_weight, host.in_proj_bias
         for call in self.projected:
             (x,), _ = _enter(call, (x,), {})
-        y = F.linear(x, weight, bias)  # type: ignore[arg-type]
-        for call in self.projections:
+        updates = projection_updates(host, x, self.projections)
+        y = projected(host, x, updates)
+        for call in self.projections[len(updates) :]:
             y = _leave(call, x, y)
         return y
-
-    def _updates(self, host: nn.Module, forward: Forward, x: Tensor) -> list[Update]:
-        """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
-        if forward is not nn.Linear.forward or self.parameters or not fusible(host, x):
-            return []
-        return list(takewhile(lambda update: update is not None, map(_update, self.outputs)))  # type: ignore[arg-type]
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         routed = [call for call in self.parameters if call.route is not None]
@@ -181,14 +172,6 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
-
-
-def _update(call: Call) -> Update | None:
-    rows = call.binding.rows
-    if call.route is not None or isinstance(rows, Interleaved) or call.binding.edit.input_gate is not None:
-        return None
-    update = call.binding.edit.update()
-    return update and replace(update, scale=update.scale * call.weight, rows=rows)
 
 
 def _leave(call: Call, x: Tensor, y: Any) -> Any:

@@ -19,11 +19,12 @@ def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLe
     """Keep for the backward pass of a model, or of all modules of a pipeline, as much as this level says from now on.
 
     ``standard`` is what torch and the fused edits keep. ``lean`` keeps nothing that activations, products of two
-    branches, norms and casts make from what is kept; ``leanest`` no output of a linear layer in front of an activation
-    either. What is not kept is computed again in the backward pass, by the same operations: gradients stay the same to
-    the last bit. It may be called again at any time; a copy of the model has its level. As a context manager,
+    branches, norms and casts make from what is kept, and no queries, keys and values that come from a linear layer
+    as they are (rotated ones are kept); ``leanest`` no output of a linear layer in front of an activation either. What
+    is not kept is computed again in the backward pass, by the same operations: gradients stay the same to the last bit.
+    It may be called again at any time; a copy of the model has its level. As a context manager,
     ``with use_memory(model, "lean"): ...``, it puts the level of before back. Under gradient checkpointing,
-    torch.compile and torch.func, and where parameters are sharded (FSDP2), it is ``standard``, and the report says so.
+    torch.compile and torch.func it is ``standard``, and the report says so.
 
     Raises:
         ValueError: If there is no such level.

@@ -11,5 +11,5 @@ library's."""
 
 MemoryLevel = Literal["standard", "lean", "leanest"]
 """What is kept for the backward pass. ``standard``: what torch and the fused edits keep; ``lean``: nothing that
-activations, products, norms and casts make from what is kept; ``leanest``: no output of a linear layer in front of an
-activation either."""
+activations, products, norms and casts make from what is kept, and no queries, keys and values that a linear layer
+makes; ``leanest``: no output of a linear layer in front of an activation either."""

@@ -18,8 +18,9 @@ class Kept:
     """A tensor that is kept, by whatever hooks are around ours; it must not be changed in place before it is used."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.version, self.tensor = tensor._version, tensor.detach()
-        self.leaves: dict[int, int] = {} if isinstance(tensor, nn.Parameter) else {storage_of(tensor): tensor.numel()}
+        own = isinstance(tensor, nn.Parameter)
+        self.version, self.tensor = tensor._version, tensor if own else tensor.detach()
+        self.leaves: dict[int, int] = {} if own else {storage_of(tensor): tensor.numel()}
         self.unpack: Function | None = None
 
     def want(self, hooks: Hooks | None) -> Kept:

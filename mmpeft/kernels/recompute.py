@@ -1,9 +1,9 @@
 """Memory levels: what is cheap to compute again is not kept for the backward pass.
 
 Within `recomputing`, torch's functions are watched as they are called. Each tensor that came from an elementwise
-operation, a cast or a norm is noted with how it was made; when the backward pass asks to keep such a tensor, that note
-is kept in its place, and the tensor is made again when it is needed. The same operations run on the same numbers, so
-gradients are the same to the last bit. No model and no block has to be known.
+operation, a cast, a norm or a linear layer is noted with how it was made; when the backward pass asks to keep such a
+tensor, that note is kept in its place, and the tensor is made again when it is needed. The same operations run on the
+same numbers, so gradients are the same to the last bit. No model and no block has to be known.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.kernels.backends import MemoryLevel
+from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.recipes import Call, Function, Kept, Recipe, Replayed, View, storage_of, value_of
 
 _ACTIVATIONS = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
@@ -33,17 +33,21 @@ _CHEAP = {
     torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, torch.sub, Tensor.sub, Tensor.__sub__,
     torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square, Tensor.to, Tensor.float, Tensor.type_as,
 }  # fmt: skip
-_AFTER_LINEAR = {*_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS}
-"""Where they read a linear layer's output, `leanest` computes that again too."""
+_AFTER_LINEAR: dict[MemoryLevel, set[Function]] = {
+    "lean": {F.scaled_dot_product_attention},
+    "leanest": {F.scaled_dot_product_attention, *_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS},
+}
+"""Where these read a linear layer's output, that is computed again too."""
 _active = threading.local()
 
 
 def recomputing(level: MemoryLevel) -> AbstractContextManager[None]:
     """Return a context that keeps for the backward pass only what is dear to compute again.
 
-    ``lean``: activations, products of two branches, norms and casts are computed again; ``leanest``: linear layers in
-    front of an activation too. Within another such context it is that one's. Where nothing of this can be, `set_aside`
-    is told; under the compiler, which decides by itself what it computes again, not even that.
+    ``lean``: activations, products of two branches, norms and casts are computed again, and linear layers right in
+    front of attention; ``leanest``: linear layers in front of an activation too. Within another such context it is that
+    one's. Where nothing of this can be, `set_aside` is told; under the compiler, which decides by itself what it
+    computes again, not even that.
     """
     if level == "standard" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return nullcontext()
@@ -52,7 +56,7 @@ def recomputing(level: MemoryLevel) -> AbstractContextManager[None]:
     if reason := _refusal():
         getattr(_active, "reasons", set[str]()).add(reason)
         return nullcontext()
-    return _recomputing(_Watch(level == "leanest"))
+    return _recomputing(_Watch(level))
 
 
 @contextmanager
@@ -88,16 +92,16 @@ def _refusal() -> str:
 def note_linear(y: Tensor, function: Function, args: tuple[Any, ...]) -> None:
     """Note that ``function(*args)`` gives a linear layer's output ``y`` again; without a graph, and to the bit."""
     watch: _Watch | None = getattr(_active, "watch", None)
-    if watch is not None and watch.linear:
+    if watch is not None:
         watch.note(y, function, args, {}, linear=True)
 
 
 class _Watch(TorchFunctionMode):
     """Notes how tensors are made while it is entered; a note lives as long as its tensor's storage."""
 
-    def __init__(self, linear: bool) -> None:
+    def __init__(self, level: MemoryLevel) -> None:
         super().__init__()
-        self.linear = linear
+        self.readers = _AFTER_LINEAR[level]
         self.outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
         self.notes: dict[int, _Note] = {}
         self.after_linear = False
@@ -105,21 +109,20 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Function, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and note what it made."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or kwargs.get("inplace") or (func not in _CHEAP and func is not F.linear):
+        if not torch.is_grad_enabled() or kwargs.get("inplace"):
             return func(*args, **kwargs)
-        if func is F.linear:
-            y = func(*args, **kwargs)
-            if self.linear:
-                self.note(y, func, args, kwargs, linear=True)
-            return y
-        self.after_linear = func in _AFTER_LINEAR
+        self.after_linear = func in self.readers
         try:
-            return self._cheap(func, args, kwargs)
+            return self._watched(func, args, kwargs)
         finally:
             self.after_linear = False
 
-    def _cheap(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
-        if func in _OF_RESULT and self._noted(args[0]) is None:
+    def _watched(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
+        if func is F.linear:
+            y = func(*args, **kwargs)
+            self.note(y, func, args, kwargs, linear=True)
+            return y
+        if func not in _CHEAP or (func in _OF_RESULT and self._noted(args[0]) is None):
             return func(*args, **kwargs)
         y = Replayed.apply(func, kwargs, *args) if _is_replayed(func, args[0], kwargs) else func(*args, **kwargs)
         self.note(y, func, args, kwargs)
@@ -128,7 +131,7 @@ class _Watch(TorchFunctionMode):
     def note(self, y: Any, func: Function, args: Any, kwargs: dict[str, Any], *, linear: bool = False) -> None:
         """Note how a new tensor is made, unless that takes more to keep than the tensor itself."""
         tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-        if type(y) not in (Tensor, FakeTensor) or any(storage_of(y) == storage_of(tensor) for tensor in tensors):
+        if not is_plain(y) or any(storage_of(y) == storage_of(tensor) for tensor in tensors):
             return
         parts = {name: self._part(arg) for name, arg in kwargs.items()}
         recipe = Recipe(y, Call(func, [*map(self._part, args)], parts, y.device.type), linear)

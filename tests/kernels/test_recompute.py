@@ -33,7 +33,7 @@ def kept(function: Callable[[Tensor], Tensor], x: Tensor, level: MemoryLevel) ->
     with saved_tensors_hooks(pack, lambda tensor: tensor), recomputing(level):
         y = function(x)
     y.sum().backward()
-    for parameter in (WEIGHT, GATE, UP, BOTH, A, B):
+    for parameter in (WEIGHT, GATE, UP, BOTH, THREE, A, B):
         storages.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(storages.values()) / (4 * UNIT)
 
@@ -51,6 +51,7 @@ def x() -> Tensor:
 
 
 WEIGHT, GATE, UP = (nn.Parameter(torch.randn(32, 32) / 6, requires_grad=False) for _ in range(3))
+THREE = nn.Parameter(torch.randn(96, 32) / 6, requires_grad=False)
 BOTH = nn.Parameter(torch.cat([GATE, UP]), requires_grad=False)
 A = nn.Parameter(torch.randn(4, 32))
 B = nn.Parameter(torch.randn(32, 4))
@@ -94,7 +95,13 @@ def residual(x: Tensor) -> Tensor:
     return low_rank(x + low_rank(x))
 
 
-FUNCTIONS = [swiglu, geglu, new_gelu, quick_gelu, behind_norm, rms_norm, with_relu, residual]
+def attention(x: Tensor) -> Tensor:
+    heads = (part.view(4, 16, 2, 16).transpose(1, 2) for part in F.linear(x, THREE).chunk(3, -1)[::-1])
+    y = F.scaled_dot_product_attention(*heads, attn_mask=None)
+    return low_rank(y.transpose(1, 2).reshape(64, 32))
+
+
+FUNCTIONS = [attention, swiglu, geglu, new_gelu, quick_gelu, behind_norm, rms_norm, with_relu, residual]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -112,6 +119,7 @@ def test_gradients_are_the_same_to_the_bit(function: Callable[[Tensor], Tensor],
         (quick_gelu, 3, 1, 1),
         (with_relu, 2, 2, 1),
         (residual, 2, 2, 2),
+        (attention, 4, 2, 2),  # q, k, v; what was found; x is kept in their place
         (lambda x: behind_norm(F.silu(x)), 3, 1, 1),
     ],
 )

@@ -4,6 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+export KINETO_LOG_LEVEL ?= 5
 
 .PHONY: help setup run test check bench clean
 .DEFAULT_GOAL := help
@@ -36,9 +37,11 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## side by side with the peers, and with and without the cache; benchmarks/*.py without --quick take longer
-	$(BIN)/python benchmarks/injection.py --quick
-	$(BIN)/python benchmarks/cache.py --quick
+BENCHMARKS := import_time injection cache train_vit train_clip train_unet train_llm promises
+
+bench: setup  ## side by side with the peers; tables and pictures in out/bench; without --quick: benchmarks/RESULTS.md
+	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	$(BIN)/python benchmarks/picture.py out/bench $(BENCHMARKS)
 
 clean:  ## remove what the commands made
 	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

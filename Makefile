@@ -37,10 +37,10 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := import_time injection cache train_vit train_clip train_unet train_llm promises
+BENCHMARKS := import_time cache train_unet train_vit train_clip train_llm promises injection
 
 bench: setup  ## side by side with the peers; tables and pictures in out/bench; without --quick: benchmarks/RESULTS.md
-	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	printf '%s\n' $(BENCHMARKS) | xargs -P $(CORES) -I NAME $(BIN)/python -W ignore benchmarks/NAME.py --quick
 	$(BIN)/python benchmarks/picture.py out/bench $(BENCHMARKS)
 
 clean:  ## remove what the commands made

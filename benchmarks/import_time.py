@@ -1,6 +1,6 @@
 """Time to import mmpeft and to ask its command line something, beside peft and trl: fresh processes, in turn.
 
-python benchmarks/import_time.py            about 1.5 minutes on idle cores; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/import_time.py            about 1.5 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/import_time.py --quick    few rounds, half a minute
 
 The clock is the CPU time of the new process and its children, of all their threads.

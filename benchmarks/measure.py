@@ -19,6 +19,8 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 HERE = Path(__file__).parent
+REFERENCE = {"fp32": "peft", "bf16": "peft, autocast"}
+"""By precision, what the sides of benchmarks/train_*.py are compared with: peft as its users train with it."""
 
 
 @dataclass(frozen=True)

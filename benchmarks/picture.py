@@ -13,12 +13,11 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import HERE, table
+from measure import HERE, REFERENCE, table
 
 Record = dict[str, Any]
 Sides = dict[str, Record]
 """The records of one model in one precision, by side."""
-REFERENCE = {"fp32": "peft", "bf16": "peft, autocast"}
 DRAWN = {
     "floor": "floor",
     "standard": "mmpeft standard",

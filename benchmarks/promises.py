@@ -1,6 +1,6 @@
 """Methods and levels that promise memory or time, measured against plain LoRA in one table.
 
-python benchmarks/promises.py            about 2 minutes on idle cores; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/promises.py            about 2 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/promises.py --quick    small models and few rounds, 20 seconds
 
 LoRA-FA keeps A x in the place of x, QLoRA holds the frozen weights in 4 bits, side networks need no backward pass

@@ -1,6 +1,6 @@
 """A training step of LoRA on a ViT-S: mmpeft by level of memory, peft, full fine-tuning and the floor.
 
-python benchmarks/train_vit.py            about 4 minutes on idle cores; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/train_vit.py            about 4 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/train_vit.py --quick    a small model and few rounds, 25 seconds
 """
 

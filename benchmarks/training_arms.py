@@ -171,5 +171,3 @@ SIDES: dict[str, dict[str, Side]] = {
     },
 }
 """By the precision of the frozen weights and of the batch, then by name."""
-REFERENCE = {"fp32": "peft", "bf16": "peft, autocast"}
-"""What the others are compared with: peft as its users train with it."""

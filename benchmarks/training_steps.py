@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from measure import Arm, interleave, mib, peak, publish_table, table
-from training_arms import REFERENCE, SIDES, Step, Subject
+from measure import REFERENCE, Arm, interleave, mib, peak, publish_table, table
+from training_arms import SIDES, Step, Subject
 
 from mmpeft.injection.tables import saved_bytes
 

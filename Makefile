@@ -4,6 +4,7 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+export KINETO_LOG_LEVEL ?= 5
 
 .PHONY: help setup run test check bench clean
 .DEFAULT_GOAL := help
@@ -36,10 +37,11 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## side by side with the peers, and with and without the cache; benchmarks/*.py without --quick take longer
-	$(BIN)/python benchmarks/injection.py --quick
-	$(BIN)/python benchmarks/cache.py --quick
-	$(BIN)/python benchmarks/routing.py --quick
+BENCHMARKS := routing import_time cache train_unet train_vit train_clip train_llm promises injection
+
+bench: setup  ## side by side with the peers; tables and pictures in out/bench; without --quick: benchmarks/RESULTS.md
+	printf '%s\n' $(BENCHMARKS) | xargs -P $(CORES) -I NAME $(BIN)/python -W ignore benchmarks/NAME.py --quick
+	$(BIN)/python benchmarks/picture.py out/bench $(BENCHMARKS)
 
 clean:  ## remove what the commands made
 	rm -rf .venv out runs dist build .pytest_cache .ruff_cache .mypy_cache

@@ -19,6 +19,8 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 HERE = Path(__file__).parent
+REFERENCE = {"fp32": "peft", "bf16": "peft, autocast"}
+"""By precision, what the sides of benchmarks/train_*.py are compared with: peft as its users train with it."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,12 @@ def publish(
 ) -> None:
     """Publish rows that compare two sides; ``sides`` are the names of the two columns."""
     columns = ("measured", *sides, " / ".join(sides))
-    lines = [(r.what, r.ours, r.peer, "" if r.ratio is None else f"{r.ratio:.2f}") for r in rows]
+    lines = [(row.what, row.ours, row.peer, "" if row.ratio is None else _short(row.ratio)) for row in rows]
     publish_table(name, table(columns, lines), [asdict(row) for row in rows], packages, write)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
 
 
 def publish_table(

@@ -1,6 +1,6 @@
 """Methods and levels that promise memory or time, measured against plain LoRA in one table.
 
-python benchmarks/promises.py            about 4 minutes; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/promises.py            about 2 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/promises.py --quick    small models and few rounds, 20 seconds
 
 LoRA-FA keeps A x in the place of x, QLoRA holds the frozen weights in 4 bits, side networks need no backward pass
@@ -32,9 +32,9 @@ COLUMNS = ("model: side", "trained", "frozen weights", "kept for backward", "/ L
            "step", "/ LoRA")  # fmt: skip
 
 
-def fixed(subject: Subject, dtype: torch.dtype, method: Callable[..., mmpeft.LoRA] = mmpeft.LoRAFA) -> nn.Module:
+def fixed(subject: Subject, dtype: torch.dtype) -> nn.Module:
     """LoRA-FA by mmpeft."""
-    return ours(subject, dtype, method=method(rank=8, targets=subject.targets))
+    return ours(subject, dtype, method=mmpeft.LoRAFA(rank=8, targets=subject.targets))
 
 
 def their_fixed(subject: Subject, dtype: torch.dtype) -> nn.Module:
@@ -46,6 +46,7 @@ def their_fixed(subject: Subject, dtype: torch.dtype) -> nn.Module:
 
 
 def other(method: mmpeft.Method) -> Side:
+    """Return a side with a method of mmpeft's."""
     return Side(partial(ours, method=method))
 
 

@@ -1,6 +1,6 @@
 """A training step of LoRA on both towers of CLIP: mmpeft by level of memory, peft, full fine-tuning and the floor.
 
-python benchmarks/train_clip.py            about 4 minutes; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/train_clip.py            about 4 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/train_clip.py --quick    a small model and few rounds, 20 seconds
 """
 

@@ -1,6 +1,6 @@
 """A training step of LoRA on a Llama: mmpeft by level of memory, peft, full fine-tuning and the floor.
 
-python benchmarks/train_llm.py            about 4 minutes; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/train_llm.py            about 2 minutes, idle; --write adds the table to benchmarks/RESULTS.md
 python benchmarks/train_llm.py --quick    a small model and few rounds, 20 seconds
 
 The model ends at its last norm: what an output layer and its loss take is alike on all sides, and a matter of its own.

@@ -1,7 +1,7 @@
 """A training step of LoRA on a UNet of Stable Diffusion: mmpeft by level of memory, peft, full fine-tuning, the floor.
 
-python benchmarks/train_unet.py            about 4 minutes; --write adds the table to benchmarks/RESULTS.md
-python benchmarks/train_unet.py --quick    a small model and few rounds, 20 seconds
+python benchmarks/train_unet.py            about 3 minutes, idle; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/train_unet.py --quick    a small model and few rounds, 30 seconds
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A training step of LoRA on a ViT-S: mmpeft by level of memory, peft, full fine-tuning and the floor.
 
-python benchmarks/train_vit.py            about 4 minutes; --write adds the table to benchmarks/RESULTS.md
-python benchmarks/train_vit.py --quick    a small model and few rounds, 20 seconds
+python benchmarks/train_vit.py            about 4 minutes, idle; --write adds the table to benchmarks/RESULTS.md
+python benchmarks/train_vit.py --quick    a small model and few rounds, 25 seconds
 """
 
 from __future__ import annotations

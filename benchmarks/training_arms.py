@@ -69,11 +69,9 @@ class Step(nn.Module):
     def adapter(self) -> dict[str, nn.Parameter]:
         """Return the adapter's weights by our keys, the fixed ones too; none of a side that has no adapter."""
         if not isinstance(self.model, peft.PeftModel):
-            return {
-                key: value
-                for part in mmpeft.adapters(self.model).parts().values()
-                for key, value in part.named_parameters()
-            }
+            own = mmpeft.adapters(self.model)
+            parts = [part for name in own.names for part in own.parts(name).values()]
+            return {key: value for part in parts for key, value in part.named_parameters()}
         plan = mmpeft.adapt(self.subject.model(torch.float32), lora(self.subject)).state_dict()
         return {key: self.model.get_parameter(self._peft_key(key)) for key in plan}
 
@@ -171,5 +169,3 @@ SIDES: dict[str, dict[str, Side]] = {
     },
 }
 """By the precision of the frozen weights and of the batch, then by name."""
-REFERENCE = {"fp32": "peft", "bf16": "peft, autocast"}
-"""What the others are compared with: peft as its users train with it."""

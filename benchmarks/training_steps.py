@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from measure import Arm, interleave, mib, peak, publish_table, table
-from training_arms import REFERENCE, SIDES, Step, Subject
+from measure import REFERENCE, Arm, interleave, mib, peak, publish_table, table
+from training_arms import SIDES, Step, Subject
 
 from mmpeft.injection.tables import saved_bytes
 
@@ -39,7 +39,7 @@ def check(steps: dict[str, Step], tolerance: float) -> None:
     losses: dict[bool, torch.Tensor] = {}
     gradients: dict[str, torch.Tensor] = {}
     for name, step in steps.items():
-        adapter = {} if name in ("floor", "full fine-tuning") else step.adapter()
+        adapter = step.adapter()
         for key, value in adapter.items():
             if key not in drawn:
                 drawn[key] = torch.randn(value.shape, generator=made) * 0.02

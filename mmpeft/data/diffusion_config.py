@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from mmpeft.data.config import DataConfig
 from mmpeft.settings import Settings
@@ -12,24 +12,34 @@ from mmpeft.settings import Settings
 AUGMENTATIONS = ("flip", "crop")
 
 
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""One path, or several."""
+
+
 class Concept(Settings):
-    """Something to learn from a few pictures: all of them mean the same text."""
+    """Something to learn from a few pictures."""
 
     path: str
     """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones: large, on a ground without texture."""
     count: PositiveInt | None = None
     """At most so many of them; null takes all."""
-    prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str
-    """What they show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn."""
-    class_path: str | None = None
-    """The same of other pictures of its class, which are to stay as they are (prior preservation)."""
+    prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str | None = None
+    """What all of them show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn,
+    and of a drawn scene it can name the ``{colour}`` and the like. Null takes captions of their own: those in the
+    folder, which are found as for ``name: captions``, or what was drawn."""
+    class_path: Paths = ()
+    """The same of other pictures of its class, or of several, which are to stay as they are (prior preservation)."""
     class_prompt: str | None = None
-    """What those show: ``a photo of a cat``."""
+    """What all of those show: ``a photo of a cat``. Null takes captions of their own, as Custom Diffusion does."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Concept:
-        if (self.class_path is None) != (self.class_prompt is None):
-            raise ValueError(f"class_path: {self.class_path!r} and class_prompt: {self.class_prompt!r} need each other")
+        if self.class_prompt is not None and not self.class_path:
+            raise ValueError(f"class_prompt: {self.class_prompt!r} is of the pictures of class_path, which is missing")
         return self
 
 
@@ -86,7 +96,7 @@ class DiffusionData(DataConfig):
             problems.append(f"concepts: {len(self.concepts)} of them with name: {self.name}; name: concepts has some")
         if self.name == "concepts" and self.path is not None:
             problems.append(f"path: {self.path!r}: for name: concepts each concept has its own")
-        if len({concept.class_path is None for concept in self.concepts}) > 1:
+        if len({bool(concept.class_path) for concept in self.concepts}) > 1:
             problems.append("concepts: some have class_path and some don't: all or none")
         if self.rescale and self.name != "concepts":
             problems.append("rescale: true is for name: concepts")

@@ -25,6 +25,8 @@ SEEN_STYLES = ("plain", "shaded")
 UNSEEN_STYLES = ("sketch", "hatched", "neon", "stippled")
 """What it never saw: unsteady outlines, hatching, glowing outlines on a dark ground, dots of ink."""
 STYLES = SEEN_STYLES + UNSEEN_STYLES
+NAMED = ("shape", "colour", "size", "place", "ground", "texture")
+"""What a phrasing can name of a scene, in braces."""
 
 CAPTIONS = (
     "a {size} {colour} {shape} on a {ground} ground",
@@ -53,7 +55,7 @@ class Scene:
 
     def say(self, phrasing: str) -> str:
         """Fill in a phrasing such as one of `CAPTIONS`."""
-        words = {name: getattr(self, name) for name in ("shape", "colour", "size", "place", "ground", "texture")}
+        words = {name: getattr(self, name) for name in NAMED}
         return with_articles(phrasing.format(**words))
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from mmpeft.data.diffusion_config import DiffusionData
+from mmpeft.data.diffusion_config import DiffusionData, Paths
 from mmpeft.objectives.denoising_settings import DenoisingSettings
 from mmpeft.settings import Settings
 from mmpeft.training.config import CacheConfig, Monitor, RunConfig, TrainConfig, as_store
@@ -45,14 +45,6 @@ class Sampling(Settings):
     """What the pictures are to be unlike."""
     seed: NonNegativeInt = 0
     """Of the first picture's noise; the next one has the next seed."""
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""One path, or several."""
 
 
 class Loaded(Settings):

@@ -6,6 +6,7 @@ python tasks/diffusion/generate.py configs/diffusion/generate_tiny.yaml sampling
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +46,8 @@ class Config(Settings):
     attention: Backend = "auto"
     """The kernel of the pipeline's attention; ``auto`` is diffusers' own way, ``xformers`` needs that extra."""
     output: Path
-    """The folder for the pictures and a grid of all; its class pictures, say, for prior preservation."""
+    """The folder for the pictures and their prompts: class pictures, say, for prior preservation. A grid of all is
+    beside it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -55,7 +57,7 @@ class Config(Settings):
 
 
 def run(config: Config) -> None:
-    """Draw, and write ``0000.png`` ... and ``grid.png``; black and broken pictures are named."""
+    """Draw, and write ``0000.png`` ..., ``metadata.csv`` and the grid; black and broken pictures are named."""
     pipeline: Any = mmpeft.load_model(config.model)
     mmpeft.use_attention(pipeline, config.attention)
     load(pipeline, config.load)
@@ -70,10 +72,15 @@ def run(config: Config) -> None:
     ])  # fmt: skip
     for place, picture in enumerate(pictures):
         save_picture(grid_of(picture[None]), config.output / f"{place:04d}.png")
-    save_picture(grid_of(pictures), config.output / "grid.png")
+    with (config.output / "metadata.csv").open("w", encoding="utf-8", newline="") as lines:
+        table = csv.writer(lines)
+        table.writerow(("file_name", "text"))
+        table.writerows((f"{place:04d}.png", prompt) for place, prompt in enumerate(asked))
+    grid = config.output.parent / f"{config.output.name}.png"
+    save_picture(grid_of(pictures), grid)
     for what, which in zip(("black", "not all numbers (NaN)"), faults(pictures), strict=True):
         print(*(f"WARNING: {place:04d}.png ({asked[place]!r}) is {what}\n" for place in which), sep="", end="")
-    print(f"{len(pictures)} pictures: {config.output / 'grid.png'}")
+    print(f"{len(pictures)} pictures: {grid}")
 
 
 def main(arguments: list[str]) -> None:

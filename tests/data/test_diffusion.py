@@ -112,6 +112,44 @@ def test_concepts_with_their_classes(tmp_path: Path) -> None:
         load(name="concepts", concepts=[{"path": "/nowhere", "prompt": "a"}])
 
 
+def test_pictures_of_a_concept_and_its_class_have_captions_of_their_own(tmp_path: Path) -> None:
+    for name in ("dog", "dogs"):
+        pictures(tmp_path / name, 3)
+    pictures(tmp_path / "wolves", 2, captions=False)
+    (tmp_path / "wolves" / "captions.json").write_text('{"00.png": "a wolf", "01.png": ["a grey wolf", "grey"]}')
+    concept = {"path": str(tmp_path / "dog"), "class_path": [str(tmp_path / "dogs"), str(tmp_path / "wolves")]}
+    data = load(name="concepts", concepts=[concept])
+    drawn = [draw(data.train, seed % 3, seed) for seed in range(80)]
+    assert {(sample["id"], sample["prompt"]) for sample in drawn} == {
+        (f"{tmp_path}/dog/0{number}.png", f"a cat, {colour}") for number, colour in enumerate(("red", "green", "blue"))
+    }
+    assert {sample["class_prompt"] for sample in drawn} == {
+        "a cat, red", "a cat, green", "a cat, blue", "a wolf", "a grey wolf", "grey"
+    }  # fmt: skip
+    assert {len(sample["class_id"].removeprefix(str(tmp_path))) for sample in drawn} == {12, 14}
+    (tmp_path / "dogs" / "01.txt").unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 images under .*dogs have no caption: 01\.png"):
+        load(name="concepts", concepts=[concept])
+    data = load(name="concepts", concepts=[concept | {"class_prompt": "an animal"}])
+    assert data.train[0]["class_prompt"] == "an animal"
+    (tmp_path / "wolves" / "captions.json").unlink()
+    with pytest.raises(ValueError, match=r"concepts\.0\.class_prompt: missing, and '.*wolves' has 0 of the files"):
+        load(name="concepts", concepts=[concept | {"class_path": str(tmp_path / "wolves")}])
+    with pytest.raises(ValueError, match=r"concepts\.0\.prompt: missing, and '.*wolves' has 0 of the files"):
+        load(name="concepts", concepts=[{"path": str(tmp_path / "wolves")}])
+
+
+def test_drawn_class_pictures_say_what_they_are() -> None:
+    shapes = ["scenes/plain/star", "scenes/plain/moon"]
+    data = load(32, 4, name="concepts", concepts=[{"path": shapes[0], "prompt": "a <new1>", "class_path": shapes}])
+    for seed in range(20):
+        sample = draw(data.train, 0, seed)
+        prior = next(one for one in data.train.priors[0] if one.id == sample["class_id"])
+        seen = recognise(prior.open())
+        assert seen is not None
+        assert seen.shape in sample["class_prompt"] and seen.colour in sample["class_prompt"]
+
+
 def test_a_drawn_shape_is_a_concept_too() -> None:
     data = load(32, 4, name="concepts", concepts=[{"path": "scenes/plain/heart", "prompt": "a <new1>", "count": 5}])
     assert len(data.train) == 5
@@ -122,6 +160,22 @@ def test_a_drawn_shape_is_a_concept_too() -> None:
         assert (seen.shape, seen.overlap > 0.85, seen.size > 0.15) == ("heart", True, True)
     with pytest.raises(ValueError, match=r"no drawn scenes \(did you mean 'scenes/plain/heart'"):
         load(name="concepts", concepts=[{"path": "scenes/plain/hart", "prompt": "a"}])
+
+
+def test_the_text_of_a_drawn_concept_names_what_is_drawn() -> None:
+    concept = {
+        "path": "scenes/plain/heart",
+        "prompt": ["a {colour} <new1>", "a <new1> on a {ground} ground"],
+        "count": 9,
+    }
+    for sample in load(32, 4, name="concepts", concepts=[concept]).train.samples:
+        seen = recognise(sample.open())
+        assert seen is not None
+        assert [text.split()[place] for text, place in zip(sample.caption, (1, 4), strict=True)] == [
+            seen.colour, seen.ground
+        ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"concepts\.0\.prompt: 'a \{color\} <new1>': .* shape, colour, size"):
+        load(name="concepts", concepts=[concept | {"prompt": "a {color} <new1>"}])
 
 
 def test_rescaling_says_what_it_does_and_masks_the_rest(tmp_path: Path) -> None:
@@ -164,7 +218,10 @@ def test_a_reference_is_the_whole_picture(folder: Path) -> None:
     [
         ({"name": "concepts"}, "concepts: 0 of them with name: concepts"),
         ({"name": "concepts", "path": "x", "concepts": [{"path": "a", "prompt": "b"}]}, "each concept has its own"),
-        ({"name": "concepts", "concepts": [{"path": "a", "prompt": "b", "class_path": "c"}]}, "need each other"),
+        (
+            {"name": "concepts", "concepts": [{"path": "a", "class_prompt": "c"}]},
+            "class_prompt: 'c' is of the pictures",
+        ),
         ({"name": "captions", "path": "x", "masked": True}, "samples of name: captions have no masks"),
         ({"name": "captions", "path": "x", "rescale": True}, "rescale: true is for name: concepts"),
         ({"name": "captions", "path": "x", "control": "edges", "control_path": "y"}, "without control"),

@@ -40,7 +40,15 @@ def read_captions(config: DataConfig) -> list[Sample]:
     root = Path(str(config.path)).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.path: {str(root)!r} is not a folder")
-    file = _find(root, config)
+    return captioned(root, _find(root, config))
+
+
+def captioned(root: Path, file: Path) -> list[Sample]:
+    """Return one sample per image in a folder, with all its captions in a file (see `caption_files`).
+
+    Raises:
+        ValueError: As `read_captions`.
+    """
     rows = list(_read(file))
     names = [path.relative_to(root).as_posix() for path in images_under(root)]
     _refuse_wrong(rows, file, root, names)
@@ -61,12 +69,16 @@ def _find(root: Path, config: DataConfig) -> Path:
         if not file.is_file():
             raise ValueError(f"data.caption_path: {str(file)!r} is not a file")
         return file
-    found = [root / name for name in FILES if (root / name).is_file()]
-    if not found and any(root.rglob("*.txt")):
-        return root
+    found = caption_files(root)
     if len(found) != 1:
         raise ValueError(f"data.caption_path: missing, and {root} has {len(found)} of the files {', '.join(FILES)}")
     return found[0]
+
+
+def caption_files(root: Path) -> list[Path]:
+    """Return the files of captions in a folder; the folder itself where there are text files instead."""
+    found = [root / name for name in FILES if (root / name).is_file()]
+    return found if found or not any(root.rglob("*.txt")) else [root]
 
 
 def _read(file: Path) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from tiny_pipelines import PIPELINES, pictures, stable_diffusion
 
 from mmpeft.cli import main
 from mmpeft.cli.shipped import find_task, load_task
+from mmpeft.data.readers.captions import captioned
 
 CONTROL = {"method": "controlnet", "widths": [8, 16]}
 WORDS = [
@@ -259,7 +260,13 @@ def test_generate_with_several_adapters(here: Path, tmp_path: Path, capsys: pyte
         "output": str(tmp_path / "drawn"),
     })  # fmt: skip
     task.run(config)
-    assert sorted(path.name for path in config.output.iterdir()) == [*(f"000{i}.png" for i in range(4)), "grid.png"]
+    names = [f"000{i}.png" for i in range(4)]
+    assert sorted(path.name for path in config.output.iterdir()) == [*names, "metadata.csv"]
+    assert (tmp_path / "drawn.png").is_file()
+    drawn = captioned(config.output, config.output / "metadata.csv")
+    assert {sample.id: sample.caption for sample in drawn} == dict(
+        zip(names, [("a cat",)] * 2 + [("a red cat",)] * 2, strict=True)
+    )
     first, second = (np.asarray(Image.open(config.output / f"000{i}.png")) for i in (0, 1))
     assert (first != second).any()
     assert "4 pictures" in capsys.readouterr().out

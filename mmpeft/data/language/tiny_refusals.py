@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
-from mmpeft.data.language.tiny_combined import UNKNOWN, combine
+from mmpeft.data.language.tiny_combined import UNKNOWN, combine, simplify
 from mmpeft.data.language.tiny_deeds import DEEDS, Deed
 from mmpeft.data.language.tiny_sampling import Row, draw, turn
 
@@ -71,7 +73,9 @@ def _deed(split: str, random: Random, *, harmful: bool, unknown: bool = False) -
         return combine(random, UNKNOWN, harmful=harmful)
     if split != "validation" and random.random() < 0.25:
         return random.choice([x for x in DEEDS if (x.hint is None) == harmful and x.held_out == (split == "test")])
-    return draw(lambda source: combine(source, harmful=harmful), lambda deed: deed.words, split, random)
+    simple = not harmful and random.random() < 0.33
+    make: Callable[[Random], Deed] = simplify if simple else partial(combine, harmful=harmful)
+    return draw(make, lambda deed: deed.words, split, random)
 
 
 def _row(deed: Deed, split: str, random: Random) -> Row:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from mmpeft.injection import merging
 from mmpeft.injection.edits.base import Edit, Route
@@ -20,6 +21,7 @@ from mmpeft.injection.weights import Weight, check_patterns, weight_at
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
+    from mmpeft.injection.step_memory import MakeOptimizer
     from mmpeft.injection.tables import Report
     from mmpeft.methods.base import Method
 
@@ -74,13 +76,11 @@ class Adapters:
 
     def rates(self) -> dict[str, float]:
         """Return the factors on the learning rate of those trainable parameters that have one, by name."""
-        return {
-            _join(adapter, label, f"{key}.{own}"): factor
-            for adapter in self.active
-            for label, part in self.parts(adapter).items()
-            for _, edit, key in part.places
-            for own, factor in edit.rates.items()
-        }
+        return {f"{key}.{own}": factor for key, edit in self._running() for own, factor in edit.rates.items()}
+
+    def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
+        """Return A and s of every ``s B A`` of which only B is trained, by B's name."""
+        return {f"{key}.{own}": fixed for key, edit in self._running() for own, fixed in edit.fixed_factors().items()}
 
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
@@ -125,15 +125,18 @@ class Adapters:
 
         return save(self, Path(directory), name or self._only())
 
-    def report(self, batch: object = None) -> Report:
+    def report(self, batch: object = None, optimizer: MakeOptimizer = AdamW) -> Report:
         """Count trainable and total parameters per tower and site, and bytes; ``print`` shows a table.
 
-        With a ``batch`` (a tensor, or a dict of keyword arguments) one forward pass measures the activation bytes that
-        the backward pass will need.
+        With a ``batch`` (a tensor, a dict of keyword arguments, or a tuple of positional ones) it also predicts the
+        memory of a training step with an ``optimizer`` (its class, or a function that makes one of parameters). The
+        step is made with tensors without numbers, on no memory, and nothing is changed; it minimises the model's own
+        loss where it returns one, else the mean of its outputs. Call it as you will train: under the same autocast,
+        with the same gradient checkpointing, within ``given``.
         """
         from mmpeft.injection.tables import make_report
 
-        return make_report(self, batch)
+        return make_report(self, batch, optimizer)
 
     # ---- switching -----------------------------------------------------------------------------------------------
 
@@ -258,6 +261,12 @@ class Adapters:
                 tree.activate({name: weight for name, weight in active.items() if name in tree.adapters}, routes)
 
     # ---- the rest ------------------------------------------------------------------------------------------------
+
+    def _running(self) -> Iterator[tuple[str, Edit]]:
+        """Yield the edits of the active adapters, by the names of their parameters without the last part."""
+        for adapter in self.active:
+            for label, part in self.parts(adapter).items():
+                yield from ((_join(adapter, label, key), edit) for _, edit, key in part.places)
 
     def _edits(self, name: str) -> list[Edit]:
         return [edit for part in self.parts(name).values() for _, edit, _ in part.places]

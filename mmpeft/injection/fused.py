@@ -11,19 +11,25 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Call
 from mmpeft.kernels.low_rank import fusible, low_rank_linear
+from mmpeft.kernels.low_rank_convolution import fusible_convolution, low_rank_convolution, worth_fusing
 from mmpeft.kernels.rows import overlap
 from mmpeft.kernels.updates import Update
 
 LINEAR = "torch.nn.modules.linear.Linear.forward"
 TRANSPOSED = "transformers.pytorch_utils.Conv1D.forward"
+CONVOLUTION = "torch.nn.modules.conv.Conv2d.forward"
 PACKED = "bitsandbytes.nn.modules.Linear4bit.forward"
 
 
 def updates_of(host: nn.Module, forward: Callable[..., Any], x: Tensor, calls: Sequence[Call]) -> list[Update]:
     """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
-    if not calls or _name(forward) not in (LINEAR, TRANSPOSED, PACKED) or not fusible(host, x):
+    if not calls:
         return []
-    return _leading(calls)
+    name = _name(forward)
+    if name == CONVOLUTION:
+        updates = _leading(calls) if fusible_convolution(host, x) else []
+        return updates if updates and worth_fusing(host, x, updates) else []
+    return _leading(calls) if name in (LINEAR, TRANSPOSED, PACKED) and fusible(host, x) else []
 
 
 def projection_updates(host: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Update]:
@@ -33,9 +39,13 @@ def projection_updates(host: nn.Module, x: Tensor, calls: Sequence[Call]) -> lis
 
 def computed(host: nn.Module, forward: Callable[..., Any], x: Tensor, updates: Sequence[Update]) -> Tensor:
     """Return the host's output with these updates."""
+    name = _name(forward)
+    if name == CONVOLUTION:
+        assert isinstance(host, nn.Conv2d)
+        return low_rank_convolution(host, x, updates)
     weight, bias = host._parameters["weight"], host._parameters["bias"]
     assert weight is not None
-    return low_rank_linear(x, weight.T if _name(forward) == TRANSPOSED else weight, bias, updates)
+    return low_rank_linear(x, weight.T if name == TRANSPOSED else weight, bias, updates)
 
 
 def projected(host: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:

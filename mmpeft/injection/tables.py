@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmpeft.injection.edits import Unfreeze
-from mmpeft.kernels.quantized import shape_of, stored, stored_bytes
+from mmpeft.injection.live_bytes import LiveBytes
+from mmpeft.injection.outline import tensors
+from mmpeft.injection.step_memory import MakeOptimizer, StepMemory, output_of, own_loss, predict, size
+from mmpeft.kernels.quantized import shape_of, stored_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +65,8 @@ class Report:
 
     ``rows`` counts trainable parameters by (tower, site, method); ``total`` all that compute, a frozen parameter and
     its trainable copy as one. ``adapter_bytes`` is the file's size on disk without its header; ``state_bytes`` is
-    weights, gradients and AdamW's two moments while training; ``saved_bytes`` what one forward pass keeps for the
-    backward pass, measured when a batch was given. ``lacking`` names modules of a pipeline without a site of a method.
+    weights, gradients and AdamW's two moments while training; ``step`` the memory of a training step, where a batch was
+    given. ``lacking`` names modules of a pipeline without a site of a method.
     """
 
     rows: Mapping[tuple[str, str, str], int]
@@ -73,7 +75,7 @@ class Report:
     adapter_bytes: int
     base_bytes: int
     state_bytes: int
-    saved_bytes: int | None = None
+    step: StepMemory | None = None
     lacking: tuple[str, ...] = ()
 
     @property
@@ -82,9 +84,14 @@ class Report:
         return 100 * self.trainable / self.total
 
     @property
-    def step_bytes(self) -> int:
-        """What a training step needs at least: weights, gradients, AdamW's moments, and activations if measured."""
-        return self.base_bytes + self.state_bytes + (self.saved_bytes or 0)
+    def peak_bytes(self) -> int | None:
+        """The most bytes of tensors at one time in a training step; None without a batch."""
+        return None if self.step is None else self.step.peak
+
+    @property
+    def saved_bytes(self) -> int | None:
+        """What one forward pass keeps for the backward pass; None without a batch."""
+        return None if self.step is None else self.step.kept
 
     def __str__(self) -> str:
         from rich.table import Table
@@ -98,15 +105,20 @@ class Report:
         lines = [
             f"trainable {self.trainable:,} of {self.total:,} parameters ({self.percent:.3f} %)",
             f"adapter on disk {size(self.adapter_bytes)}",
-            f"a training step needs {size(self.step_bytes)} or more: frozen base {size(self.base_bytes)}, adapter with "
-            f"gradients and AdamW's moments {size(self.state_bytes)}, activations "
-            + ("not measured (give a batch)" if self.saved_bytes is None else size(self.saved_bytes)),
+            self._least() if self.step is None else str(self.step),
             *self.lacking,
         ]
         return _render(table) + "\n".join(lines)
 
+    def _least(self) -> str:
+        return (
+            f"a training step takes {size(self.base_bytes + self.state_bytes)} and activations: frozen base "
+            f"{size(self.base_bytes)}, adapter with gradients and AdamW's moments {size(self.state_bytes)}; "
+            "a batch shows what activations take"
+        )
 
-def make_report(adapters: Adapters, batch: object) -> Report:
+
+def make_report(adapters: Adapters, batch: object, optimizer: MakeOptimizer) -> Report:
     """Count the active adapters' parameters and bytes."""
     rows: Counter[tuple[str, str, str]] = Counter()
     stored = state = trainable = added = 0
@@ -123,9 +135,16 @@ def make_report(adapters: Adapters, batch: object) -> Report:
             state += sum(p.nbytes * 2 + 8 * p.numel() for p in part.parameters() if p.requires_grad)
     own = {id(parameter) for tree in adapters.trees.values() for parameter in tree.parameters()}
     base = [p for module in adapters.modules.values() for p in module.parameters() if id(p) not in own]
-    saved = None if batch is None else saved_bytes(next(iter(adapters.modules.values())), batch)
+    step = None if batch is None else _step_memory(adapters, batch, optimizer)
     own_bytes = sum(stored_bytes(p) for p in base)
-    return Report(rows, trainable, _count(base) + added, stored, own_bytes, state, saved, tuple(lacking))
+    return Report(rows, trainable, _count(base) + added, stored, own_bytes, state, step, tuple(lacking))
+
+
+def _step_memory(adapters: Adapters, batch: object, optimizer: MakeOptimizer) -> StepMemory:
+    """Return the memory of a step of the first module, in training mode."""
+    modules = list(adapters.modules.values())
+    given = dict(batch) if isinstance(batch, Mapping) else batch
+    return predict(modules, lambda own: own_loss(modules[0].train(), own), [given], adapters.parameters(), optimizer)
 
 
 def _alike_name(site: Site) -> str:
@@ -134,31 +153,14 @@ def _alike_name(site: Site) -> str:
 
 
 def saved_bytes(model: nn.Module, batch: object) -> int:
-    """Return the bytes that one forward pass keeps for the backward pass, parameters excluded: each storage once."""
-    own = [part for tensor in [*model.parameters(), *model.buffers()] for part in stored(tensor)]
-    weights = {tensor.untyped_storage().data_ptr() for tensor in own}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        for storage in (part.untyped_storage() for part in stored(tensor)):
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(**batch) if isinstance(batch, Mapping) else model(batch)
-    del output
-    return sum(kept.values())
-
-
-def size(number: int) -> str:
-    """Return bytes as text in binary units, such as ``1.5 MiB``."""
-    value, unit = float(number), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    """Return the bytes that one forward pass keeps for the backward pass, parameters and the batch left out."""
+    with LiveBytes([*model.parameters(), *model.buffers(), *tensors(batch)]) as live:
+        output = output_of(model, batch)
+        graph = [tensor.grad_fn for tensor in tensors(output)]
+        del output
+        kept = live.bytes
+    del graph
+    return kept
 
 
 def _count(parameters: Iterable[Any]) -> int:

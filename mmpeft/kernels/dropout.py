@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmpeft.kernels.plain import is_plain
 
 LEVELS = 2**16
 """A mask compares numbers of 16 bits, so that a rate is right to 1e-5. On one CPU core, for 1576 x 384: 0.5 ms, where
@@ -15,7 +17,9 @@ Bernoulli draws take 2.6 and ``F.dropout`` 4.3."""
 
 
 def new_seed() -> int:
-    """Return a seed of torch's own CPU generator: one that checkpointing draws again."""
+    """Return a seed of torch's own CPU generator: one that checkpointing draws again. Fake tensors draw no numbers."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        return 0
     return int(torch.randint(2**62, (), device="cpu"))
 
 
@@ -34,8 +38,7 @@ def keep_mask(shape: torch.Size, rate: float, seed: int, device: torch.device) -
 
 def seedable(x: Tensor) -> bool:
     """Whether a mask for x may be drawn from a seed: of a plain tensor, outside the compiler and transforms."""
-    plain = type(x) in (Tensor, nn.Parameter) and x.device.type != "meta"
-    return plain and not torch.compiler.is_compiling() and not transformed()
+    return is_plain(x) and x.device.type != "meta" and not torch.compiler.is_compiling() and not transformed()
 
 
 def transformed() -> bool:

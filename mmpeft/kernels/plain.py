@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -9,6 +11,11 @@ PLAIN = (Tensor, nn.Parameter, FakeTensor)
 """A fake tensor is one without numbers: with it the memory of a step is predicted, and must take the same way."""
 
 
-def is_plain(tensor: object) -> bool:
+def is_plain(tensor: object) -> TypeGuard[Tensor]:
     """Whether a tensor is torch's own: not quantised, not sharded, no other library's."""
     return type(tensor) in PLAIN
+
+
+def is_real(tensor: object) -> TypeGuard[Tensor]:
+    """Whether a tensor is torch's own and has numbers."""
+    return type(tensor) in (Tensor, nn.Parameter)

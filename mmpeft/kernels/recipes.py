@@ -15,10 +15,13 @@ Geometry = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
 
 
 class Kept:
-    """A tensor that is kept, by whatever hooks are around ours; it must not be changed in place before it is used."""
+    """A tensor that is kept, by whatever hooks are around ours; it must not be changed in place before it is used.
+
+    ``leaves`` are the storages that this takes, with their sizes: none for a parameter, which is there anyway.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
-        own = isinstance(tensor, nn.Parameter)
+        own = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
         self.version, self.tensor = tensor._version, tensor if own else tensor.detach()
         self.leaves: dict[int, int] = {} if own else {storage_of(tensor): tensor.numel()}
         self.unpack: Function | None = None

@@ -27,15 +27,15 @@ _ACTIVATIONS = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
 _OF_RESULT = {F.relu, torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid}
 """Their gradient is a function of their result, which torch keeps."""
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
 _CHEAP = {
-    *_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS, *_NORMS,
-    torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, torch.sub, Tensor.sub, Tensor.__sub__,
+    *_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS, *_SUMS, *_NORMS, torch.sub, Tensor.sub, Tensor.__sub__,
     torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square, Tensor.to, Tensor.float, Tensor.type_as,
 }  # fmt: skip
 _AFTER_LINEAR: dict[MemoryLevel, set[Function]] = {
     "lean": {F.scaled_dot_product_attention},
-    "leanest": {F.scaled_dot_product_attention, *_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS},
+    "leanest": {F.scaled_dot_product_attention, *_CHEAP},
 }
 """Where these read a linear layer's output, that is computed again too."""
 _active = threading.local()
@@ -137,7 +137,7 @@ class _Watch(TorchFunctionMode):
         recipe = Recipe(y, Call(func, [*map(self._part, args)], parts, y.device.type), linear)
         large = [size for size in recipe.leaves.values() if 4 * size > y.numel()]
         both = func in _PRODUCTS and len(tensors) == 2 and all(tensor.requires_grad for tensor in tensors)
-        if linear or both or len(large) <= 1:
+        if linear or both or (len(large) <= 1 and not (func in _SUMS and _is_residual(recipe))):
             self.notes = {key: note for key, note in self.notes.items() if not note.gone()}
             self.notes[storage_of(y)] = _Note(y, recipe)
 
@@ -172,6 +172,13 @@ class _Note:
     def holds(self, tensor: Tensor) -> bool:
         """Whether this is how the tensor was made: nothing was written into it since."""
         return not self.gone() and (tensor._version, tensor.dtype) == (self.version, self.dtype)
+
+
+def _is_residual(recipe: Recipe) -> bool:
+    """Whether a sum is that of a tensor and what a linear layer made: it is dear to compute again."""
+    parts = recipe.call.parts
+    of_linear = any(isinstance(part, View) and part.recipe.linear for part in parts)
+    return of_linear and any(isinstance(part, Kept) and part.leaves for part in parts)
 
 
 def _is_replayed(func: Function, x: Tensor, kwargs: dict[str, Any]) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmpeft.kernels.dropout import keep_mask, kept_share
-from mmpeft.kernels.rows import Rows
+from mmpeft.kernels.rows import Rows, spread, take
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Update:
     """``scale * B A`` with A ``a`` (rank, in) and B ``b`` (rows, rank), on all rows of a weight or on some.
 
@@ -30,25 +31,39 @@ class Update:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Term:
-    """What of an update is no tensor; its thin product has the places ``ranks`` among those of all."""
+    """What of an update is no tensor; its thin product has the places ``ranks`` among those of all, None: it is all."""
 
     scale: float
-    rows: Rows
-    ranks: slice
-    dropout: float
-    seed: int
+    rows: Rows | None
+    ranks: slice | None
+
+    def thin(self, products: Tensor) -> Tensor:
+        """Return the rows of this term among the thin products (ranks, n) of all, or among their gradients."""
+        return products if self.ranks is None else products[self.ranks]
+
+    def part(self, x: Tensor) -> Tensor:
+        """Return the columns (n, rows) of this term of an output, or of its gradient."""
+        return x if self.rows is None else take(x, self.rows, -1)
+
+    def place(self, out: Tensor) -> Tensor:
+        """Return the same of a contiguous output as a view to write to; see `spread`."""
+        return out if self.rows is None else spread(out, self.rows, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Group:
-    """Neighbouring updates that read the same input, dropped out by the same mask if at all."""
+    """Neighbouring updates that read the same input, dropped out by the same mask if at all; None stands for all."""
 
-    terms: slice
-    ranks: slice
-    dropout: float
-    seed: int
+    terms: slice | None
+    ranks: slice | None
+    dropout: float = 0.0
+    seed: int = 0
+
+    def stacked(self, downs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the A of this group on top of each other."""
+        return joined([a.to(dtype) for a in (downs if self.terms is None else downs[self.terms])])
 
     def mask(self, like: Tensor, shape: torch.Size | None = None) -> Tensor | None:
         """Return which elements of an input are kept, of ``like`` or of a shape."""
@@ -56,32 +71,64 @@ class Group:
             return None
         return keep_mask(like.shape if shape is None else shape, self.dropout, self.seed, like.device)
 
+    def thin(self, products: Tensor) -> Tensor:
+        """Return the rows of this group among the thin products (ranks, n) of all, or among their gradients."""
+        return products if self.ranks is None else products[self.ranks]
 
-Layout = tuple[tuple[Term, ...], tuple[Group, ...]]
+
+@dataclass(eq=False, slots=True)
+class Layout:
+    """The terms, the groups that they make, and whether there is a ratio.
+
+    ``merged`` says that the sum of the weight and its updates is made, instead of their products with x.
+    """
+
+    terms: list[Term]
+    groups: list[Group]
+    rescaled: bool
+    merged: bool = False
+
+
+ALL = Group(None, None)
 
 
 def arranged(updates: Sequence[Update]) -> tuple[Layout, list[Tensor | None]]:
     """Return the updates apart: what is no tensor, and a, b and ratio of each in turn."""
-    terms, end = [], 0
+    terms: list[Term] = []
+    tensors: list[Tensor | None] = []
+    end, plain, rescaled = 0, True, False
     for update in updates:
-        start, end = end, end + len(update.a)
+        start, end = end, end + update.a.shape[0]
         scale = update.scale / kept_share(update.dropout) if update.dropout else update.scale
-        terms.append(Term(scale, update.rows or slice(None), slice(start, end), update.dropout, update.seed))
-    tensors = [tensor for update in updates for tensor in (update.a, update.b, update.ratio)]
-    return (tuple(terms), tuple(_groups(terms))), tensors
+        terms.append(Term(scale, update.rows, slice(start, end) if len(updates) > 1 else None))
+        tensors += (update.a, update.b, update.ratio)
+        plain, rescaled = plain and not update.dropout, rescaled or update.ratio is not None
+    return Layout(terms, [ALL] if plain else list(_groups(updates)), rescaled), tensors
 
 
-def _groups(terms: Sequence[Term]) -> Iterator[Group]:
-    start = 0
-    for (dropout, seed), same in groupby(terms, lambda term: (term.dropout, term.seed)):
+def _groups(updates: Sequence[Update]) -> Iterator[Group]:
+    first = rank = 0
+    for (dropout, seed), same in groupby(updates, lambda update: (update.dropout, update.seed)):
         own = list(same)
-        yield Group(slice(start, start + len(own)), slice(own[0].ranks.start, own[-1].ranks.stop), dropout, seed)
-        start += len(own)
+        end = rank + sum(len(update.a) for update in own)
+        yield Group(slice(first, first + len(own)), slice(rank, end), dropout, seed)
+        first, rank = first + len(own), end
 
 
-def stacked(downs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return all A on top of each other."""
-    return joined([a.to(dtype) for a in downs])
+def merged(weight: Tensor, layout: Layout, tensors: Sequence[Any]) -> Tensor:
+    """Return ``ratio * (W + scale * B A)``, a new tensor of the size of W."""
+    new = weight.clone(memory_format=torch.contiguous_format if weight.ndim > 2 else torch.preserve_format)
+    flat = new.flatten(1)
+    for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
+        part = flat if term.rows is None else spread(flat, term.rows, 0)
+        a, b = a.to(weight.dtype).flatten(1), b.to(weight.dtype).flatten(1)
+        if part.ndim == 2:
+            part.addmm_(b, a, alpha=term.scale)
+        else:
+            part.add_((b @ a).view_as(part), alpha=term.scale)
+        if ratio is not None:
+            part.mul_(ratio.view(*part.shape[:-1], 1))
+    return new
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -81,8 +81,8 @@ class DoRA(LoRA):
 class LoRAFA(LoRA):
     """LoRA with a frozen random A: only B is trained (Zhang et al. 2023, arXiv:2308.03303).
 
-    The backward pass needs A x, of the size of the rank, and not x: without dropout, almost no activation is kept for
-    it. Merges into the weight.
+    The backward pass needs A x, of the size of the rank, and not x: almost no activation is kept for it, with dropout
+    too. Merges into the weight.
     """
 
     name: ClassVar[str] = "lora_fa"

@@ -7,12 +7,16 @@ from time import monotonic
 
 import torch
 
+from mmpeft.injection.live_bytes import LiveBytes
+from mmpeft.injection.outline import tensors
+from mmpeft.injection.step_memory import size
+from mmpeft.kernels.quantized import stored_bytes
 from mmpeft.training import memory
 from mmpeft.training.trainer import Trainer
 
 
 def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
-    """Print three decoded training samples, make one optimizer step, print its numbers; nothing is written.
+    """Print three decoded training samples, make one optimizer step, print its numbers and memory; nothing is written.
 
     ``describe`` says what is to be learned of the training sample with a given index.
     """
@@ -22,13 +26,18 @@ def check_run(trainer: Trainer, describe: Callable[[int], str]) -> None:
     if not trainer.adapters.parameters():
         print("nothing to train: the adapter has no parameters")
         return
+    window = trainer.first_window()
+    predicted = trainer.predict_step(window)
+    weights = [*trainer.plain.parameters(), *trainer.plain.buffers()]
     memory.reset_peak()
     start = monotonic()
-    values = trainer.try_step()
-    print(
-        f"one step: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}; {monotonic() - start:.2f} s"
-    )
+    with LiveBytes([*weights, *tensors(window)]) as live:
+        values = trainer.try_step(window)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    held = sum(map(stored_bytes, [*weights, *tensors(window)]))
+    print(f"one step: {numbers}; {monotonic() - start:.2f} s; {size(held + live.most)} of tensors at its peak")
     print(f"peak memory: {memory.peak_bytes() / 2**20:.0f} MiB ({memory.kind()})")
+    print(f"from the second step on, {predicted}")
 
 
 def _pixels(image: torch.Tensor) -> str:

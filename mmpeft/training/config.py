@@ -83,12 +83,13 @@ class TrainConfig(Settings):
     """Weight decay: decoupled for adamw, added to the gradient for sgd."""
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
-    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
-    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes."""
+    optimizer: Literal["adamw", "adamw8bit", "lora_fa", "sgd"] = "adamw"
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes; ``lora_fa`` is AdamW on the
+    gradients of B projected by the method lora_fa's frozen A."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
-    eps: PositiveFloat = 1e-8
-    """What AdamW adds to the root of its second moment."""
+    eps: PositiveFloat | None = None
+    """What AdamW adds to the root of its second moment; null takes 1e-8, and 1e-6 for lora_fa."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

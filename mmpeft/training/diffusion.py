@@ -27,7 +27,7 @@ from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.preview import Preview, faults, grid_of, save_picture
 from mmpeft.training.report import train_and_report
 from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters, test_sample
+from mmpeft.training.task import add_adapters, checkpoint_blocks, load_adapters, test_sample
 from mmpeft.training.trainer import Trainer
 
 Encoder = tuple[ImageEncoder, Reference]
@@ -173,7 +173,7 @@ def _checkpoint(model: Denoiser) -> None:
         if module is model.denoiser:
             own.enable_gradient_checkpointing()
         elif label.startswith("text_encoder"):
-            own.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(own)
 
 
 def _check_conditions(model: Denoiser, data: DataSplits, config: DiffusionConfig) -> None:

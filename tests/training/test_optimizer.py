@@ -48,27 +48,59 @@ def test_eps_reaches_adamw() -> None:
     assert [group["eps"] for group in optimizer.param_groups] == [1e-4, 1e-4]
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "sgd"])
-def test_a_restored_optimizer_continues_to_the_bit(name: str) -> None:
+def make(parameters: dict[str, nn.Parameter], name: str) -> torch.optim.Optimizer:
+    fixed = {"down.weight": (torch.arange(240.0).view(80, 3).cos(), 2.0)} if name == "lora_fa" else {}
+    return make_optimizer(parameters, TrainConfig(epochs=1, lr=0.1, optimizer=name), fixed=fixed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "lora_fa", "sgd"])
+def test_a_restored_optimizer_continues_to_the_bit(name: str, dtype: torch.dtype) -> None:
     def step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for parameter in parameters.values():
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
         optimizer.step()
 
-    config = TrainConfig(epochs=1, lr=0.1, optimizer=name)
-    first = make_large_parameters()
-    optimizer = make_optimizer(first, config)
+    first = {key: nn.Parameter(value.detach().to(dtype)) for key, value in make_large_parameters().items()}
+    optimizer = make(first, name)
     step(first, optimizer, 1)
     second = {key: nn.Parameter(value.detach().clone()) for key, value in first.items()}
     state = {key: value.clone() for key, value in state_of(optimizer, first).items()}
     assert state
-    other = make_optimizer(second, config)
+    other = make(second, name)
     restore_state(other, second, state)
     for seed in (2, 3):
         step(first, optimizer, seed)
         step(second, other, seed)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_adamw_is_one_kernel_with_the_numbers_of_the_loop() -> None:
+    first, second = make_parameters(), make_parameters()
+    fused = make_optimizer(first, TrainConfig(epochs=1, lr=0.1, weight_decay=0.5))
+    loop = torch.optim.AdamW(second.values(), lr=0.1, foreach=False, weight_decay=0.5)
+    loop.param_groups[0]["params"] = [second["down.weight"]]
+    loop.add_param_group({"params": [second["bias"]], "weight_decay": 0.0})
+    assert fused.defaults["fused"]
+    for seed in range(3):
+        for parameters, optimizer in ((first, fused), (second, loop)):
+            torch.manual_seed(seed)
+            for parameter in parameters.values():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key])
+
+
+def test_lora_fa_without_a_frozen_a_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.optimizer: 'lora_fa' projects by a frozen A"):
+        make_optimizer(make_parameters(), TrainConfig(epochs=1, optimizer="lora_fa"))
+
+
+def test_eps_is_the_optimizers_own_unless_given() -> None:
+    assert make(make_large_parameters(), "lora_fa").defaults["eps"] == 1e-6
+    assert make(make_large_parameters(), "adamw").defaults["eps"] == 1e-8
 
 
 def test_set_lr_reaches_every_group() -> None:

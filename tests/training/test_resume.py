@@ -11,6 +11,7 @@ import pytest
 import torch
 from training_program import make_splits, make_trainer, weights
 
+import mmpeft
 from mmpeft.training.checkpoints import checkpoints
 from mmpeft.training.trainer import Trainer
 
@@ -73,6 +74,17 @@ def test_a_mean_over_epochs_and_a_schedule_by_epochs_resume_in_the_same_bits(tmp
     assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step_9"
     check_same(train(tmp_path / "run", **recipe, resume="latest"), reference)
     assert half.average is not None
+
+
+def test_lora_fa_resumes_in_the_same_bits(tmp_path: Path) -> None:
+    recipe = {"methods": [mmpeft.LoRAFA(rank=2), mmpeft.LinearProbe()], "optimizer": "lora_fa"}
+    reference = train(tmp_path / "reference", **recipe)
+    train(tmp_path / "run", **recipe)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_12")
+    resumed = train(tmp_path / "run", **recipe, resume="latest")
+    check_same(resumed, reference)
+    states = [resumed.optimizer.state[parameter] for parameter in resumed.adapters.parameters()]
+    assert sum("projection" in state for state in states) == 4
 
 
 @pytest.mark.parametrize("setting", ["batch_size=5", "accumulate=1"])

@@ -148,6 +148,10 @@ class Edit(nn.Module):
         """Return the low-rank update that ``output`` amounts to just now, if it is one: its host computes it itself."""
         return None
 
+    def fixed_factors(self) -> Mapping[str, tuple[Tensor, float]]:
+        """Return A and s of each ``s B A`` of which only B is trained, by B's name."""
+        return {}
+
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own of the same names."""
         raise TypeError(f"{type(self).__name__} has no parameters")

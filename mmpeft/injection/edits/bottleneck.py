@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
-from mmpeft.kernels.dropout import dropped
+from mmpeft.kernels.bottleneck import Shape, bottleneck
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
 Reads = Literal["output", "input", "residual", "stream"]
 Scale = float | Literal["learned", "channels"]
 
@@ -87,18 +80,18 @@ class Bottleneck(Edit):
 
     def change(self, z: Tensor) -> Tensor:
         """Return f(z), every sample's."""
-        if self.norm is not None:
-            z = F.layer_norm(z, self.norm.normalized_shape, *_cast(self.norm, z), self.norm.eps)
-        hidden = ACTIVATIONS[self.activation](F.linear(z, *_cast(self.down, z)))
-        hidden = dropped(hidden, self.dropout, self.training)
-        scale = self.scale.to(z.dtype) if isinstance(self.scale, Tensor) else self.scale
-        return F.linear(hidden, *_cast(self.up, z)) * scale
+        learned, fixed = (self.scale, 1.0) if isinstance(self.scale, Tensor) else (None, self.scale)
+        shape = Shape(
+            self.activation,
+            fixed,
+            self.dropout if self.training else 0.0,
+            1e-5 if self.norm is None else self.norm.eps,
+        )
+        norm = None if self.norm is None else (self.norm.weight, self.norm.bias)
+        down, up = ((layer.weight, layer.bias) for layer in (self.down, self.up))
+        return bottleneck(z, down, up, shape, norm=norm, scale=learned)
 
     def extra_repr(self) -> str:
         """Input, activation and scale."""
         scale = "learned" if isinstance(self.scale, Tensor) else self.scale
         return f"reads={self.reads}, activation={self.activation}, scale={scale}"
-
-
-def _cast(layer: nn.Linear | nn.LayerNorm, like: Tensor) -> tuple[Tensor, Tensor]:
-    return layer.weight.to(like.dtype), layer.bias.to(like.dtype)

@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
-from mmpeft.injection.edits.bottleneck import ACTIVATIONS
 from mmpeft.injection.edits.low_rank import bind_linear, bind_linear_input
 from mmpeft.injection.sites import LinearSite, Site
-from mmpeft.kernels.dropout import dropped
+from mmpeft.kernels.bottleneck import Shape, bottleneck
 
 Place = Literal["beside", "front", "behind"]
 
@@ -67,9 +65,8 @@ class LinearBottleneck(Edit):
         return x if self.place == "beside" else y
 
     def _transform(self, z: Tensor) -> Tensor:
-        hidden = ACTIVATIONS[self.activation](F.linear(z, self.down.weight.to(z.dtype)))
-        hidden = dropped(hidden, self.dropout, self.training)
-        return F.linear(hidden, self.up.weight.to(z.dtype)) * self.scale
+        shape = Shape(self.activation, self.scale, self.dropout if self.training else 0.0)
+        return bottleneck(z, (self.down.weight, None), (self.up.weight, None), shape)
 
     def extra_repr(self) -> str:
         """Place, activation and scale."""

@@ -86,6 +86,10 @@ class LowRank(Edit):
             return None
         return Update(*self.factors(), self.scale, dropout=self.dropout, seed=new_seed())
 
+    def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
+        """A and s, where A is not trained."""
+        return {} if "lora_A" in self._parameters else {"lora_B": (self.lora_A, self.scale)}
+
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
         a, b = (factor.to(weight).flatten(1) for factor in self.factors())

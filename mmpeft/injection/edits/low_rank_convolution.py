@@ -27,9 +27,6 @@ class ConvLowRank(LowRank):
         """Add the delta."""
         return y + self._delta(x, call.binding.host)
 
-    def update(self, binding: Binding) -> None:
-        """None: the host is no linear layer."""
-
     def _delta(self, x: Tensor, host: nn.Module) -> Tensor:
         """Return the delta, made with the host's stride, padding and dilation."""
         assert isinstance(host, nn.Conv2d)

@@ -88,7 +88,7 @@ def test_the_decoder_is_trained_beside_every_method(
     trainer, _ = segment.build(make_config(segment, folder, tmp_path, adapters={"main": method}))
     names = [name for name, _ in trainer.adapters.named_parameters() if "task" in name]
     assert len(names) == 2
-    assert trainer.try_step()["grad_norm"] > 0
+    assert trainer.try_step(trainer.first_window())["grad_norm"] > 0
 
 
 def test_check_shows_shares_and_writes_nothing(

@@ -35,10 +35,11 @@ RUNS: dict[str, tuple[str, ...]] = {
 """A configuration and what is set in it."""
 SCORES = ("exact_match", "refusal_rate", "over_refusal_rate", "perplexity", "accuracy")
 PANELS = {
-    "exact match, validation": ("exact_match", ("tasks", "refusals", "thoughts", "answers")),
-    "perplexity of ships' logs, validation": ("perplexity", ("logbook",)),
+    "exact match": [(name, name, "exact_match") for name in ("tasks", "refusals", "thoughts", "answers")],
+    "refused": [("harmful", "refusals", "refusal_rate"), ("harmless", "refusals", "over_refusal_rate")],
+    "perplexity of ships' logs": [("logbook", "logbook", "perplexity")],
 }
-"""A score, and the runs whose curves are drawn."""
+"""What is drawn in each panel: a name, the run, and its score in validation."""
 
 
 def measure(work: Path) -> dict[str, dict[str, Any]]:
@@ -70,15 +71,15 @@ def curve(run: Path, score: str) -> tuple[list[float], list[float]]:
 
 
 def draw(work: Path, metrics: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw validation scores by epoch, a panel per score; the test scores of the frozen models stand at 0."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    """Draw validation scores by epoch; the test scores of the frozen models stand at 0."""
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, (score, names)) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for name in names:
+    for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for label, name, score in lines:
             epochs, values = curve(work / name, score)
-            (line,) = axes.plot(epochs, values, marker="o", label=name)
+            (line,) = axes.plot(epochs, values, marker="o", label=label)
             axes.plot(0, metrics[name]["frozen"][score], marker="x", color=line.get_color())
-        axes.set(xlabel="epoch (x: the frozen model, test)", title=title)
+        axes.set(xlabel="epoch (x: the frozen model, test)", title=f"{title}, validation")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -12,7 +12,7 @@ from mmpeft.data.language.tiny_manners import (
     make_preference,
     make_question,
 )
-from mmpeft.data.language.tiny_refusals import make_benign, make_unsafe
+from mmpeft.data.language.tiny_refusals import make_benign, make_benign_noun, make_unsafe, make_unsafe_noun
 from mmpeft.data.language.tiny_sampling import Row
 from mmpeft.data.language.tiny_stories import (
     make_inference,
@@ -34,6 +34,8 @@ SETS: dict[str, Callable[[str, Random], Row]] = {
     "tiny_answers": make_answer,
     "tiny_unsafe": make_unsafe,
     "tiny_benign": make_benign,
+    "tiny_unsafe_nouns": make_unsafe_noun,
+    "tiny_benign_nouns": make_benign_noun,
     "tiny_manners": make_manner,
     "tiny_preferences": make_preference,
     "tiny_labels": make_label,

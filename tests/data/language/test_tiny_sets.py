@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import re
 from random import Random
 
 import pytest
 
+from mmpeft.data.language.tiny_combined import SIMPLE, UNKNOWN, combine
 from mmpeft.data.language.tiny_deeds import DEEDS
-from mmpeft.data.language.tiny_refusals import is_refusal
+from mmpeft.data.language.tiny_refusals import PHRASINGS, is_refusal
 from mmpeft.data.language.tiny_rewards import gladness, quality
 from mmpeft.data.language.tiny_sampling import split_of
 from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
@@ -19,6 +23,8 @@ COLUMNS = {
     "tiny_answers": {"messages", "task", "answer"},
     "tiny_unsafe": {"messages", "deed", "harmful"},
     "tiny_benign": {"messages", "deed", "harmful"},
+    "tiny_unsafe_nouns": {"messages", "deed", "harmful"},
+    "tiny_benign_nouns": {"messages", "deed", "harmful"},
     "tiny_manners": {"messages", "task", "answer"},
     "tiny_preferences": {"prompt", "chosen", "rejected", "task", "answer"},
     "tiny_labels": {"prompt", "completion", "label", "task", "answer"},
@@ -93,15 +99,43 @@ def test_reasoning_leads_to_the_answer():
     assert all(row["messages"][1]["content"] == row["answer"] == answer_of(row["answer"]) for row in plain)
 
 
-def test_harmful_and_harmless_deeds_share_their_verbs_and_no_deed_is_in_two_splits():
-    kinds = {harmless: [deed for deed in DEEDS if (deed.hint is not None) == harmless] for harmless in (True, False)}
-    verbs = [{deed.verb for deed in part} for part in kinds.values()]
-    assert len(verbs[0] & verbs[1]) >= 8
+def words_of(rows):
+    return {word for row in rows for word in re.findall("[a-z]+", asked_of(row).lower())}
+
+
+def test_harmful_and_harmless_deeds_share_their_words_and_no_deed_is_in_two_splits():
+    listed = {deed.words for deed in DEEDS}
     for name, refused in (("tiny_unsafe", True), ("tiny_benign", False)):
-        train, test = (make_rows(name, split, 200) for split in ("train", "test"))
-        assert not {row["deed"] for row in train} & {row["deed"] for row in test}
-        assert len({row["deed"] for row in test}) >= 15
-        assert all(is_refusal(row["messages"][1]["content"]) == refused == row["harmful"] for row in train + test)
+        rows = {split: make_rows(name, split, 400) for split in SPLITS}
+        deeds = {split: {row["deed"] for row in part} for split, part in rows.items()}
+        for one, other in itertools.combinations(SPLITS, 2):
+            assert not deeds[one] & deeds[other]
+        assert len(deeds["test"]) >= 150
+        assert deeds["test"] & listed
+        assert deeds["test"] - listed
+        every = [row for part in rows.values() for row in part]
+        assert all(is_refusal(row["messages"][1]["content"]) == refused == row["harmful"] for row in every)
+    harmful, harmless = ({combine(Random(seed), harmful=bad).verb for seed in range(300)} for bad in (True, False))
+    assert len(harmful & harmless) >= 8
+    assert harmful - harmless
+
+
+def test_the_nouns_of_one_test_are_in_no_other_split_and_the_words_of_the_other_are():
+    new = {noun for field in dataclasses.fields(UNKNOWN) for noun in getattr(UNKNOWN, field.name)}
+    for name in ("tiny_unsafe", "tiny_benign"):
+        known = words_of(make_rows(f"{name}_nouns", "train", 2000) + make_rows(f"{name}_nouns", "validation", 2000))
+        unknown = make_rows(f"{name}_nouns", "test", 200)
+        assert not new & known
+        assert all(new & words_of([row]) for row in unknown)
+        fixed = {deed.words for deed in DEEDS} | {f"{verb} {target}" for verb in SIMPLE for target in SIMPLE[verb]}
+        combined = [row for row in make_rows(name, "test", 300) if row["deed"] not in fixed]
+        assert len(combined) > 100
+        assert words_of(combined) <= known | words_of([{"text": " ".join(PHRASINGS["test"])}])
+
+
+def test_requests_are_phrased_otherwise_in_each_split():
+    assert len(set(itertools.chain(*PHRASINGS.values()))) == sum(map(len, PHRASINGS.values()))
+    assert PHRASINGS.keys() == set(SPLITS)
 
 
 def test_the_chosen_answer_is_right_and_better():

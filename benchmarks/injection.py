@@ -18,7 +18,7 @@ from typing import Any
 import peft
 import timm
 import torch
-from measure import Arm, Row, Timing, counted, interleave, publish, timed
+from measure import Arm, Row, Timing, counted, interleave, mib, publish, timed
 from torch import Tensor, nn
 
 import mmpeft
@@ -113,8 +113,8 @@ def steps(size: Size) -> list[Row]:
         Row("the same over its floor (frozen forward + input gradient)", *_over(times, "floor")),
         Row("training step, LoRA on q and v only, over the floor", f"{times['sliced'].over(times['floor']):.3f}"),
         counted("bytes kept for backward", saved_bytes(a, x), saved_bytes(b, x)),
-        Row("the same, LoRA on q and v only", _mib(saved_bytes(sliced, x))),
-        Row("the same, frozen backbone with gradient to its input", _mib(kept)),
+        Row("the same, LoRA on q and v only", mib(saved_bytes(sliced, x))),
+        Row("the same, frozen backbone with gradient to its input", mib(kept)),
     ]
     with torch.no_grad():
         forward = {"frozen": frozen, "ours": a, "peft": b}
@@ -125,10 +125,6 @@ def steps(size: Size) -> list[Row]:
 def _over(times: dict[str, Timing], base: str) -> tuple[str, str, float]:
     own, peer = (times[name].over(times[base]) for name in ("ours", "peft"))
     return f"{own:.3f}", f"{peer:.3f}", own / peer
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
 
 
 def half(size: Size) -> list[Row]:

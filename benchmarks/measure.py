@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +59,8 @@ def interleave(rounds: int, **arms: Arm) -> dict[str, Timing]:
     The clock is the CPU time of this process: on a shared machine the neighbours then count much less than on the wall.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
+    gc.collect()
+    gc.freeze()  # what is there stays there: the collections below need not look at it again
     for number in range(rounds + 1):
         for name, arm in arms.items():
             prepared = arm.prepare()
@@ -69,6 +71,7 @@ def interleave(rounds: int, **arms: Arm) -> dict[str, Timing]:
             del prepared, result
             if number:
                 seconds[name].append(elapsed)
+    gc.unfreeze()
     return {name: Timing(tuple(own)) for name, own in seconds.items()}
 
 
@@ -102,7 +105,12 @@ def timed(what: str, times: dict[str, Timing], peer: str = "peft") -> Row:
 
 def counted(what: str, ours: int, peer: int) -> Row:
     """Return the row that compares two numbers of bytes."""
-    return Row(what, f"{ours / 2**20:.1f} MiB", f"{peer / 2**20:.1f} MiB", ours / peer)
+    return Row(what, mib(ours), mib(peer), ours / peer)
+
+
+def mib(count: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{count / 2**20:.1f} MiB"
 
 
 def machine() -> str:
@@ -115,29 +123,37 @@ def versions(*packages: str) -> str:
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
-def markdown(rows: list[Row], ours: str, peer: str) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [f"| measured | {ours} | {peer} | {ours} / {peer} |", "|---|---|---|---|"]
-    lines += [f"| {r.what} | {r.ours} | {r.peer} | {'' if r.ratio is None else f'{r.ratio:.2f}'} |" for r in rows]
-    return "\n".join(lines)
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rows = (columns, ["---"] * len(columns), *lines)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def publish(
     name: str, rows: list[Row], packages: tuple[str, ...], write: bool, sides: tuple[str, str] = ("mmpeft", "peft")
 ) -> None:
+    """Publish rows that compare two sides; ``sides`` are the names of the two columns."""
+    columns = ("measured", *sides, " / ".join(sides))
+    lines = [(r.what, r.ours, r.peer, "" if r.ratio is None else f"{r.ratio:.2f}") for r in rows]
+    publish_table(name, table(columns, lines), [asdict(row) for row in rows], packages, write)
+
+
+def publish_table(
+    name: str, markdown: str, records: list[dict[str, Any]], packages: tuple[str, ...], write: bool
+) -> None:
     """Print the table, keep it as JSON in benchmarks/out, and with ``write`` add it to benchmarks/RESULTS.md.
 
-    ``sides`` are the names of the two columns.
+    ``records`` are its rows as numbers, for benchmarks/picture.py.
     """
     command = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     load = f"{os.getloadavg()[0]:.1f} processes wanted the cores, on average over the last minute"
     head = {"command": command, "machine": machine(), "load": load, "date": today, "versions": versions(*packages)}
-    table = markdown(rows, *sides)
-    print("\n".join(f"{key}: {value}" for key, value in head.items()), table, sep="\n\n")
+    print("\n".join(f"{key}: {value}" for key, value in head.items()), markdown, sep="\n\n")
     (HERE / "out").mkdir(exist_ok=True)
-    (HERE / "out" / f"{name}.json").write_text(json.dumps({**head, "rows": [asdict(row) for row in rows]}, indent=2))
+    kept = {"name": name, **head, "table": markdown, "rows": records}
+    (HERE / "out" / f"{name}.json").write_text(json.dumps(kept, indent=2))
     if write:
         facts = "\n".join(f"- {key}: {value}" for key, value in head.items())
         with (HERE / "RESULTS.md").open("a") as file:
-            file.write(f"\n## {name}, {today}\n\n{facts}\n\n{table}\n")
+            file.write(f"\n## {name}, {today}\n\n{facts}\n\n{markdown}\n")

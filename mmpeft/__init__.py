@@ -22,6 +22,7 @@ _HOME = {
     "methods": "mmpeft",
     "quantize": "mmpeft.zoo.quantization",
     "use_attention": "mmpeft.injection.attention",
+    "use_memory": "mmpeft.injection.memory",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (

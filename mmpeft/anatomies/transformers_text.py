@@ -13,8 +13,8 @@ from mmpeft.anatomies.transformers_ladder import ladder_sites
 from mmpeft.anatomies.transformers_layouts import FAMILIES, Layout, layouts
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules, parameters_site, reader
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.rows import Interleaved, Rows
 from mmpeft.injection.sites import BranchSite, FeaturesSite, LadderSite, LinearSite, Site, WordsSite
+from mmpeft.kernels.rows import Interleaved, Rows
 
 HEADS = ("lm_head", "score", "classifier", "qa_outputs", "cls", "classification_head", "embed_out")
 """Names that transformers gives a model's head."""

@@ -16,10 +16,10 @@ from mmpeft.formats.peft_prompts import VECTORS, PromptConfig, task_of
 from mmpeft.heads.base import backbone_of
 from mmpeft.injection.edits import DecomposedLowRank, Edit, LowRank, Scale, SoftPrompt, Unfreeze
 from mmpeft.injection.graft import plain_class
-from mmpeft.injection.rows import Interleaved, indices
 from mmpeft.injection.sites import LinearSite, ParametersSite, WeightSite
 from mmpeft.injection.tree import Adapter
 from mmpeft.kernels.quantized import dense, shape_of
+from mmpeft.kernels.rows import Interleaved, indices
 from mmpeft.methods import LoRA, PTuning
 
 Place = tuple[WeightSite, Edit, str]

@@ -25,6 +25,7 @@ _HOME = {
     "ParametersSite": "sites",
     "AttentionSite": "sites",
     "use_attention": "attention",
+    "use_memory": "memory",
 }
 __all__ = list(_HOME)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules
+from mmpeft.injection.chosen import Chosen
 from mmpeft.injection.graft import Graft, check_forward, graft, plain_class, ungraft
 from mmpeft.injection.planning import modules_of
 from mmpeft.injection.sites import AttentionSite, PositionsSite
@@ -38,20 +39,6 @@ def attention_sites(model: nn.Module) -> list[AttentionSite]:
     return [*{id(site.host): site for site in found if site is not None}.values()]
 
 
-class Chosen:
-    """What `use_attention` has set; as a context manager it puts back in the end what was before."""
-
-    def __init__(self, before: list[tuple[AttentionSite, Backend]]) -> None:
-        self.before = before
-
-    def __enter__(self) -> Chosen:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for site, backend in self.before:
-            _set(site, backend)
-
-
 def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Backend) -> Chosen:
     """Compute the attention of a model, or of all modules of a pipeline, by this kernel from now on.
 
@@ -71,7 +58,12 @@ def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Bac
     before = [(site, _now(site)) for site in sites]
     for site in sites:
         _set(site, backend)
-    return Chosen(before)
+
+    def undo() -> None:
+        for site, own in before:
+            _set(site, own)
+
+    return Chosen(undo)
 
 
 def _now(site: AttentionSite) -> Backend:
@@ -90,7 +82,7 @@ def _set(site: AttentionSite, backend: Backend) -> None:
         own = graft(host)
         own.compute_with(backend, None)
         own.switch()
-        if not own.bindings:
+        if not own.needed:
             ungraft(host)
 
 

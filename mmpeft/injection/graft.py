@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.edits.base import Binding, Call
-from mmpeft.injection.rows import Interleaved, put, take
+from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
 from mmpeft.injection.sites import AttentionSite, Switch
-from mmpeft.kernels.backends import Backend
-from mmpeft.kernels.low_rank import Update, fusible, low_rank_linear
+from mmpeft.kernels.backends import Backend, MemoryLevel
+from mmpeft.kernels.recompute import recomputing
+from mmpeft.kernels.rows import put, take
 
 Forward = Callable[..., Any]
 ENTRIES = (
@@ -48,6 +47,7 @@ class Graft:
         self.attentions: tuple[Call, ...] = ()
         self.backend: Backend = "auto"
         self.place: AttentionSite | None = None
+        self.level: MemoryLevel = "standard"
         self.carry: Forward | None = None
         self.taps: tuple[nn.Module, ...] = ()
         self.tapped = False
@@ -68,6 +68,11 @@ class Graft:
         """Take switches that are set while this host does not run as its library wrote it."""
         known = [(module, attribute) for module, attribute, *_ in self.switches]
         self.switches += [switch for switch in switches if switch[:2] not in known]
+
+    @property
+    def needed(self) -> bool:
+        """Whether the host has to carry this."""
+        return bool(self.bindings) or self.place is not None or self.level != "standard"
 
     @property
     def running(self) -> bool:
@@ -108,10 +113,9 @@ class Graft:
             self.seen = args[0]
         for call in self.inputs:
             args, kwargs = _enter(call, args, kwargs)
-        updates = self._updates(host, forward, args[0])
+        updates = [] if self.parameters else updates_of(host, forward, args[0], self.outputs)
         if updates:
-            weight, bias = host._parameters["weight"], host._parameters["bias"]
-            y = low_rank_linear(args[0], weight, bias, updates)  # type: ignore[arg-type]
+            y = computed(host, forward, args[0], updates)
         elif self.attentions or self.place is not None:
             with Attending(self.attentions, self.backend, self.place, args[0]):
                 y = self._compute(host, forward, args, kwargs)
@@ -127,19 +131,13 @@ class Graft:
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
-        weight, bias = host.in_proj_weight, host.in_proj_bias
         for call in self.projected:
             (x,), _ = _enter(call, (x,), {})
-        y = F.linear(x, weight, bias)  # type: ignore[arg-type]
-        for call in self.projections:
+        updates = projection_updates(host, x, self.projections)
+        y = projected(host, x, updates)
+        for call in self.projections[len(updates) :]:
             y = _leave(call, x, y)
         return y
-
-    def _updates(self, host: nn.Module, forward: Forward, x: Tensor) -> list[Update]:
-        """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
-        if forward is not nn.Linear.forward or self.parameters or not fusible(host, x):
-            return []
-        return list(takewhile(lambda update: update is not None, map(_update, self.outputs)))  # type: ignore[arg-type]
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         routed = [call for call in self.parameters if call.route is not None]
@@ -174,14 +172,6 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
         rows = call.route.rows(len(x))
         return (x.index_copy(0, rows, new[0][rows]), *new[1:]), kwargs
     return new, kwargs
-
-
-def _update(call: Call) -> Update | None:
-    rows = call.binding.rows
-    if call.route is not None or isinstance(rows, Interleaved) or call.binding.edit.input_gate is not None:
-        return None
-    update = call.binding.edit.update()
-    return update and replace(update, scale=update.scale * call.weight, rows=rows)
 
 
 def _leave(call: Call, x: Tensor, y: Any) -> Any:
@@ -241,11 +231,12 @@ def _forward(cls: type) -> Forward:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         graft: Graft = self._graft  # type: ignore[assignment]
-        if graft.calls or graft.tapped or graft.place is not None:
-            if not args:
-                args = (kwargs.pop(first, None),)
-            return graft.run(self, original, args, kwargs)
-        return (graft.stand_in or original)(self, *args, **kwargs)
+        with recomputing(graft.level):
+            if graft.calls or graft.tapped or graft.place is not None:
+                if not args:
+                    args = (kwargs.pop(first, None),)
+                return graft.run(self, original, args, kwargs)
+            return (graft.stand_in or original)(self, *args, **kwargs)
 
     return forward
 
@@ -256,9 +247,10 @@ def _entry(name: str, original: Forward) -> Forward:
         if name == "forward_intermediates":
             for call in graft.features:
                 call.binding.edit.features()
-        if graft.replaced:
-            return original(self, *args, **kwargs)
-        return replaced(self, graft.mixed(self), original, args, kwargs)
+        with recomputing(graft.level):
+            if graft.replaced:
+                return original(self, *args, **kwargs)
+            return replaced(self, graft.mixed(self), original, args, kwargs)
 
     return entry
 

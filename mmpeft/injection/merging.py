@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Call
 from mmpeft.injection.graft import graft
-from mmpeft.injection.rows import put, take
 from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
 from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, plain_forward, plain_parameter
+from mmpeft.kernels.rows import put, take
 
 
 def merge(trees: Mapping[str, Tree]) -> None:

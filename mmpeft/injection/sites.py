@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mmpeft.injection.rows import Rows
+from mmpeft.kernels.rows import Rows
 
 Switch = tuple[nn.Module, str, Any, Any]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits import Unfreeze
-from mmpeft.kernels.quantized import shape_of, stored_bytes
+from mmpeft.kernels.quantized import shape_of, stored, stored_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,13 +135,14 @@ def _alike_name(site: Site) -> str:
 
 def saved_bytes(model: nn.Module, batch: object) -> int:
     """Return the bytes that one forward pass keeps for the backward pass, parameters excluded: each storage once."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    own = [part for tensor in [*model.parameters(), *model.buffers()] for part in stored(tensor)]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in own}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        for storage in (part.untyped_storage() for part in stored(tensor)):
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

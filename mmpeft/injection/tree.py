@@ -113,7 +113,7 @@ class Tree(nn.Module):
             own = graft(host)
             own.bindings.pop(name)
             own.tapped_by.discard(name)
-            if not own.bindings and own.place is None:
+            if not own.needed:
                 ungraft(host)
         del self._modules[name]
 

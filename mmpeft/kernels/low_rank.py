@@ -1,28 +1,21 @@
-"""The low-rank update ``y + s B A x`` of a linear layer."""
+"""The low-rank update ``y + s B A x`` of a linear layer, computed along with the frozen layer."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layout = tuple[tuple[float, slice], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """``scale * B A`` with A ``a`` (rank, in) and B ``b`` (rows, rank), on all rows of a weight or on a slice."""
-
-    a: Tensor
-    b: Tensor
-    scale: float
-    rows: slice | None = None
+from mmpeft.kernels.dropout import seedable
+from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear
+from mmpeft.kernels.recompute import note_linear
+from mmpeft.kernels.rows import spread, take
+from mmpeft.kernels.updates import Group, Layout, Term, Update, arranged, joined, scaled, stacked
 
 
 def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -33,32 +26,42 @@ def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     return y + F.linear(F.linear(x, a.to(x.dtype)) * scale, b.to(x.dtype))
 
 
-def fusible(host: nn.Module, x: Tensor) -> bool:
-    """Whether ``low_rank_linear`` may compute this call: a plain, frozen linear layer, outside the compiler."""
-    weight = host._parameters.get("weight")
-    return (
-        type(weight) is nn.Parameter
-        and not any(own is not None and own.requires_grad for own in host._parameters.values())
-        and type(x) in (Tensor, nn.Parameter)
-        and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
-        and not torch.compiler.is_compiling()
-    )
+def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
+    """Whether a fused function may compute this call: of a frozen layer, plain or quantised, outside the compiler."""
+    own = host._parameters.get(weight)
+    if own is None or any(each is not None and each.requires_grad for each in host._parameters.values()):
+        return False
+    if not is_plain(x) or torch.compiler.is_compiling():
+        return False
+    if is_quantized(own):
+        return seedable(x) and computes_in(host, own) == _computed(x)
+    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or _computed(x) != x.dtype)
+
+
+def _computed(x: Tensor) -> torch.dtype:
+    """The precision to compute in: x's own, or autocast's where that is on."""
+    kind = x.device.type
+    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Sequence[Update]) -> Tensor:
-    """Return ``x weight^T + bias`` with every update added to its rows; weight (out, in) and bias (out) are frozen.
+    """Return ``x weight^T + bias`` with every update applied to its rows; weight (out, in) and bias (out) are frozen.
 
-    The backward pass keeps x and the factors by reference and nothing else: no product of them, no copy in another
-    precision. Where no A is trained it keeps A x in the place of x (LoRA-FA). It computes in x's precision (autocast's,
-    where that is on); gradients have the factors' own.
+    The backward pass keeps x and the factors by reference and nothing else: no product of them, no mask, no dense copy
+    of a quantised weight, no copy in another precision. Where no A is trained it keeps A x in the place of x (LoRA-FA).
+    It computes in x's precision (autocast's, where that is on); gradients have the factors' own. A ratio must be that
+    of the first update on its rows; its gradient takes one product more, ``g^T x``, of the size of the weight.
     """
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(kind))
-    layout = tuple((update.scale, update.rows or slice(None)) for update in updates)
-    factors = [factor for update in updates for factor in (update.a, update.b)]
-    y: Tensor = _LowRankLinear.apply(x, weight, bias, layout, *factors)[0]
+    layout, tensors = arranged(updates)
+    inputs = (x.to(_computed(x)), weight, bias, layout, *tensors)
+    y: Tensor = _LowRankLinear.apply(*inputs)[0]
+    note_linear(y, _again, inputs)
     return y
+
+
+def _again(*inputs: Any) -> Tensor:
+    return _LowRankLinear.forward(*inputs)[0]
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -72,43 +75,53 @@ class _LowRankLinear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, *factors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, *tensors: Any) -> tuple[Tensor, Tensor]:
+        late = any(ratio is not None for ratio in tensors[2::3])
+        y = linear(x, weight, None if late else bias)
         flat, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        hidden = _stacked(factors[::2], x.dtype) @ flat.T
-        for (scale, rows), ranks, b in zip(layout, _ranks(factors), factors[1::2], strict=True):
-            out[:, rows].addmm_(hidden[ranks].T, b.to(x.dtype).T, alpha=scale)
+        hidden = joined([_thin(flat, group, tensors[::3]) for group in layout[1]])
+        for each in zip(layout[0], tensors[1::3], tensors[2::3], strict=True):
+            _add(out, each[0], hidden, *each[1:])
+        if late and bias is not None:
+            out.add_(bias)
         return y, hidden
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, _, ctx.layout, *factors = inputs
+        x, weight, _, ctx.layout, *tensors = inputs
         ctx.set_materialize_grads(False)
-        ctx.fixed, ctx.shape = not any(ctx.needs_input_grad[4::2]), x.shape
-        ctx.save_for_backward(output[1] if ctx.fixed else x, weight, *factors)
+        ctx.fixed, ctx.shape = not any(ctx.needs_input_grad[4::3]) and not any(ctx.needs_input_grad[6::3]), x.shape
+        ctx.packed = weight if is_quantized(weight) else None
+        ctx.save_for_backward(output[1] if ctx.fixed else x, None if ctx.packed is weight else weight, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        kept, weight, *factors = ctx.saved_tensors
-        need_x, _, _, _, *need = ctx.needs_input_grad
+        kept, weight, *tensors = ctx.saved_tensors
+        (terms, groups), need = ctx.layout, ctx.needs_input_grad
+        dense_weight = dense(ctx.packed if weight is None else weight).to(kept.dtype)
         y, by_hidden = grads
-        grad = (kept.new_zeros(*ctx.shape[:-1], len(weight)) if y is None else y).reshape(-1, len(weight))
-        a, ups = _stacked(factors[::2], kept.dtype), [b.to(kept.dtype).T for b in factors[1::2]]
-        back = _joined([_scaled(s, b @ grad[:, rows].T) for b, (s, rows) in zip(ups, ctx.layout, strict=True)])
+        width = len(dense_weight)
+        grad = (kept.new_zeros(*ctx.shape[:-1], width) if y is None else y).reshape(-1, width)
+        parts = [take(grad, term.rows, -1) for term in terms]
+        back = joined(
+            [_back(*each, kept.dtype) for each in zip(terms, parts, tensors[1::3], tensors[2::3], strict=True)]
+        )
         back = back if by_hidden is None else back + by_hidden
-        grad_x = (grad @ weight.to(kept.dtype)).addmm_(back.T, a).view(ctx.shape) if need_x else None
-        by_a = back @ kept.reshape(-1, kept.shape[-1]) if any(need[::2]) else None
-        hidden = None
-        if any(need[1::2]):
-            hidden = kept if ctx.fixed else a @ kept.reshape(-1, kept.shape[-1]).T
-        found: list[Tensor | None] = []
-        for (scale, rows), ranks in zip(ctx.layout, _ranks(factors), strict=True):
-            found.append(None if by_a is None else by_a[ranks])
-            found.append(None if hidden is None else _scaled(scale, hidden[ranks] @ grad[:, rows]).T)
-        wanted = zip(found, factors, need, strict=True)
-        return grad_x, None, None, None, *(g.to(f.dtype) if g is not None and own else None for g, f, own in wanted)
+        by_x = _rescaled(grad, terms, tensors[2::3]) @ dense_weight if need[0] else None
+        flat = None if ctx.fixed else kept.reshape(-1, kept.shape[-1])
+        downs, hidden = [], [kept] if ctx.fixed else []
+        for group in groups:
+            mask = None if ctx.fixed and by_x is None else group.mask(grad, torch.Size((len(grad), ctx.shape[-1])))
+            a = stacked(tensors[::3][group.terms], kept.dtype)
+            if by_x is not None:
+                by_x = _added(by_x, back[group.ranks].T, a, mask)
+            if flat is not None:
+                entering = flat if mask is None else flat * mask
+                downs += [back[group.ranks] @ entering] if any(need[4::3]) else []
+                hidden += [a @ entering.T] if any(need[5::3]) or any(need[6::3]) else []
+        by_a, thin = (joined(each) if each else None for each in (downs, hidden))
+        found = _by_tensors(ctx, parts, tensors, by_a, thin, flat, dense_weight)
+        return None if by_x is None else by_x.view(ctx.shape), None, None, None, *found
 
 
 _ANY = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
@@ -116,18 +129,67 @@ _LowRankLinear.forward.__signature__ = _ANY  # type: ignore[attr-defined]
 """torch binds the arguments at every call; to a signature found anew each time, that takes as long as a small layer."""
 
 
-def _stacked(downs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    return _joined([a.to(dtype) for a in downs])
+def _thin(flat: Tensor, group: Group, downs: Sequence[Tensor]) -> Tensor:
+    mask = group.mask(flat)
+    return stacked(downs[group.terms], flat.dtype) @ (flat if mask is None else flat * mask).T
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _add(out: Tensor, term: Term, hidden: Tensor, b: Tensor, ratio: Tensor | None) -> None:
+    """Add a term to its rows of the output, in place, and rescale them."""
+    part, thin, up = spread(out, term.rows, -1), hidden[term.ranks].T, b.to(out.dtype).T
+    if part.ndim == 2:
+        part.addmm_(thin, up, alpha=term.scale)
+    else:
+        part.add_((thin @ up).view_as(part), alpha=term.scale)
+    if ratio is not None:
+        part.mul_(ratio.view(part.shape[1:]))
 
 
-def _scaled(scale: float, x: Tensor) -> Tensor:
-    return x if scale == 1.0 else scale * x
+def _back(term: Term, grad: Tensor, b: Tensor, ratio: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the gradient of a term's thin product, (rank, n)."""
+    b = b if ratio is None else b * ratio[:, None]
+    return scaled(term.scale, b.to(dtype).T @ grad.T)
 
 
-def _ranks(factors: Sequence[Tensor]) -> list[slice]:
-    ends = list(accumulate(len(a) for a in factors[::2]))
-    return [slice(end - len(a), end) for end, a in zip(ends, factors[::2], strict=True)]
+def _rescaled(grad: Tensor, terms: Sequence[Term], ratios: Sequence[Tensor | None]) -> Tensor:
+    """Return the output's gradient in front of all ratios."""
+    if all(ratio is None for ratio in ratios):
+        return grad
+    grad = grad.clone()
+    for term, ratio in zip(terms, ratios, strict=True):
+        if ratio is not None:
+            part = spread(grad, term.rows, -1)
+            part.mul_(ratio.view(part.shape[1:]))
+    return grad
+
+
+def _added(by_x: Tensor, back: Tensor, a: Tensor, mask: Tensor | None) -> Tensor:
+    return by_x.addmm_(back, a) if mask is None else by_x.add_((back @ a) * mask)
+
+
+def _by_tensors(
+    ctx: Any,
+    parts: Sequence[Tensor],
+    tensors: Sequence[Any],
+    by_a: Tensor | None,
+    hidden: Tensor | None,
+    flat: Tensor | None,
+    weight: Tensor,
+) -> Iterator[Tensor | None]:
+    """Yield the gradients of a, b and ratio of each term; that of a ratio c is the row sums of ``g * u``.
+
+    As u is ``x W^T + s h B^T``, they are those of ``W * g^T x`` and ``B * s g^T h``: u is neither kept nor made.
+    """
+    for i, (term, part) in enumerate(zip(ctx.layout[0], parts, strict=True)):
+        (a, b, ratio), (need_a, need_b, need_ratio) = tensors[3 * i : 3 * i + 3], ctx.needs_input_grad[4 + 3 * i :][:3]
+        yield by_a[term.ranks].to(a.dtype) if need_a and by_a is not None else None
+        by_b = scaled(term.scale, hidden[term.ranks] @ part).T if hidden is not None else None
+        if by_b is None or not need_b:
+            yield None
+        else:
+            yield (by_b if ratio is None else by_b * ratio[:, None]).to(b.dtype)
+        if by_b is None or flat is None or not need_ratio:
+            yield None
+        else:
+            whole = (part.T @ flat) * take(weight, term.rows, 0)
+            yield whole.sum(1, dtype=ratio.dtype) + (by_b * b).sum(1, dtype=ratio.dtype)

@@ -26,6 +26,26 @@ def dense(weight: Tensor) -> Tensor:
     return weight.dequantize().detach() if _wrapped(weight) else weight
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``x W^T + bias`` in x's precision, as the library of a quantised weight computes it."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if _packed(weight):
+        from bitsandbytes import matmul_4bit
+
+        y: Tensor = matmul_4bit(x, weight, bias=bias, quant_state=weight.quant_state)  # type: ignore[attr-defined]
+        return y
+    return F.linear(x, weight if _wrapped(weight) else weight.to(x.dtype), bias)
+
+
+def computes_in(host: nn.Module, weight: Tensor) -> torch.dtype | None:
+    """Return the precision that a layer computes in with its quantised weight; None where ``dense`` can't read it."""
+    if not _packed(weight):
+        return weight.dtype
+    if getattr(weight.quant_state, "packing_format_for_cpu", False):  # type: ignore[attr-defined]
+        return None
+    return getattr(host, "compute_dtype", None) or dtype_of(weight)
+
+
 def shape_of(weight: Tensor) -> torch.Size:
     """Return the shape of the numbers that a weight stands for."""
     return torch.Size(weight.quant_state.shape) if _packed(weight) else weight.shape  # type: ignore[attr-defined]
@@ -36,15 +56,19 @@ def dtype_of(weight: Tensor) -> torch.dtype:
     return weight.quant_state.dtype if _packed(weight) else weight.dtype  # type: ignore[attr-defined]
 
 
-def stored_bytes(weight: Tensor) -> int:
-    """Return the bytes a weight takes, its scales included."""
+def stored(weight: Tensor) -> list[Tensor]:
+    """Return the tensors that a weight is made of, its scales included; of a plain one itself."""
     if _packed(weight):
-        scales = _tensors(weight.quant_state)  # type: ignore[attr-defined]
-        return weight.nbytes + sum(scale.nbytes for scale in scales)
+        return [weight, *_tensors(weight.quant_state)]  # type: ignore[attr-defined]
     if _wrapped(weight):
         names: list[str] = weight.__tensor_flatten__()[0]  # type: ignore[attr-defined]
-        return sum(int(getattr(weight, name).nbytes) for name in names)
-    return weight.nbytes
+        return [getattr(weight, name) for name in names]
+    return [weight]
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Return the bytes a weight takes, its scales included."""
+    return sum(tensor.nbytes for tensor in stored(weight))
 
 
 def plain_forward(host: Any, x: Tensor) -> Tensor:

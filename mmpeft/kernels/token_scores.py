@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmpeft.kernels.plain import is_plain
+
 CHUNK_BYTES = 2**27
 """Of the logits (fp32) that exist at one time."""
 
@@ -22,7 +24,7 @@ def token_scores(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tenso
     adapters, trained, quantised) is run again in the backward pass.
     """
     weight = getattr(head, "weight", None)
-    if type(head) is nn.Linear and type(weight) is nn.Parameter and not any(p.requires_grad for p in head.parameters()):
+    if type(head) is nn.Linear and is_plain(weight) and not any(p.requires_grad for p in head.parameters()):
         bias = head.bias
         if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))

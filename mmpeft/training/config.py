@@ -22,7 +22,7 @@ from pydantic import (
 
 from mmpeft.configuration import Document, read_document
 from mmpeft.data.config import DataConfig
-from mmpeft.kernels.backends import Backend
+from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.methods import Method, parse
 from mmpeft.settings import Settings
 
@@ -256,6 +256,8 @@ class RunConfig(Settings):
     """How the adapters are trained."""
     attention: Backend = "auto"
     """The kernel of the model's attention; ``auto`` is its library's own way, ``xformers`` needs that extra."""
+    memory: MemoryLevel = "standard"
+    """What is kept for the backward pass: ``lean`` and ``leanest`` compute more again, with the same gradients."""
     output: Path
     """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""
 

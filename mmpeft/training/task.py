@@ -25,7 +25,8 @@ Config = TypeVar("Config", bound=RunConfig)
 def add_adapters(model: nn.Module, config: RunConfig, *, head: bool | Collection[str]) -> Adapters:
     """Graft the adapters of a configuration and activate them; ``head`` are those that train the task head too, or all.
 
-    The model is prepared as the configuration says: its weights quantised, its attention's kernel chosen.
+    The model is prepared as the configuration says: its weights quantised, its attention's kernel and the memory level
+    chosen.
     """
     _prepare(model, config)
     for name, methods in config.adapters.items():
@@ -52,6 +53,7 @@ def _prepare(model: nn.Module, config: RunConfig) -> None:
     if how is not None:
         quantize(model, how.kind, double=how.double, compute=COMPUTE[how.compute], skip=how.skip)
     mmpeft.use_attention(model, config.attention)
+    mmpeft.use_memory(model, config.memory)
 
 
 def test_sample(split: ImageSplit, index: int) -> Sample:

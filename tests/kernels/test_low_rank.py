@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mmpeft
-from mmpeft.kernels.low_rank import Update, fusible, low_rank_add, low_rank_linear
+from mmpeft.kernels.dropout import keep_mask, kept_share
+from mmpeft.kernels.low_rank import fusible, low_rank_add, low_rank_linear
+from mmpeft.kernels.rows import Interleaved, indices, put, take
+from mmpeft.kernels.updates import Update
 
 LAYOUTS = {
     "whole": [(2, 0.5, None)],
@@ -19,6 +23,19 @@ LAYOUTS = {
     "slice inside the whole": [(2, 1.0, None), (2, 0.3, slice(2, 7))],
 }
 WIDTH, OUT = 6, 12
+HARD: dict[str, list[dict[str, Any]]] = {
+    "of every other head": [{"rows": Interleaved(2, slice(2, 4))}],
+    "dropout": [{"dropout": 0.5}],
+    "two masks and none": [{"dropout": 0.3, "rows": slice(0, 5)}, {"rows": slice(3, 9)}, {"dropout": 0.6}],
+    "one mask for two": [{"dropout": 0.5, "seed": 7}, {"dropout": 0.5, "seed": 7, "rows": slice(0, 2)}],
+    "rescaled": [{"rescaled": True}],
+    "rescaled, then more": [{"rescaled": True, "rows": slice(4, 12)}, {"rows": slice(0, 6)}],
+    "rescaled heads": [
+        {"rescaled": True, "rows": Interleaved(2, slice(0, 3))},
+        {"rescaled": True, "rows": Interleaved(2, slice(3, 6))},
+    ],
+    "rescaled with dropout": [{"rescaled": True, "dropout": 0.5}],
+}
 
 
 def make(layout: str, dtype: torch.dtype = torch.float64, factor: torch.dtype | None = None) -> tuple[Tensor, ...]:
@@ -107,6 +124,82 @@ def test_equals_the_eager_sum(layout: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(own[0], y, **tolerance)
     assert own[0].dtype == own[1].dtype == dtype
     assert {gradient.dtype for gradient in own[2:]} == {torch.float32}
+
+
+def hard(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor) -> Tensor:
+    return low_rank_linear(x, weight, bias, hard_updates(name, tensors))
+
+
+def hard_updates(name: str, tensors: Sequence[Tensor]) -> list[Update]:
+    found, rest = [], iter(tensors)
+    for index, options in enumerate(HARD[name]):
+        own = {"scale": 1.5 - index, "seed": 5 + index} | options
+        ratio = {"ratio": next(rest)} if own.pop("rescaled", False) else {}
+        found.append(Update(next(rest), next(rest), **ratio, **own))
+    return found
+
+
+def hard_tensors(name: str) -> list[Tensor]:
+    """Return x, weight, bias and then perhaps a ratio, a and b of each update."""
+    torch.manual_seed(0)
+    made = [torch.randn(shape, dtype=torch.float64) for shape in ((2, 5, WIDTH), (OUT, WIDTH), (OUT,))]
+    for options in HARD[name]:
+        rows = len(indices(options.get("rows", slice(None)), OUT))
+        shapes = [(rows,)] * bool(options.get("rescaled")) + [(2, WIDTH), (rows, 2)]
+        made += [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    return made
+
+
+def step_by_step(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor) -> Tensor:
+    """The formula, one update after the other."""
+    y = x @ weight.T
+    for update in hard_updates(name, tensors):
+        rows = update.rows or slice(None)
+        mask = keep_mask(x.flatten(0, 1).shape, update.dropout, update.seed, x.device).view(x.shape)
+        read = x * mask / kept_share(update.dropout) if update.dropout else x
+        part = take(y, rows, -1) + update.scale * (read @ update.a.T) @ update.b.T
+        y = put(y, rows, part if update.ratio is None else part * update.ratio, -1)
+    return y if bias is None else y + bias
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("biased", [True, False])
+def test_masks_ratios_and_scattered_rows_are_the_formula(name: str, biased: bool) -> None:
+    x, weight, bias, *tensors = hard_tensors(name)
+    leaves = [tensor.requires_grad_() for tensor in (x, *tensors)]
+    grad = torch.randn(2, 5, OUT, dtype=torch.float64)
+    outputs = [f(name, x, weight, bias if biased else None, *tensors) for f in (hard, step_by_step)]
+    torch.testing.assert_close(*outputs)
+    own, right = (torch.autograd.grad(y, leaves, grad) for y in outputs)
+    for gradient, expected in zip(own, right, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    for leaf, expected in zip(leaves, right, strict=True):
+        alone = hard(name, *_only(leaf, x), weight, bias if biased else None, *_only(leaf, *tensors))
+        torch.testing.assert_close(torch.autograd.grad(alone, leaf, grad)[0], expected)
+
+
+def _only(wanted: Tensor, *leaves: Tensor) -> list[Tensor]:
+    return [leaf if leaf is wanted else leaf.detach() for leaf in leaves]
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_gradients_of_masks_and_ratios_and_theirs(name: str) -> None:
+    x, weight, bias, *tensors = hard_tensors(name)
+    leaves = [tensor.requires_grad_() for tensor in (x, *tensors)]
+
+    def function(x: Tensor, *tensors: Tensor) -> Tensor:
+        return hard(name, x, weight, bias, *tensors)
+
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_no_mask_and_no_product_is_kept(name: str) -> None:
+    x, weight, bias, *tensors = hard_tensors(name)
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    saved = kept(lambda: hard(name, x, weight, bias, *tensors))
+    assert {tensor.data_ptr() for tensor in saved} == {tensor.data_ptr() for tensor in (x, weight, *tensors)}
 
 
 def kept(function: Callable[[], Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit, Fold
 from mmpeft.injection.edits.low_rank import bind_linear_input
 from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.kernels.dropout import dropped
 
 
 class AdaptedInput(Edit):
@@ -40,7 +41,7 @@ class AdaptedInput(Edit):
         """Adapt the input."""
         z = args[0]
         hidden = F.linear(z, self.down.weight.to(z.dtype), self.down.bias.to(z.dtype))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(hidden, self.dropout, self.training)
         grouped = hidden.unflatten(-1, (self.groups, -1))
         change = torch.einsum("...gh,goh->...go", grouped, self.up.to(z.dtype)).flatten(-2) + self.bias.to(z.dtype)
         return (z + self.scale * change, *args[1:]), kwargs

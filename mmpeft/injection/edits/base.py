@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.gate import Gate
-from mmpeft.injection.rows import Rows
 from mmpeft.injection.sites import Site
 from mmpeft.kernels.attention import Extra
-from mmpeft.kernels.low_rank import Update
+from mmpeft.kernels.rows import Rows
+from mmpeft.kernels.updates import Update
 
 Point = Literal["parameters", "input", "output", "projected", "projection", "carrier", "features", "attention"]
 Fold = tuple[Tensor, Tensor | None]
@@ -144,8 +144,8 @@ class Edit(nn.Module):
         """Return the host's arguments after this edit."""
         raise TypeError(f"{type(self).__name__} has no input")
 
-    def update(self) -> Update | None:
-        """Return the low-rank update that ``output`` amounts to just now, if it is one: its host adds it itself."""
+    def update(self, binding: Binding) -> Update | None:
+        """Return the low-rank update that ``output`` amounts to just now, if it is one: its host computes it itself."""
         return None
 
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:

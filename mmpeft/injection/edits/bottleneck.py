@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
+from mmpeft.kernels.dropout import dropped
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -89,7 +90,7 @@ class Bottleneck(Edit):
         if self.norm is not None:
             z = F.layer_norm(z, self.norm.normalized_shape, *_cast(self.norm, z), self.norm.eps)
         hidden = ACTIVATIONS[self.activation](F.linear(z, *_cast(self.down, z)))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(hidden, self.dropout, self.training)
         scale = self.scale.to(z.dtype) if isinstance(self.scale, Tensor) else self.scale
         return F.linear(hidden, *_cast(self.up, z)) * scale
 

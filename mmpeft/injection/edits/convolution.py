@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.sites import BranchSite, Site
+from mmpeft.kernels.dropout import dropped
 
 
 class ConvolutionalBottleneck(Edit):
@@ -58,7 +59,7 @@ class ConvolutionalBottleneck(Edit):
         grid = self._convolve(patches.transpose(1, 2).unflatten(2, (side, side))).flatten(2).transpose(1, 2)
         alone = self._convolve(front.flatten(0, 1)[..., None, None])[..., 0, 0].view_as(front)
         hidden = _quick_gelu(torch.cat([alone, grid], 1))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(hidden, self.dropout, self.training)
         return y + F.linear(hidden, self.up.weight.to(x.dtype), self.up.bias.to(x.dtype)) * self.scale
 
     def _convolve(self, z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold
 from mmpeft.injection.edits.low_rank import bind_linear
 from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.kernels.dropout import dropped
 
 
 class SharedFactors(Edit):
@@ -62,7 +63,7 @@ class FactorDelta(Edit):
         shared: SharedFactors = self.shared  # type: ignore[assignment]
         low = F.linear(x.unflatten(-1, (self.ins, -1)), shared.u.to(x.dtype))
         mixed = torch.einsum("...is,oirs->...or", low, self._core().to(x.dtype))
-        mixed = F.dropout(mixed, self.dropout, self.training) if self.dropout else mixed
+        mixed = dropped(mixed, self.dropout, self.training)
         return y + F.linear(mixed, shared.v.to(x.dtype) * self.scale).flatten(-2)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:

@@ -13,6 +13,7 @@ from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.edits.bottleneck import ACTIVATIONS
 from mmpeft.injection.edits.low_rank import bind_linear, bind_linear_input
 from mmpeft.injection.sites import LinearSite, Site
+from mmpeft.kernels.dropout import dropped
 
 Place = Literal["beside", "front", "behind"]
 
@@ -67,7 +68,7 @@ class LinearBottleneck(Edit):
 
     def _transform(self, z: Tensor) -> Tensor:
         hidden = ACTIVATIONS[self.activation](F.linear(z, self.down.weight.to(z.dtype)))
-        hidden = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        hidden = dropped(hidden, self.dropout, self.training)
         return F.linear(hidden, self.up.weight.to(z.dtype)) * self.scale
 
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Binding, Call, Edit, Fold, Point
 from mmpeft.injection.edits.low_rank_start import Start, started
-from mmpeft.injection.rows import take
 from mmpeft.injection.sites import LinearSite, Site, WeightSite
-from mmpeft.kernels.low_rank import Update, low_rank_add
+from mmpeft.kernels.dropout import dropped, new_seed, transformed
+from mmpeft.kernels.low_rank import low_rank_add
+from mmpeft.kernels.per_weight import PerWeight
 from mmpeft.kernels.quantized import dense
+from mmpeft.kernels.rows import take
+from mmpeft.kernels.updates import Update
 
 
 class LowRank(Edit):
@@ -63,8 +67,7 @@ class LowRank(Edit):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        return low_rank_add(y, x, *self.factors(), self.scale)
+        return low_rank_add(y, dropped(x, self.dropout, self.training), *self.factors(), self.scale)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A and B of the whole delta: with what is subtracted as further rows of A and columns of B."""
@@ -75,9 +78,13 @@ class LowRank(Edit):
             torch.cat([self.lora_B, self.get_buffer("start_B")], 1),
         )
 
-    def update(self) -> Update | None:
-        """``s B A``, but for dropout in training."""
-        return None if self.dropout and self.training else Update(*self.factors(), self.scale)
+    def update(self, binding: Binding) -> Update | None:
+        """``s B A drop``; None for dropout under transforms of functions, which draw by themselves."""
+        if not (self.dropout and self.training):
+            return Update(*self.factors(), self.scale)
+        if transformed():
+            return None
+        return Update(*self.factors(), self.scale, dropout=self.dropout, seed=new_seed())
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""
@@ -98,26 +105,29 @@ class DecomposedLowRank(LowRank):
     """``m / n (W x + s B A x) + b`` with n = the row norms of W + s B A, no gradient through n (DoRA, Liu et al. 2024).
 
     m (out) starts as the row norms of W. n comes from ``|W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B``: no matrix of the
-    size of W is made.
+    size of W is made, and ``|W|^2`` is made once.
     """
 
     def __init__(self, site: WeightSite, **options: Any) -> None:
         super().__init__(site, **options)
         self.magnitude = nn.Parameter(self._square_norms(self._weight(site.host)).sqrt())
+        self.squares = PerWeight()
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Rescale base output and delta by m / n, all but the bias."""
         host = call.binding.host
         ratio = self._ratio(host)
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        x = dropped(x, self.dropout, self.training)
         a, b = (factor.to(x.dtype) for factor in self.factors())
         delta = F.linear(F.linear(x, a), b * (self.scale * ratio[:, None]).to(b.dtype))
         bias = self._bias(host)
         plain = y if bias is None else y - bias.to(y.dtype)
         return y + (ratio - 1).to(y.dtype) * plain + delta
 
-    def update(self) -> None:
-        """None: the magnitude scales the base's output too."""
+    def update(self, binding: Binding) -> Update | None:
+        """``s B A drop``, and m / n on all of the output but the bias."""
+        update = super().update(binding)
+        return update and replace(update, ratio=self._ratio(binding.host))
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``m / n (W + s B A)``; of a bias that earlier edits changed, the change is rescaled too."""
@@ -128,20 +138,22 @@ class DecomposedLowRank(LowRank):
         return changed * ratio.view(-1, *[1] * (weight.ndim - 1)), bias
 
     def _ratio(self, host: nn.Module) -> Tensor:
-        return self.magnitude / self._norms(self._weight(host))
+        weight = self._weight(host)
+        squares = self.squares.of(getattr(host, self.names[0]), lambda: self._square_norms(weight))
+        return self.magnitude / self._norms(weight, squares)
 
     def _bias(self, host: nn.Module) -> Tensor | None:
         bias: Tensor | None = getattr(host, self.names[1])
         return bias if bias is None or self.rows is None else take(bias, self.rows, 0)
 
     @staticmethod
+    @torch.no_grad()
     def _square_norms(weight: Tensor) -> Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        return weight.detach().to(wide).flatten(1).square().sum(1)
+        return weight.to(wide).flatten(1).square().sum(1)
 
     @torch.no_grad()
-    def _norms(self, weight: Tensor) -> Tensor:
-        squares = self._square_norms(weight)
+    def _norms(self, weight: Tensor, squares: Tensor) -> Tensor:
         a, b, w = (tensor.to(squares.dtype).flatten(1) for tensor in (*self.factors(), weight))
         cross = ((w @ a.T) * b).sum(1)
         own = ((b @ (a @ a.T)) * b).sum(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmpeft.injection.edits.base import Binding, Call, Edit
 from mmpeft.injection.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.injection.sites import Site
+from mmpeft.kernels.dropout import dropped
 
 
 class ConvLowRank(LowRank):
@@ -26,13 +27,13 @@ class ConvLowRank(LowRank):
         """Add the delta."""
         return y + self._delta(x, call.binding.host)
 
-    def update(self) -> None:
+    def update(self, binding: Binding) -> None:
         """None: the host is no linear layer."""
 
     def _delta(self, x: Tensor, host: nn.Module) -> Tensor:
         """Return the delta, made with the host's stride, padding and dilation."""
         assert isinstance(host, nn.Conv2d)
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        x = dropped(x, self.dropout, self.training)
         a, b = (factor.to(x.dtype) for factor in self.factors())
         return F.conv2d(host._conv_forward(x, a, None) * self.scale, b)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.injection.edits.base import Arguments, Binding, Call, Edit
 from mmpeft.injection.edits.prompt import Prompt
 from mmpeft.injection.sites import SequenceSite, Site
+from mmpeft.kernels.dropout import dropped
 
 ENTRY = -1
 """Index of the binding at the norm in front of the first block."""
@@ -81,7 +81,7 @@ class Tokens(Edit):
         end = start + self.count if call.joins else start
         prompts = self.vectors(position).to(x.dtype)
         prompts = prompts.expand(x.shape[0], -1, -1)
-        prompts = F.dropout(prompts, self.dropout, self.training) if self.dropout else prompts
+        prompts = dropped(prompts, self.dropout, self.training)
         return torch.cat([x[:, :start], prompts, x[:, end:]], 1)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:

@@ -36,6 +36,23 @@ def take(x: Tensor, rows: Rows, axis: int) -> Tensor:
     return take(x.unflatten(axis, (rows.groups, -1)), rows.part, axis + 1).flatten(axis, axis + 1)
 
 
+def spread(x: Tensor, rows: Rows, axis: int) -> Tensor:
+    """Return a view of these rows of a contiguous tensor, to write to; of interleaved ones one more axis, by group."""
+    if isinstance(rows, slice):
+        return take(x, rows, axis)
+    axis = axis % x.ndim
+    return take(x.unflatten(axis, (rows.groups, -1)), rows.part, axis + 1)
+
+
+def overlap(one: Rows | None, other: Rows | None) -> bool:
+    """Whether two choices of rows of one weight may have a row in common; None is all of them."""
+    if isinstance(one, Interleaved) and isinstance(other, Interleaved) and one.groups == other.groups:
+        one, other = one.part, other.part
+    if not (isinstance(one, slice) and isinstance(other, slice)):
+        return True
+    return one.start < other.stop and other.start < one.stop
+
+
 def put(x: Tensor, rows: Rows, new: Tensor, axis: int) -> Tensor:
     """Return a tensor with ``new`` in the place of these rows."""
     axis = axis % x.ndim

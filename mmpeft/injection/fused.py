@@ -1,0 +1,69 @@
+"""Which edits are computed along with their host, by one fused function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpeft.injection.edits.base import Call
+from mmpeft.kernels.low_rank import fusible, low_rank_linear
+from mmpeft.kernels.rows import overlap
+from mmpeft.kernels.updates import Update
+
+LINEAR = "torch.nn.modules.linear.Linear.forward"
+TRANSPOSED = "transformers.pytorch_utils.Conv1D.forward"
+PACKED = "bitsandbytes.nn.modules.Linear4bit.forward"
+
+
+def updates_of(host: nn.Module, forward: Callable[..., Any], x: Tensor, calls: Sequence[Call]) -> list[Update]:
+    """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
+    if not calls or _name(forward) not in (LINEAR, TRANSPOSED, PACKED) or not fusible(host, x):
+        return []
+    return _leading(calls)
+
+
+def projection_updates(host: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Update]:
+    """Return the same for the projection that a carrier computes."""
+    return _leading(calls) if calls and fusible(host, x, "in_proj_weight") else []
+
+
+def computed(host: nn.Module, forward: Callable[..., Any], x: Tensor, updates: Sequence[Update]) -> Tensor:
+    """Return the host's output with these updates."""
+    weight, bias = host._parameters["weight"], host._parameters["bias"]
+    assert weight is not None
+    return low_rank_linear(x, weight.T if _name(forward) == TRANSPOSED else weight, bias, updates)
+
+
+def projected(host: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:
+    """Return ``in_proj_weight x + in_proj_bias`` with these updates, if any."""
+    weight: Tensor = host.in_proj_weight  # type: ignore[assignment]
+    bias: Tensor | None = host.in_proj_bias  # type: ignore[assignment]
+    return low_rank_linear(x, weight, bias, updates) if updates else F.linear(x, weight, bias)
+
+
+def _leading(calls: Sequence[Call]) -> list[Update]:
+    found: list[Update] = []
+    for call in calls:
+        update = _update(call)
+        if update is None or (update.ratio is not None and any(overlap(update.rows, own.rows) for own in found)):
+            return found
+        found.append(update)
+    return found
+
+
+def _update(call: Call) -> Update | None:
+    edit = call.binding.edit
+    if call.route is not None or edit.input_gate is not None:
+        return None
+    update = edit.update(call.binding)
+    if update is None or (update.ratio is not None and call.weight != 1.0):
+        return None
+    return replace(update, scale=update.scale * call.weight, rows=call.binding.rows)
+
+
+def _name(forward: Callable[..., Any]) -> str:
+    return f"{forward.__module__}.{forward.__qualname__}"

@@ -18,6 +18,8 @@ def _as_tuple(value: object) -> object:
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """One path, or several."""
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
+"""Several texts of the same pictures: one is drawn each time."""
 
 
 class Concept(Settings):
@@ -27,13 +29,13 @@ class Concept(Settings):
     """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones: large, on a ground without texture."""
     count: PositiveInt | None = None
     """At most so many of them; null takes all."""
-    prompt: Annotated[tuple[str, ...], Field(min_length=1)] | str | None = None
+    prompt: Texts | str | None = None
     """What all of them show, with the word to be learned in it: ``a photo of a <new1> cat``; of several one is drawn,
     and of a drawn scene it can name the ``{colour}`` and the like. Null takes captions of their own: those in the
     folder, which are found as for ``name: captions``, or what was drawn."""
     class_path: Paths = ()
     """The same of other pictures of its class, or of several, which are to stay as they are (prior preservation)."""
-    class_prompt: str | None = None
+    class_prompt: Texts | str | None = None
     """What all of those show: ``a photo of a cat``. Null takes captions of their own, as Custom Diffusion does."""
 
     @model_validator(mode="after")

@@ -162,13 +162,12 @@ def test_a_drawn_shape_is_a_concept_too() -> None:
         load(name="concepts", concepts=[{"path": "scenes/plain/hart", "prompt": "a"}])
 
 
-def test_the_text_of_a_drawn_concept_names_what_is_drawn() -> None:
-    concept = {
-        "path": "scenes/plain/heart",
-        "prompt": ["a {colour} <new1>", "a <new1> on a {ground} ground"],
-        "count": 9,
-    }
-    for sample in load(32, 4, name="concepts", concepts=[concept]).train.samples:
+def test_the_text_of_a_drawn_concept_and_of_its_class_names_what_is_drawn() -> None:
+    texts = ["a {colour} <new1>", "a <new1> on a {ground} ground"]
+    concept: dict[str, Any] = {"path": "scenes/plain/heart", "prompt": texts, "count": 9}
+    prior = {"class_path": "scenes/plain/star", "class_prompt": texts}
+    train = load(32, 4, name="concepts", concepts=[concept | prior]).train
+    for sample in (*train.samples, *train.priors[0]):
         seen = recognise(sample.open())
         assert seen is not None
         assert [text.split()[place] for text, place in zip(sample.caption, (1, 4), strict=True)] == [

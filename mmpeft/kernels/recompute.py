@@ -23,13 +23,13 @@ from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.recipes import Call, Function, Kept, Recipe, Replayed, View, storage_of, value_of
 
-_ACTIVATIONS = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
-_OF_RESULT = {F.relu, torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid}
+_ACTIVATIONS: set[Function] = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
+_OF_RESULT: set[Function] = {F.relu, torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid}
 """Their gradient is a function of their result, which torch keeps."""
-_PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
-_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
-_NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
-_CHEAP = {
+_PRODUCTS: set[Function] = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+_SUMS: set[Function] = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+_NORMS: set[Function] = {F.layer_norm, F.group_norm, F.rms_norm}
+_CHEAP: set[Function] = {
     *_ACTIVATIONS, *_OF_RESULT, *_PRODUCTS, *_SUMS, *_NORMS, torch.sub, Tensor.sub, Tensor.__sub__,
     torch.pow, Tensor.pow, Tensor.__pow__, torch.square, Tensor.square, Tensor.to, Tensor.float, Tensor.type_as,
 }  # fmt: skip

@@ -21,8 +21,11 @@ SETTINGS = {"optimizer": "sgd", "lr": 0.05, "accumulate": 2, "clip": 1.0, "ema":
 def test_two_processes_train_what_one_does(
     tmp_path: Path, start: Any, how: tuple[str, ...], layers: str, cache: str
 ) -> None:
-    """The same global batches, 22 samples in batches of 8; the program resumes its run once and compares."""
-    options = [f"{key}={value}" for key, value in {**SETTINGS, "layers": layers}.items()]
+    """The same global batches, 22 samples in batches of 8; the program resumes its run once and compares.
+
+    Two processes keep as little for the backward pass as can be, one keeps what it likes.
+    """
+    options = [f"{key}={value}" for key, value in {**SETTINGS, "layers": layers, "memory": "leanest"}.items()]
     two = start(tmp_path / "two", "batch_size=4", "again=true", *options, launcher=(*LAUNCH, *how))
     one = make_trainer(tmp_path / "one", batch_size=8, cache="off", layers=layers, **SETTINGS)
     result = one.fit()

@@ -76,11 +76,13 @@ def make_trainer(
     layers: str = "all",
     methods: Any = None,
     objective: Any = None,
+    memory: Any = "standard",
     **settings: Any,
 ) -> Trainer:
     model = make_model()
     methods = methods or [mmpeft.LoRA(rank=2, dropout=dropout, layers=layers), mmpeft.LinearProbe()]
     adapters = mmpeft.adapt(model, methods)
+    mmpeft.use_memory(model, memory)
     defaults = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.1, "warmup_steps": 2}
     config = TrainConfig.model_validate(defaults | settings)
     return Trainer(model, adapters, objective or Classification(), data or make_splits(), config, output)
@@ -108,7 +110,7 @@ def resume_again(trainer: Trainer, output: Path, options: dict[str, Any]) -> Non
 
 
 def main(output: str, *overrides: str) -> None:
-    """Train with the overrides; ``noise``, ``dropout``, ``layers`` and ``delay`` belong to data and model."""
+    """Train with the overrides; ``noise``, ``dropout``, ``layers``, ``memory`` and ``delay`` belong to data and model."""
     torch.set_num_threads(1)
     options = {key: yaml.safe_load(value) for key, value in (override.split("=", 1) for override in overrides)}
     data, again = make_splits(noise=options.pop("noise", 0.0), delay=options.pop("delay", 0.0)), options.pop("again", 0)

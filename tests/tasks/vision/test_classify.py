@@ -124,3 +124,12 @@ def test_a_run_on_a_base_in_4_bits(classify: ModuleType, tmp_path: Path) -> None
     assert classify.evaluate(config) == pytest.approx(metrics["test"])
     model = classify.build(config.model_copy(update={"output": tmp_path / "other"}))[0].model
     assert is_quantized(model.blocks[0].mlp.fc1.weight)
+
+
+def test_a_memory_level_changes_no_number(classify: ModuleType, tmp_path: Path) -> None:
+    """The losses agree to the bit; the level is that of the model, which the prefix cache leaves alone."""
+    train = {"max_steps": 3, "batch_size": 8, "cache": "off"}
+    runs = [make_config(classify, tmp_path / level, train=train, memory=level) for level in ("standard", "leanest")]
+    standard, leanest = (classify.run(config)["test"]["loss"] for config in runs)
+    assert standard == leanest
+    assert classify.build(runs[1].model_copy(update={"output": tmp_path / "other"}))[0].model._graft.level == "leanest"

@@ -110,7 +110,7 @@ def resume_again(trainer: Trainer, output: Path, options: dict[str, Any]) -> Non
 
 
 def main(output: str, *overrides: str) -> None:
-    """Train with the overrides; ``noise``, ``dropout``, ``layers``, ``memory``, ``delay`` are those of data and model."""
+    """Train with the overrides; ``noise``, ``dropout``, ``layers``, ``memory``, ``delay`` belong to data and model."""
     torch.set_num_threads(1)
     options = {key: yaml.safe_load(value) for key, value in (override.split("=", 1) for override in overrides)}
     data, again = make_splits(noise=options.pop("noise", 0.0), delay=options.pop("delay", 0.0)), options.pop("again", 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from mmpeft.injection.anatomy import Anatomy, Block, Tower, own_modules
-from mmpeft.injection.chosen import Chosen
 from mmpeft.injection.graft import Graft, check_forward, graft, plain_class, ungraft
 from mmpeft.injection.planning import modules_of
 from mmpeft.injection.sites import AttentionSite, PositionsSite
@@ -39,7 +39,7 @@ def attention_sites(model: nn.Module) -> list[AttentionSite]:
     return [*{id(site.host): site for site in found if site is not None}.values()]
 
 
-def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Backend) -> Chosen:
+def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Backend) -> ExitStack:
     """Compute the attention of a model, or of all modules of a pipeline, by this kernel from now on.
 
     It may be called again at any time; ``auto`` gives the model back its library's own way. As a context manager,
@@ -55,15 +55,11 @@ def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Bac
     sites = [site for module in modules.values() for site in attention_sites(module)]
     if backend != "auto":
         _refuse(modules, sites, backend)
-    before = [(site, _now(site)) for site in sites]
+    before = ExitStack()
     for site in sites:
+        before.callback(_set, site, _now(site))
         _set(site, backend)
-
-    def undo() -> None:
-        for site, own in before:
-            _set(site, own)
-
-    return Chosen(undo)
+    return before
 
 
 def _now(site: AttentionSite) -> Backend:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, get_args
 
 from torch import nn
 
 from mmpeft.injection.anatomy import anatomy
-from mmpeft.injection.chosen import Chosen
 from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
 from mmpeft.injection.planning import modules_of
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.settings import nearest
 
 
-def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLevel) -> Chosen:
+def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLevel) -> ExitStack:
     """Keep for the backward pass of a model, or of all modules of a pipeline, as much as this level says from now on.
 
     ``standard`` is what torch and the fused edits keep. ``lean`` keeps nothing that activations, products of two
@@ -34,15 +34,11 @@ def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLe
     hosts = [host for module in modules_of(model).values() for host in _hosts(module)]
     for host in hosts if level != "standard" else []:
         check_forward(host)
-    before = [(host, _now(host)) for host in hosts]
+    before = ExitStack()
     for host in hosts:
+        before.callback(_set, host, _now(host))
         _set(host, level)
-
-    def undo() -> None:
-        for host, own in before:
-            _set(host, own)
-
-    return Chosen(undo)
+    return before
 
 
 def _hosts(model: nn.Module) -> list[nn.Module]:

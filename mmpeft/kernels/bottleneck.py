@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpeft.kernels.dropout import dropped, keep_mask, kept_share, new_seed, seedable
-from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.plain import computed_in, is_plain
 
 _aten = torch.ops.aten
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -50,7 +50,7 @@ def bottleneck(
     comes on top of the fixed one. It computes in z's precision, or autocast's; gradients have the weights' own.
     """
     tensors = (*(norm or (None, None)), *down, *up, scale)
-    if torch.compiler.is_compiling() or not seedable(z) or not all(t is None or is_plain(t) for t in tensors):
+    if not seedable(z) or not all(t is None or is_plain(t) for t in tensors):
         return _plain(z, shape, tensors)
     shape.seed = new_seed() if shape.dropout else 0
     y: Tensor = _Bottleneck.apply(z, shape, *tensors)
@@ -72,11 +72,9 @@ class _Bottleneck(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, shape: Shape, *tensors: Any) -> Tensor:
-        kind = z.device.type
-        cast = torch.is_autocast_enabled(kind) and z.dtype != torch.float64
-        ctx.dtype, ctx.shape = torch.get_autocast_dtype(kind) if cast else z.dtype, shape
+        ctx.dtype, ctx.shape = computed_in(z), shape
         ctx.save_for_backward(z, *tensors)
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(z.device.type, enabled=False):
             up, c = _up(shape, tensors, ctx.dtype)
             hidden = _Hidden(z, shape, tensors, ctx.dtype).kept.T
             y = hidden @ up.T if c is None else torch.addmm(c, hidden, up.T)

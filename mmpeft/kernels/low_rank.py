@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.kernels.dropout import transformed
-from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.plain import computed_in, is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
 from mmpeft.kernels.recompute import note_linear
 from mmpeft.kernels.rows import take
@@ -36,13 +36,6 @@ def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     if is_quantized(own):
         return not transformed() and computes_in(host, own) == computed_in(x)
     return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or computed_in(x) != x.dtype)
-
-
-def computed_in(x: Tensor) -> torch.dtype:
-    """Return the precision to compute in: x's own, or autocast's where that is on."""
-    kind = x.device.type
-    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Sequence[Update]) -> Tensor:

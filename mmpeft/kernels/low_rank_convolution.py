@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.kernels.dropout import transformed
-from mmpeft.kernels.low_rank import computed_in, fusible
+from mmpeft.kernels.low_rank import fusible
+from mmpeft.kernels.plain import computed_in
 from mmpeft.kernels.quantized import is_quantized
 from mmpeft.kernels.updates import ALL, Layout, Term, Update, arranged, merged, scaled
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -19,3 +20,10 @@ def is_plain(tensor: object) -> TypeGuard[Tensor]:
 def is_real(tensor: object) -> TypeGuard[Tensor]:
     """Whether a tensor is torch's own and has numbers."""
     return type(tensor) in (Tensor, nn.Parameter)
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """Return the precision to compute in: x's own, or autocast's where that is on."""
+    kind = x.device.type
+    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.plain import computed_in, is_plain
 
 CHUNK_BYTES = 2**27
 """Of the logits (fp32) that exist at one time."""
@@ -26,9 +26,7 @@ def token_scores(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tenso
     weight = getattr(head, "weight", None)
     if type(head) is nn.Linear and is_plain(weight) and not any(p.requires_grad for p in head.parameters()):
         bias = head.bias
-        if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        return _LinearScores.apply(hidden, weight, bias, tokens, _rows(len(weight)))
+        return _LinearScores.apply(hidden.to(computed_in(hidden)), weight, bias, tokens, _rows(len(weight)))
     size = _rows(_outputs(head, hidden))
     parts = [_again(head, *part) for part in zip(hidden.split(size), tokens.split(size), strict=True)]
     scores, right = zip(*parts, strict=True) if parts else ((), ())

@@ -25,7 +25,7 @@ from mmpeft.objectives.base import Batch
 from mmpeft.objectives.generation import Writer
 from mmpeft.objectives.ppo import POLICY, PPO, REWARD, VALUE, judged_by_adapter
 from mmpeft.objectives.ppo_settings import PPOSettings
-from mmpeft.zoo.language import load_text_tokenizer
+from mmpeft.zoo.language_models import load_text_tokenizer
 
 LORA = mmpeft.LoRA(rank=8, targets="all")
 PROMPTS, LENGTH, NEW = 4, 16, 16

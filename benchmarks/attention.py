@@ -20,7 +20,7 @@ from measure import Arm, Row, Timing, counted, interleave, publish, timed
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
 from mmpeft.kernels.backends import Backend
 
 GPU = torch.cuda.is_available()

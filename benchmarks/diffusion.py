@@ -20,14 +20,14 @@ from measure import Arm, Row, counted, interleave, peak, publish, timed
 from torch import Tensor, nn
 
 import mmpeft
+from mmpeft.assembly.diffusion_config import DiffusionTraining
 from mmpeft.data.tensor_store import TensorStore
+from mmpeft.handle.report import saved_bytes
 from mmpeft.heads.denoising import Denoiser
-from mmpeft.injection.tables import saved_bytes
 from mmpeft.objectives.denoising import Denoising
 from mmpeft.objectives.denoising_settings import DenoisingSettings
 from mmpeft.objectives.noise_schedule import noise_schedule
 from mmpeft.training.accelerator import make_accelerator
-from mmpeft.training.diffusion_config import DiffusionTraining
 from mmpeft.training.optimizer import make_optimizer
 from mmpeft.training.step import Stepper
 

@@ -22,7 +22,7 @@ from measure import Arm, Row, Timing, counted, interleave, mib, publish, timed
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
 
 TARGETS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 PATTERN = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"

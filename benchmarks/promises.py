@@ -24,7 +24,7 @@ from training_arms import Side, Step, Subject, ours, theirs
 from training_steps import check
 
 import mmpeft
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
 from mmpeft.kernels.quantized import stored_bytes
 
 DTYPE = torch.bfloat16

@@ -10,7 +10,7 @@ import torch
 from measure import REFERENCE, Arm, interleave, mib, peak, publish_table, table
 from training_arms import SIDES, Step, Subject
 
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
 
 PRECISIONS = {"fp32": (torch.float32, 1e-4), "bf16": (torch.bfloat16, 0.2)}
 """Of the frozen weights, and how far losses and gradients may be apart, relative to their norm."""

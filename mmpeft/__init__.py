@@ -11,18 +11,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "adapt": "mmpeft.injection.adapters",
-    "adapters": "mmpeft.injection.adapters",
-    "Adapters": "mmpeft.injection.adapters",
-    "anatomy": "mmpeft.injection.anatomy",
-    "ControlImage": "mmpeft.injection.edits",
-    "ImagePrompt": "mmpeft.injection.edits",
-    "load": "mmpeft.formats.native",
+    "adapt": "mmpeft.handle.adapters",
+    "adapters": "mmpeft.handle.adapters",
+    "Adapters": "mmpeft.handle.adapters",
+    "anatomy": "mmpeft.anatomies.reading",
+    "ControlImage": "mmpeft.edits",
+    "ImagePrompt": "mmpeft.edits",
+    "load": "mmpeft.handle.loading",
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
     "quantize": "mmpeft.zoo.quantization",
-    "use_attention": "mmpeft.injection.attention",
-    "use_memory": "mmpeft.injection.memory",
+    "use_attention": "mmpeft.handle.attention_backend",
+    "use_memory": "mmpeft.handle.memory_level",
     "zero_shot": "mmpeft.zoo.zero_shot",
     **dict.fromkeys(
         (

@@ -119,7 +119,7 @@ def make_model() -> tuple[Any, Any]:
     import torch
 
     import mmpeft
-    from mmpeft.heads.language import TokenScorer
+    from mmpeft.heads.token_probabilities import TokenScorer
 
     scorer = TokenScorer(llama())
     adapters = mmpeft.adapt(scorer, {"method": "lora", "rank": 2, "targets": "all"})

@@ -25,12 +25,12 @@ from PIL import Image, ImageDraw
 from sd_data import HELD_OUT, KNOWN, STREAM
 
 import mmpeft
+from mmpeft.assembly.diffusion_config import DiffusionConfig
 from mmpeft.data.drawing import draw
 from mmpeft.data.recognition import recognise
 from mmpeft.data.scenes import COLOURS, imagine, with_articles
 from mmpeft.training.config import read_run
-from mmpeft.training.diffusion_config import DiffusionConfig
-from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.run.run_directory import RunDirectory
 
 REPEATS, STEPS, GUIDANCE, BATCH = 8, 25, 4.0, 44
 CLEAR = 0.8

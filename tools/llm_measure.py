@@ -16,7 +16,7 @@ import torch
 from llm_data import held_out_rows
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mmpeft.data.language.tiny_words import KIND_OF, NAMES, NUMBERS, ROOMS, THINGS, spelled
+from mmpeft.data.language.tiny.words import KIND_OF, NAMES, NUMBERS, ROOMS, THINGS, spelled
 from mmpeft.data.scenes import COLOURS, SHAPES
 from mmpeft.zoo import load_model, load_tokenizer
 

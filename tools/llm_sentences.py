@@ -1,7 +1,7 @@
 """Plain English sentences for pretraining `tiny/llm`: numbers, letters, lists, drawn scenes, kinds of things, stories.
 
 Everything is stated, nothing is asked for: no instruction, no chat turn, no refusal is among them. Those are what the
-later stages teach. The words are those of mmpeft.data.language.tiny_words.
+later stages teach. The words are those of mmpeft.data.language.tiny.words.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from mmpeft.data.language.tiny_deeds import DEEDS
-from mmpeft.data.language.tiny_words import (
+from mmpeft.data.language.tiny.deeds import DEEDS
+from mmpeft.data.language.tiny.words import (
     GLAD,
     KIND_OF,
     KINDS,

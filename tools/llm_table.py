@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmpeft.cli.run import load_run  # noqa: E402
-from mmpeft.training.run_directory import RunDirectory  # noqa: E402
+from mmpeft.training.run.run_directory import RunDirectory  # noqa: E402
 
 RUNS: dict[str, tuple[str, ...]] = {
     "tasks": ("sft_tasks",),

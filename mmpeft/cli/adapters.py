@@ -27,7 +27,8 @@ def export(options: Namespace) -> None:
 
 
 def _export_classes(run: str, dest: Path) -> list[str]:
-    from mmpeft.formats.class_embeddings import embeddings_of, save_class_embeddings
+    from mmpeft.formats.serving.class_embeddings import save_class_embeddings
+    from mmpeft.heads.class_embeddings import embeddings_of
     from mmpeft.heads.zero_shot import ZeroShotClassifier
 
     if dest.suffix != ".safetensors":

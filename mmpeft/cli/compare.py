@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmpeft.cli.console import print_heading, print_table
 from mmpeft.cli.run import load_run
 from mmpeft.cli.shipped import find_config
-from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.run.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from mmpeft.training.config import RunConfig

@@ -15,7 +15,7 @@ from mmpeft.cli.console import print_picture, print_table
 from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
 from mmpeft.training.config import RunConfig, read_run
-from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.run.run_directory import RunDirectory
 
 
 def train(options: Namespace) -> Any:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmpeft.data.config import DataConfig
-    from mmpeft.data.loading import load_data
+    from mmpeft.data.image_sets import load_data
     from mmpeft.data.samples import DataSplits, ImageSplit
 
-_HOMES = {"DataConfig": "config", "load_data": "loading", "DataSplits": "samples", "ImageSplit": "samples"}
+_HOMES = {"DataConfig": "config", "load_data": "image_sets", "DataSplits": "samples", "ImageSplit": "samples"}
 __all__ = ["DataConfig", "DataSplits", "ImageSplit", "load_data"]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mmpeft.data.config import DataConfig
-from mmpeft.data.loading import verify_images
+from mmpeft.data.image_sets import verify_images
 from mmpeft.data.readers import READERS
 from mmpeft.data.samples import DataSplits, ImageSplit, Sample
 from mmpeft.data.splits import cut_pool

@@ -18,7 +18,7 @@ from mmpeft.data.captions import captions_of
 from mmpeft.data.diffusion_config import DiffusionData
 from mmpeft.data.edges import coloured, edges
 from mmpeft.data.framing import Frame, Framing
-from mmpeft.data.loading import verify_images
+from mmpeft.data.image_sets import verify_images
 from mmpeft.data.readers import READERS
 from mmpeft.data.readers.concepts import read_classes, read_concepts
 from mmpeft.data.readers.folder import images_under

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mmpeft.data.config import DataConfig
-from mmpeft.data.loading import verify_images
+from mmpeft.data.image_sets import verify_images
 from mmpeft.data.preprocessing import preprocessing
 from mmpeft.data.readers import MASK_CLASSES, READERS
 from mmpeft.data.samples import IGNORED, DataSplits, ImageSplit, Sample, listed

@@ -47,6 +47,12 @@ WRITTEN = {
     "class_embeddings": "of a zero-shot classifier's run (RUN in place of ADAPTER), one .safetensors file to serve",
 }
 """What ``mmpeft export`` writes."""
+_ROOMS = {
+    **dict.fromkeys(HOSTED, "diffusion"),
+    "peft": "hf_peft",
+    **dict.fromkeys(("vllm", "gguf", "class_embeddings"), "serving"),
+}
+_FILES = {"peft": "converting"}
 
 
 def export(directory: Path, dest: Path, format: str, *, base: Any = None) -> None:
@@ -55,7 +61,7 @@ def export(directory: Path, dest: Path, format: str, *, base: Any = None) -> Non
     ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name the
     parts of the model need it.
     """
-    _module(format, WRITTEN).export(directory, dest, base)
+    module_of(format, WRITTEN).export(directory, dest, base)
 
 
 def convert(source: Path, dest: Path, format: str, *, base: Any = None, **options: Any) -> list[str]:
@@ -64,11 +70,12 @@ def convert(source: Path, dest: Path, format: str, *, base: Any = None, **option
     ``base`` is as for ``export``; ``options`` give what a format's files do not hold. Returns what was assumed and what
     was left out, a line each.
     """
-    notes: list[str] = _module(format, READ).convert(source, dest, options, base)
+    notes: list[str] = module_of(format, READ).convert(source, dest, options, base)
     return notes
 
 
-def _module(format: str, known: dict[str, str]) -> ModuleType:
+def module_of(format: str, known: dict[str, str] = READ | WRITTEN) -> ModuleType:
+    """Return the module of a format; one that is not among the ``known`` is a ValueError with the nearest name."""
     if format not in known:
         raise ValueError(f"format: unknown {format!r}{nearest(format, known)}")
-    return import_module(f"mmpeft.formats.{format}")
+    return import_module(f"mmpeft.formats.{_ROOMS.get(format, 'papers')}.{_FILES.get(format, format)}")

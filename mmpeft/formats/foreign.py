@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmpeft.formats.manifest import Base, Manifest
 from mmpeft.formats.storage import MANIFEST, WEIGHTS, replaced_directory, validated, write_json
-from mmpeft.injection.planning import modules_of
+from mmpeft.injection.pipelines import modules_of
 from mmpeft.methods import Method
 from mmpeft.settings import Settings
 

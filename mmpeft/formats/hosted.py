@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import Site
+from mmpeft.edits import Edit
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.loading import read_tensors
 from mmpeft.formats.native import read as read_native
-from mmpeft.injection.anatomy import anatomy
-from mmpeft.injection.edits import Edit
-from mmpeft.injection.planning import modules_of, sketch
-from mmpeft.injection.sites import Site
+from mmpeft.formats.saved_adapter import read_tensors
+from mmpeft.injection.pipelines import modules_of
+from mmpeft.injection.planning import sketch
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods import Method
 

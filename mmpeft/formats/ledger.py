@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +91,10 @@ class Ledger:
 
     def looks(self) -> str:
         """Say which format the names are those of, or else what they are."""
-        from mmpeft.formats import READ
+        from mmpeft.formats import READ, module_of
 
         for name in READ:
-            foreign = getattr(import_module(f"mmpeft.formats.{name}"), "FORMAT", None)
+            foreign = getattr(module_of(name), "FORMAT", None)
             if foreign is not None and any(re.search(foreign.sign, key) for key in self.values):
                 return f"it looks like {name}: --format {name}"
         keys = list(self.values)

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from mmpeft import __version__
-from mmpeft.heads.base import backbone_of
-from mmpeft.injection.adapters import Adapters
-from mmpeft.injection.anatomy import anatomy
-from mmpeft.injection.graft import plain_class
+from mmpeft.anatomies.headed import backbone_of
+from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.reading import anatomy
 from mmpeft.kernels.quantized import shape_of
 from mmpeft.settings import Settings
 
@@ -65,13 +64,6 @@ class Manifest(Settings):
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
     notes: tuple[str, ...] = ()
     """Where an import came from, and what it assumed and left out."""
-
-    @classmethod
-    def of(cls, handle: Adapters, name: str, layout: Literal["native", "peft"]) -> Manifest:
-        """Describe one adapter."""
-        specifications = tuple(method.kept().specification() for method in handle.methods(name))
-        base = {label: Base.of(handle.modules[label]) for label in handle.parts(name)}
-        return cls(name=name, layout=layout, methods=specifications, base=base)
 
     def differences(self, modules: Mapping[str, nn.Module]) -> list[str]:
         """Say for each module that is not built like the one that the adapter was made for what it is."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpeft.heads.language import TokenScorer
+from mmpeft.anatomies.anatomy import Anatomy
 from mmpeft.heads.reward import scalar_layer, token_values, without_own_head
-from mmpeft.injection.anatomy import Anatomy
+from mmpeft.heads.token_probabilities import TokenScorer
 
 
 class ActorCritic(TokenScorer):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.edits import ControlBranch, ControlImage, FeatureMaps, ImagePrompt, ImageTokens
+from mmpeft.handle.adapters import Adapters, adapters
 from mmpeft.heads.diffusion_families import Text, family_of
 from mmpeft.heads.image_encoder import ImageEncoder
-from mmpeft.injection.adapters import Adapters, adapters
-from mmpeft.injection.edits import ControlBranch, ControlImage, FeatureMaps, ImagePrompt, ImageTokens
-from mmpeft.injection.planning import modules_of
+from mmpeft.injection.pipelines import modules_of
 
 TAKERS: dict[str, tuple[type, ...]] = {"control": (ControlBranch, FeatureMaps), "reference": (ImageTokens,)}
 """What edits take, by the name that it has in a batch."""

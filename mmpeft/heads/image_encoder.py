@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.anatomy import anatomy
+from mmpeft.anatomies.reading import anatomy
 
 WITH_POSITIONS = ("CLIPVisionModelWithProjection", "CLIPModel")
 """Classes of transformers that show what they make of each position."""

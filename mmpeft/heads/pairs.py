@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmpeft.heads.base import Headed
-from mmpeft.injection.anatomy import anatomy
+from mmpeft.anatomies.headed import Headed
+from mmpeft.anatomies.reading import anatomy
 
 
 class PairEncoder(Headed):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpeft.heads.base import Headed
-from mmpeft.injection.anatomy import Anatomy
+from mmpeft.anatomies.anatomy import Anatomy
+from mmpeft.anatomies.headed import Headed
 
 
 def without_own_head(anatomy: Anatomy) -> Anatomy:

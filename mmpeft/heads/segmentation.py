@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mmpeft.heads.base import Headed
-from mmpeft.injection.anatomy import anatomy
+from mmpeft.anatomies.headed import Headed
+from mmpeft.anatomies.reading import anatomy
 
 DecoderName = Literal["linear", "conv"]
 

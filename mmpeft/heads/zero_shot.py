@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.heads.base import Headed
-from mmpeft.injection.adapters import Adapters
-from mmpeft.injection.anatomy import Anatomy, anatomy
-from mmpeft.injection.edits import ConditionalPrompt, Prompt
-from mmpeft.injection.graft import parameter
-from mmpeft.injection.sites import LogitsSite, PromptSite, Site
+from mmpeft.anatomies.anatomy import Anatomy
+from mmpeft.anatomies.headed import Headed
+from mmpeft.anatomies.hosts import parameter
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import LogitsSite, PromptSite, Site
+from mmpeft.edits import ConditionalPrompt, Prompt
+from mmpeft.handle.adapters import Adapters
 from mmpeft.injection.tree import Tree
 
 Tokenizer = Callable[[list[str]], Tensor]

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mmpeft.injection.edits.base import Call
-from mmpeft.injection.routing import Together
-from mmpeft.injection.sites import AttentionSite
+from mmpeft.anatomies.sites import AttentionSite
+from mmpeft.edits.base import Call, Together
 from mmpeft.kernels.attention import Extra, attention
 from mmpeft.kernels.backends import Backend
 

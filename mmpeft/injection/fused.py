@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Call
+from mmpeft.edits.base import Call
 from mmpeft.kernels.low_rank import fusible, low_rank_linear
 from mmpeft.kernels.low_rank_convolution import fusible_convolution, low_rank_convolution, worth_fusing
 from mmpeft.kernels.rows import overlap

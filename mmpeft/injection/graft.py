@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.sites import AttentionSite, Switch
+from mmpeft.edits.base import Binding, Call, Together
 from mmpeft.injection.attending import Attending
-from mmpeft.injection.edits.base import Binding, Call
 from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
-from mmpeft.injection.routing import Together
-from mmpeft.injection.sites import AttentionSite, Switch
 from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.recompute import recomputing
 from mmpeft.kernels.rows import Interleaved, put, take
@@ -274,18 +274,6 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
 def _rebuild(cls: type, *arguments: Any) -> Any:
     new = grafted_class(cls)
     return new.__new__(new, *arguments)
-
-
-def parameter(host: nn.Module, name: str) -> Tensor:
-    """Return the tensor that a host computes with under this name: its own, or the one that stands in for it."""
-    own: Tensor = getattr(host, name)
-    carried: Graft | None = host.__dict__.get("_graft")
-    return own if carried is None else carried.mixed(host).get(name, own)
-
-
-def plain_class(module: nn.Module) -> type:
-    """Return the class that a module has without its graft."""
-    return type(module).__bases__[0] if "_graft" in module.__dict__ else type(module)
 
 
 def check_forward(host: nn.Module) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.edits.base import Call
+from mmpeft.anatomies.sites import WeightSite
+from mmpeft.edits.base import Call
 from mmpeft.injection.graft import graft
-from mmpeft.injection.sites import WeightSite
 from mmpeft.injection.tree import Tree
 from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, plain_forward, plain_parameter
 from mmpeft.kernels.rows import put, take

@@ -10,28 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mmpeft.injection.anatomy import Anatomy, NoSiteError, anatomy
-from mmpeft.injection.edits.base import Edit
-from mmpeft.injection.graft import plain_class
-from mmpeft.injection.sites import Site
+from mmpeft.anatomies.anatomy import Anatomy, NoSiteError
+from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import Site
+from mmpeft.edits.base import Edit
+from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.tree import Adapter
-from mmpeft.injection.vocabulary import vocabularies_of
 
 if TYPE_CHECKING:
     from mmpeft.methods.base import Method
 
-Modules = Mapping[str, nn.Module]
 Pairs = list[tuple[Site, Edit]]
-
-
-def modules_of(model: nn.Module | Modules) -> dict[str, nn.Module]:
-    """Return the modules that an adapter spans, by label: "" for a single module."""
-    if isinstance(model, nn.Module):
-        return {"": model}
-    components = model if isinstance(model, Mapping) else getattr(model, "components", None)
-    if components is None:
-        raise ValueError(f"model: {type(model).__name__} is neither a torch module, a dict of them, nor a pipeline")
-    return {label: module for label, module in components.items() if isinstance(module, nn.Module)}
 
 
 def plan(model: nn.Module | Modules, methods: Sequence[Method], dtype: torch.dtype | None = None) -> dict[str, Adapter]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from mmpeft.injection.edits.base import Binding, Call, Edit, Route
+from mmpeft.anatomies.sites import Site
+from mmpeft.edits.base import Binding, Call, Edit, Route, Serving, Share
+from mmpeft.edits.weights import Weight, weight_at
 from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
-from mmpeft.injection.routing import Serving, Share, together
-from mmpeft.injection.sites import Site
-from mmpeft.injection.weights import Weight, weight_at
+from mmpeft.injection.routing import together
 
 if TYPE_CHECKING:
     from mmpeft.methods.base import Method

@@ -19,7 +19,7 @@ from mmpeft.methods.ia3 import IA3
 from mmpeft.methods.ladder import LadderSideTuning
 from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
 from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
-from mmpeft.methods.prefix import PrefixTuning
+from mmpeft.methods.prefix_tuning import PrefixTuning
 from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
 from mmpeft.methods.repadapter import RepAdapter
 from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from mmpeft.settings import Settings, nearest
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 _METHODS: dict[str, type[Method]] = {}
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.edits.bottleneck import Reads
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
+    from mmpeft.edits.bottleneck import Reads
 
 
 class Pfeiffer(Method):
@@ -43,9 +43,9 @@ class Pfeiffer(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bottleneck per sublayer."""
-        from mmpeft.injection.edits import Bottleneck
-        from mmpeft.injection.edits.gate import gate_of
-        from mmpeft.injection.sites import BranchSite
+        from mmpeft.anatomies.sites import BranchSite
+        from mmpeft.edits import Bottleneck
+        from mmpeft.edits.gate import gate_of
 
         options = self.model_dump(exclude={"layers", "towers", "targets", "gate"})
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):

@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class CLIPAdapter(Method):
@@ -32,8 +32,8 @@ class CLIPAdapter(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bottleneck per tower."""
-        from mmpeft.injection.edits import FeatureBlend
-        from mmpeft.injection.sites import FeaturesSite
+        from mmpeft.anatomies.sites import FeaturesSite
+        from mmpeft.edits import FeatureBlend
 
         for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
             yield site, FeatureBlend(site, reduction=self.reduction, ratio=self.ratio)  # type: ignore[arg-type]
@@ -69,8 +69,8 @@ class TipAdapter(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One cache at the logits."""
-        from mmpeft.injection.edits import FeatureCache
-        from mmpeft.injection.sites import LogitsSite
+        from mmpeft.anatomies.sites import LogitsSite
+        from mmpeft.edits import FeatureCache
 
         options = {"alpha": self.alpha, "beta": self.beta, "trained": self.trained}
         for site in anatomy.select(("logits",), LogitsSite):

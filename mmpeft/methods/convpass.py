@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class Convpass(Method):
@@ -36,9 +36,9 @@ class Convpass(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bypass per sublayer."""
-        from mmpeft.injection.anatomy import NoSiteError
-        from mmpeft.injection.edits import ConvolutionalBottleneck
-        from mmpeft.injection.sites import BranchSite
+        from mmpeft.anatomies.anatomy import NoSiteError
+        from mmpeft.anatomies.sites import BranchSite
+        from mmpeft.edits import ConvolutionalBottleneck
 
         options = self.model_dump(exclude={"layers", "towers", "targets"})
         found = anatomy.select(self.targets, BranchSite, self.layers, self.towers)

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import DenoiserSite, Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import DenoiserSite, Site
+    from mmpeft.edits import Edit
 
 
 class ControlNet(Method):
@@ -36,7 +36,7 @@ class ControlNet(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One branch per denoiser."""
-        from mmpeft.injection.edits import ControlBranch
+        from mmpeft.edits import ControlBranch
 
         site = _denoiser(anatomy, self.towers)
         options = self.model_dump(include={"channels", "widths", "guess", "pooled"})
@@ -69,9 +69,9 @@ class IPAdapter(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The tokens at the denoiser, then one attention per cross-attention of the layers."""
-        from mmpeft.injection.edits import DecoupledAttention, ImageTokens, Resampler
-        from mmpeft.injection.sites import CrossAttentionSite
-        from mmpeft.injection.weights import check_patterns, weight_at
+        from mmpeft.anatomies.sites import CrossAttentionSite
+        from mmpeft.edits import DecoupledAttention, ImageTokens, Resampler
+        from mmpeft.edits.weights import check_patterns, weight_at
 
         sites = anatomy.select(("cross.attention",), CrossAttentionSite, self.layers, self.towers)
         check_patterns(self.scale, sites, "scale")
@@ -107,7 +107,7 @@ class T2IAdapter(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One network per denoiser."""
-        from mmpeft.injection.edits import FeatureMaps
+        from mmpeft.edits import FeatureMaps
 
         site = _denoiser(anatomy, self.towers)
         yield site, FeatureMaps(site, **self.model_dump(include={"channels", "factor", "depth", "light", "middle"}))
@@ -127,9 +127,9 @@ class CustomDiffusion(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """A copy of each projection."""
-        from mmpeft.injection.anatomy import parameters_site
-        from mmpeft.injection.edits import Unfreeze
-        from mmpeft.injection.sites import LinearSite
+        from mmpeft.anatomies.anatomy import parameters_site
+        from mmpeft.anatomies.sites import LinearSite
+        from mmpeft.edits import Unfreeze
 
         names = ("cross.k", "cross.v", *(("cross.q", "cross.out") if self.queries else ()))
         for site in anatomy.select(names, LinearSite, self.layers, self.towers):
@@ -170,8 +170,8 @@ class TextualInversion(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One set of vectors per text encoder."""
-        from mmpeft.injection.edits import NewWords
-        from mmpeft.injection.sites import PromptSite
+        from mmpeft.anatomies.sites import PromptSite
+        from mmpeft.edits import NewWords
 
         for site in anatomy.select(("prompt",), PromptSite, towers=self.towers):
             if self.ids is None:
@@ -180,6 +180,6 @@ class TextualInversion(Method):
 
 
 def _denoiser(anatomy: Anatomy, towers: str | tuple[str, ...]) -> DenoiserSite:
-    from mmpeft.injection.sites import DenoiserSite
+    from mmpeft.anatomies.sites import DenoiserSite
 
     return anatomy.select(("denoiser",), DenoiserSite, towers=towers)[0]  # type: ignore[return-value]

@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import LinearSite, Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import LinearSite, Site
+    from mmpeft.edits import Edit
 
 TARGETS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")
 
@@ -36,7 +36,7 @@ class FacT(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The shared factors per tower, then one delta per projection."""
-        from mmpeft.injection.edits import FactorDelta, SharedFactors
+        from mmpeft.edits import FactorDelta, SharedFactors
 
         towers = anatomy.chosen_towers(self.towers)
         for tower in [tower for tower in towers if tower.blocks] or towers:
@@ -50,7 +50,7 @@ class FacT(Method):
 
 
 def _slices(site: LinearSite, width: int) -> int:
-    from mmpeft.injection.anatomy import NoSiteError
+    from mmpeft.anatomies.anatomy import NoSiteError
 
     if not width:
         raise NoSiteError(f"{site.path}: the blocks of this model have no one width, which FacT's shared factors need")

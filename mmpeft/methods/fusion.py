@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -11,10 +11,20 @@ from mmpeft.methods.base import Method
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Bottleneck, Edit
-    from mmpeft.injection.sites import Site
-    from mmpeft.injection.tree import Adapter
+    from torch.nn import Parameter
+
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Bottleneck, Edit
+
+
+class TrainedAdapter(Protocol):
+    """An adapter in the model, as far as a method sees it: its edits, each with its site and key."""
+
+    places: list[tuple[Site, Edit, str]]
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Return the adapter's weights."""
 
 
 class AdapterFusion(Method):
@@ -33,10 +43,10 @@ class AdapterFusion(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One fusion per sublayer."""
-        from mmpeft.injection.edits import Fusion
-        from mmpeft.injection.sites import BranchSite
+        from mmpeft.anatomies.sites import BranchSite
+        from mmpeft.edits import Fusion
 
-        known: dict[str, Adapter] = dict(getattr(anatomy.model._modules.get("mmpeft"), "adapters", {}))
+        known: dict[str, TrainedAdapter] = dict(getattr(anatomy.model._modules.get("mmpeft"), "adapters", {}))
         for name in self.adapters:
             if name not in known:
                 raise ValueError(f"adapters: the model has no {name!r} to fuse{nearest(name, known)}")
@@ -50,9 +60,9 @@ class AdapterFusion(Method):
             yield site, Fusion(site, [_behind(known[name], name, site) for name in self.adapters])
 
 
-def _behind(adapter: Adapter, name: str, site: Site) -> Bottleneck:
+def _behind(adapter: TrainedAdapter, name: str, site: Site) -> Bottleneck:
     """Return an adapter's bottleneck behind a sublayer."""
-    from mmpeft.injection.edits import Bottleneck
+    from mmpeft.edits import Bottleneck
 
     places = ((own.path, edit) for own, edit, _ in adapter.places if isinstance(edit, Bottleneck))
     found = [edit for path, edit in places if path == site.path and edit.reads == "output"]

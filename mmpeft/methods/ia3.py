@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class IA3(Method):
@@ -28,7 +28,7 @@ class IA3(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One vector per linear site."""
-        from mmpeft.injection.edits import Scale
+        from mmpeft.edits import Scale
 
         for site in anatomy.linear_sites(self.targets, self.layers, self.towers, ("attn.k", "attn.v")):
             yield site, Scale(site, on="output")

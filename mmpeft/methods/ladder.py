@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class LadderSideTuning(Method):
@@ -29,9 +29,9 @@ class LadderSideTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One ladder per tower; those of an encoder and its decoder belong together."""
-        from mmpeft.injection.anatomy import choose_layers
-        from mmpeft.injection.edits import Ladder
-        from mmpeft.injection.sites import LadderSite
+        from mmpeft.anatomies.sites import LadderSite
+        from mmpeft.anatomies.towers import choose_layers
+        from mmpeft.edits import Ladder
 
         made: list[tuple[LadderSite, Ladder]] = []
         for site in anatomy.select(("ladder",), LadderSite, "all", self.towers):

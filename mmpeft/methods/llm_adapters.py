@@ -11,10 +11,10 @@ from mmpeft.methods.base import Method
 from mmpeft.methods.lora import LoRA
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.edits.linear_bottleneck import Place
-    from mmpeft.injection.sites import LinearSite, Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import LinearSite, Site
+    from mmpeft.edits import Edit
+    from mmpeft.edits.linear_bottleneck import Place
 
 LAST = ("attn.out", "cross.out", "mlp.down")
 """Linear sites at the end of a sublayer: a series adapter stands behind these, and in front of all others."""
@@ -43,7 +43,7 @@ class LLMAdapterParallel(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One bottleneck per linear site."""
-        from mmpeft.injection.edits import LinearBottleneck
+        from mmpeft.edits import LinearBottleneck
 
         options = self.model_dump(exclude={"layers", "towers", "targets"})
         for site in anatomy.linear_sites(self.targets, self.layers, self.towers):

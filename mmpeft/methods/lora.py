@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit, LowRank
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit, LowRank
 
 
 class LoRA(Method):
@@ -45,13 +45,13 @@ class LoRA(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One delta per linear site or convolution."""
-        from mmpeft.injection.edits import ConvLowRank, LowRank
+        from mmpeft.edits import ConvLowRank, LowRank
 
         yield from self._plan(anatomy, LowRank, ConvLowRank)
 
     def _plan(self, anatomy: Anatomy, linear: type[LowRank], convolution: type[LowRank]) -> Iterator[tuple[Site, Edit]]:
-        from mmpeft.injection.edits.gate import gate_of
-        from mmpeft.injection.sites import ConvSite
+        from mmpeft.anatomies.sites import ConvSite
+        from mmpeft.edits.gate import gate_of
 
         for site in anatomy.weight_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
             edit = convolution if isinstance(site, ConvSite) else linear
@@ -73,7 +73,7 @@ class DoRA(LoRA):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One decomposed delta per linear site or convolution."""
-        from mmpeft.injection.edits import ConvDecomposedLowRank, DecomposedLowRank
+        from mmpeft.edits import ConvDecomposedLowRank, DecomposedLowRank
 
         yield from self._plan(anatomy, DecomposedLowRank, ConvDecomposedLowRank)
 

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeInt, model_validator
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import PromptSite, SequenceSite, Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import PromptSite, SequenceSite, Site
+    from mmpeft.edits import Edit
 
 
 class _Words(Method):
@@ -60,7 +60,7 @@ class _Words(Method):
         return {"template": f"{words} {{}}.", **own, **options}
 
     def _site(self, anatomy: Anatomy) -> PromptSite:
-        from mmpeft.injection.sites import PromptSite
+        from mmpeft.anatomies.sites import PromptSite
 
         return anatomy.select(("prompt",), PromptSite, towers=self.towers)[0]  # type: ignore[return-value]
 
@@ -95,7 +95,7 @@ class CoOp(_Words):
 
     def resolve(self, anatomy: Anatomy) -> Self:
         """Look up the words, and count the classes."""
-        from mmpeft.injection.sites import LogitsSite
+        from mmpeft.anatomies.sites import LogitsSite
 
         found = super().resolve(anatomy)
         if not self.class_specific or self.classes is not None:
@@ -105,8 +105,8 @@ class CoOp(_Words):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the words of the text tower."""
-        from mmpeft.injection.edits import Prompt
-        from mmpeft.injection.sites import LogitsSite
+        from mmpeft.anatomies.sites import LogitsSite
+        from mmpeft.edits import Prompt
 
         site = self._site(anatomy)
         for logits in anatomy.sites(LogitsSite):
@@ -134,8 +134,8 @@ class CoCoOp(_Words):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the words of the text tower, fed by the features of the vision tower."""
-        from mmpeft.injection.edits import ConditionalPrompt
-        from mmpeft.injection.sites import FeaturesSite
+        from mmpeft.anatomies.sites import FeaturesSite
+        from mmpeft.edits import ConditionalPrompt
 
         site = self._site(anatomy)
         image: Any = anatomy.select(("features",), FeaturesSite, towers="vision")[0]
@@ -155,7 +155,7 @@ class MaPLe(_Words):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The text's prompt, then the vision tower's tokens that follow it."""
-        from mmpeft.injection.edits import CoupledTokens, Prompt
+        from mmpeft.edits import CoupledTokens, Prompt
 
         text, vision = self._site(anatomy), _sequence(anatomy, self.towers)
         layers = _layers(self.layers, min(len(text.blocks), len(vision.blocks)))
@@ -180,7 +180,7 @@ class IVLP(_Words):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """A prompt in the text tower, tokens in the vision tower."""
-        from mmpeft.injection.edits import Prompt, Tokens
+        from mmpeft.edits import Prompt, Tokens
 
         if not self.tokens and not self.vision_tokens:
             raise ValueError(f"tokens: 0 and vision_tokens: 0: {self.name} has nothing to learn")
@@ -214,13 +214,13 @@ class PromptSRC(IVLP):
 
 
 def _sequence(anatomy: Anatomy, towers: str | tuple[str, ...]) -> SequenceSite:
-    from mmpeft.injection.sites import SequenceSite
+    from mmpeft.anatomies.sites import SequenceSite
 
     return anatomy.select(("tokens",), SequenceSite, towers=towers)[0]  # type: ignore[return-value]
 
 
 def _layers(layers: str | tuple[int, ...], count: int) -> list[int]:
-    from mmpeft.injection.anatomy import choose_layers
+    from mmpeft.anatomies.towers import choose_layers
 
     chosen = sorted(choose_layers(layers, count))
     if 0 not in chosen:

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class RepAdapter(Method):
@@ -42,7 +42,7 @@ class RepAdapter(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One adapter per linear site."""
-        from mmpeft.injection.edits import AdaptedInput
+        from mmpeft.edits import AdaptedInput
 
         options = self.model_dump(exclude={"layers", "towers", "targets"})
         for site in anatomy.linear_sites(self.targets, self.layers, self.towers):

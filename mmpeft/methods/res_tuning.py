@@ -11,11 +11,11 @@ from mmpeft.methods.base import Method
 from mmpeft.methods.bottleneck import Pfeiffer
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.edits.bottleneck import Reads
-    from mmpeft.injection.edits.bypass import BypassLayer
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
+    from mmpeft.edits.bottleneck import Reads
+    from mmpeft.edits.bypass import BypassLayer
 
 
 class ResTuning(Pfeiffer):
@@ -47,8 +47,8 @@ class ResTuningBypass(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One layer of the bypass per block."""
-        from mmpeft.injection.edits import BypassLayer
-        from mmpeft.injection.sites import SequenceSite
+        from mmpeft.anatomies.sites import SequenceSite
+        from mmpeft.edits import BypassLayer
 
         for sequence in anatomy.select(("tokens",), SequenceSite, "all", self.towers):
             previous: BypassLayer | None = None

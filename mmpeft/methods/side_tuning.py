@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class SideTuning(Method):
@@ -31,8 +31,8 @@ class SideTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One side network per tower."""
-        from mmpeft.injection.edits import SideNetwork
-        from mmpeft.injection.sites import FeaturesSite
+        from mmpeft.anatomies.sites import FeaturesSite
+        from mmpeft.edits import SideNetwork
 
         for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
             assert isinstance(site, FeaturesSite)

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeInt, model_validator
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site, WordsSite
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site, WordsSite
+    from mmpeft.edits import Edit
 
 
 class PromptTuning(Method):
@@ -53,7 +53,7 @@ class PromptTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the first tower of words."""
-        from mmpeft.injection.edits import SoftPrompt
+        from mmpeft.edits import SoftPrompt
 
         site = _words(anatomy, self.towers)
         drawn: Literal["vocabulary", "random"] = "vocabulary" if self.init == "vocabulary" else "random"
@@ -82,7 +82,7 @@ class PTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the first tower of words."""
-        from mmpeft.injection.edits import EncodedPrompt, SoftPrompt
+        from mmpeft.edits import EncodedPrompt, SoftPrompt
 
         site = _words(anatomy, self.towers)
         if self.encoder is None:
@@ -92,6 +92,6 @@ class PTuning(Method):
 
 
 def _words(anatomy: Anatomy, towers: str | tuple[str, ...]) -> WordsSite:
-    from mmpeft.injection.sites import WordsSite
+    from mmpeft.anatomies.sites import WordsSite
 
     return anatomy.select(("words",), WordsSite, towers=towers)[0]  # type: ignore[return-value]

@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class SSF(Method):
@@ -28,8 +28,8 @@ class SSF(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One affine per embedding, norm and whole linear layer of the towers; the task head is left alone."""
-        from mmpeft.injection.edits import Affine
-        from mmpeft.injection.sites import NormSite
+        from mmpeft.anatomies.sites import NormSite
+        from mmpeft.edits import Affine
 
         for norm in anatomy.sites(NormSite, self.layers, self.towers):
             yield norm, Affine(norm, std=self.std)  # type: ignore[arg-type]

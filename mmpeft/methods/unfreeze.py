@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import ParametersSite, Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import ParametersSite, Site
+    from mmpeft.edits import Edit
 
 
 class FullFineTuning(Method):
@@ -36,8 +36,8 @@ class LinearProbe(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """The task head."""
-        from mmpeft.injection.edits import NormalisedHead
-        from mmpeft.injection.sites import ParametersSite
+        from mmpeft.anatomies.sites import ParametersSite
+        from mmpeft.edits import NormalisedHead
 
         for site in anatomy.select(("head",), ParametersSite, "all", self.towers):
             assert isinstance(site, ParametersSite)
@@ -55,7 +55,7 @@ class BitFit(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every module with a bias, outside the head."""
-        from mmpeft.injection.anatomy import NoSiteError
+        from mmpeft.anatomies.anatomy import NoSiteError
 
         sites = anatomy.owners(self.layers, self.towers, keep=lambda name: name.endswith("bias"), head=False)
         if not sites:
@@ -70,8 +70,8 @@ class NormTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every norm site."""
-        from mmpeft.injection.anatomy import parameters_site
-        from mmpeft.injection.sites import EmbedSite, NormSite
+        from mmpeft.anatomies.anatomy import parameters_site
+        from mmpeft.anatomies.sites import EmbedSite, NormSite
 
         for site in anatomy.sites(NormSite, self.layers, self.towers):
             if not isinstance(site, EmbedSite):
@@ -79,7 +79,7 @@ class NormTuning(Method):
 
 
 def _copies(sites: list[ParametersSite]) -> Iterator[tuple[Site, Edit]]:
-    from mmpeft.injection.edits import Unfreeze
+    from mmpeft.edits import Unfreeze
 
     for site in sites:
         yield site, Unfreeze(site)

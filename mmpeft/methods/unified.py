@@ -10,12 +10,12 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 from mmpeft.methods.bottleneck import ParallelAdapter, Pfeiffer
 from mmpeft.methods.lora import LoRA
-from mmpeft.methods.prefix import PrefixTuning
+from mmpeft.methods.prefix_tuning import PrefixTuning
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class MAM(Method):
@@ -80,7 +80,7 @@ class UniPELT(Method):
 
 def _prefixes(anatomy: Anatomy, **options: object) -> Iterator[tuple[Site, Edit]]:
     """Plan prefixes in all attentions of tokens to each other, and to another tower where there are such."""
-    from mmpeft.injection.sites import AttentionSite
+    from mmpeft.anatomies.sites import AttentionSite
 
     there = {site.name for site in anatomy.sites(AttentionSite)}
     targets = ["attn.kernel", *(name for name in ("cross.kernel",) if name in there)]

@@ -10,9 +10,9 @@ from pydantic import Field
 from mmpeft.methods.base import Method
 
 if TYPE_CHECKING:
-    from mmpeft.injection.anatomy import Anatomy
-    from mmpeft.injection.edits import Edit
-    from mmpeft.injection.sites import Site
+    from mmpeft.anatomies.anatomy import Anatomy
+    from mmpeft.anatomies.sites import Site
+    from mmpeft.edits import Edit
 
 
 class VPT(Method):
@@ -37,9 +37,9 @@ class VPT(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One set of tokens per tower."""
-        from mmpeft.injection.anatomy import choose_layers
-        from mmpeft.injection.edits import Tokens
-        from mmpeft.injection.sites import SequenceSite
+        from mmpeft.anatomies.sites import SequenceSite
+        from mmpeft.anatomies.towers import choose_layers
+        from mmpeft.edits import Tokens
 
         dropout = (0.1 if self.deep else 0.0) if self.dropout is None else self.dropout
         for site in anatomy.select(("tokens",), SequenceSite, "all", self.towers):

@@ -12,7 +12,7 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpeft.heads.base import backbone_of
+from mmpeft.anatomies.headed import backbone_of
 from mmpeft.objectives.base import Batch
 
 TASK, REFUSAL, BENIGN = 0, 1, 2

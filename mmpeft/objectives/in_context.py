@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 
 Choices = Sequence[tuple[Sequence[int], int]]
 """For each class the tokens of a prompt with its label, and how many of them are the prompt's."""

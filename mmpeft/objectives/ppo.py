@@ -10,9 +10,9 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
+from mmpeft.handle.adapters import Adapters
 from mmpeft.heads.actor_critic import ActorCritic
 from mmpeft.heads.reward import at_last_token
-from mmpeft.injection.adapters import Adapters
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.objectives.generation import Writer
 from mmpeft.objectives.ppo_losses import divergences, policy_loss, prepared, value_loss

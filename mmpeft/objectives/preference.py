@@ -6,9 +6,9 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from mmpeft.injection.adapters import Adapters
+from mmpeft.handle.adapters import Adapters
 from mmpeft.objectives.base import Batch, Objective
-from mmpeft.objectives.language import score_tokens
+from mmpeft.objectives.next_token import score_tokens
 from mmpeft.objectives.preference_losses import Answered, pair_losses, rewards, single_losses
 from mmpeft.objectives.preference_settings import PreferenceSettings
 from mmpeft.objectives.reference import as_reference

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from mmpeft.injection.adapters import Adapters
+from mmpeft.handle.adapters import Adapters
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpeft.heads.base import backbone_of
+from mmpeft.anatomies.headed import backbone_of
 from mmpeft.objectives.base import Batch
-from mmpeft.objectives.language import LanguageModelling
+from mmpeft.objectives.next_token import LanguageModelling
 from mmpeft.objectives.overlap import COUNTS, overlap_counts, overlap_scores
 
 

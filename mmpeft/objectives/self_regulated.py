@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmpeft.handle.adapters import adapters
 from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.injection.adapters import adapters
 from mmpeft.objectives.base import Batch
 from mmpeft.objectives.classification import Classification
 

@@ -7,9 +7,9 @@ from time import monotonic
 
 import torch
 
-from mmpeft.injection.live_bytes import LiveBytes
-from mmpeft.injection.outline import tensors
-from mmpeft.injection.step_memory import size
+from mmpeft.inspection.live_bytes import LiveBytes
+from mmpeft.inspection.outline import tensors
+from mmpeft.inspection.step_memory import size
 from mmpeft.kernels.quantized import stored_bytes
 from mmpeft.training import memory
 from mmpeft.training.trainer import Trainer

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpeft.objectives.base import Objective
 from mmpeft.training.accelerator import make_accelerator
-from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
+from mmpeft.training.loader import Loaded, Loaders, SplitName, Splits
 
 if TYPE_CHECKING:
     from mmpeft.training.config import TrainConfig

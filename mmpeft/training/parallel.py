@@ -47,7 +47,7 @@ def _shard(model: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    from mmpeft.injection.anatomy import anatomy
+    from mmpeft.anatomies.reading import anatomy
 
     sketch = anatomy(model)
     return [sketch.model.get_submodule(block.path) for tower in sketch.towers for block in tower.blocks]

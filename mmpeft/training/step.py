@@ -13,10 +13,10 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmpeft.injection.adapters import Adapters
+from mmpeft.handle.adapters import Adapters
 from mmpeft.objectives.base import Objective
 from mmpeft.training.failures import NonFiniteLossError
-from mmpeft.training.loading import Loaded
+from mmpeft.training.loader import Loaded
 from mmpeft.training.parallel import whole, without_gradient_exchange
 
 

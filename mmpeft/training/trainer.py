@@ -15,28 +15,28 @@ from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmpeft.injection.adapters import Adapters
-from mmpeft.injection.step_memory import StepMemory, predict
+from mmpeft.handle.adapters import Adapters
+from mmpeft.inspection.step_memory import StepMemory, predict
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.settings import nearest
 from mmpeft.training import memory
 from mmpeft.training.accelerator import finish_trackers, make_accelerator, start_trackers
 from mmpeft.training.average import make_average
-from mmpeft.training.checkpoints import find_checkpoint
 from mmpeft.training.evaluation import evaluate, set_training_mode
 from mmpeft.training.failures import NonFiniteLossError, explained_out_of_memory
 from mmpeft.training.interruption import Interrupted, Interruption
-from mmpeft.training.loading import Loaded, Loaders, SplitName, Splits
+from mmpeft.training.loader import Loaded, Loaders, SplitName, Splits
 from mmpeft.training.optimizer import make_optimizer, set_lr
 from mmpeft.training.parallel import parallelise
-from mmpeft.training.prefix_cache import PrefixCache
+from mmpeft.training.prefix_cache.decide import PrefixCache
 from mmpeft.training.preview import Preview
-from mmpeft.training.progress import ProgressDisplay
-from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.run.checkpoints import find_checkpoint
+from mmpeft.training.run.progress import ProgressDisplay
+from mmpeft.training.run.run_directory import RunDirectory
+from mmpeft.training.run.state import Progress
+from mmpeft.training.run.store import Store
 from mmpeft.training.schedule import make_schedule
-from mmpeft.training.state import Progress
 from mmpeft.training.step import Stepper
-from mmpeft.training.store import Store
 
 if TYPE_CHECKING:
     from mmpeft.training.config import TrainConfig

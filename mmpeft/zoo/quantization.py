@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from mmpeft.heads.base import backbone_of
-from mmpeft.injection.anatomy import anatomy
-from mmpeft.injection.planning import modules_of
-from mmpeft.injection.sites import LinearSite
+from mmpeft.anatomies.headed import backbone_of
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import LinearSite
+from mmpeft.injection.pipelines import modules_of
 from mmpeft.optional import require
 from mmpeft.settings import nearest
 

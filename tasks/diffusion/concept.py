@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import model_validator
 
-from mmpeft.training import diffusion, task
-from mmpeft.training.diffusion_config import DiffusionConfig
+from mmpeft.assembly import diffusion, task
+from mmpeft.assembly.diffusion_config import DiffusionConfig
 
 
 class Config(DiffusionConfig):

@@ -15,12 +15,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 
 import mmpeft
+from mmpeft.assembly.diffusion_config import Loaded, Sampling
+from mmpeft.assembly.finished_adapters import conditions, load
 from mmpeft.heads.denoising import Denoiser
 from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 from mmpeft.training.config import read_run
-from mmpeft.training.diffusion_config import Loaded, Sampling
-from mmpeft.training.loaded import conditions, load
 from mmpeft.training.preview import faults, grid_of, save_picture
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import mmpeft
+from mmpeft.assembly import diffusion, task
+from mmpeft.assembly.diffusion_config import DiffusionConfig
 from mmpeft.data.transforms import make_transforms
 from mmpeft.heads.image_encoder import ImageEncoder
-from mmpeft.training import diffusion, task
-from mmpeft.training.diffusion_config import DiffusionConfig
 
 
 class Config(DiffusionConfig):

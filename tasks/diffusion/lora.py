@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmpeft.training import diffusion, task
-from mmpeft.training.diffusion_config import DiffusionConfig
+from mmpeft.assembly import diffusion, task
+from mmpeft.assembly.diffusion_config import DiffusionConfig
 
 
 class Config(DiffusionConfig):

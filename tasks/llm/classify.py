@@ -14,14 +14,15 @@ import torch
 from pydantic import model_validator
 
 import mmpeft
+from mmpeft.assembly import classic_text as text_task
+from mmpeft.assembly import task
+from mmpeft.assembly.classic_text import TextRecipe
+from mmpeft.assembly.language import DTYPES
+from mmpeft.assembly.language_config import TextConfig
 from mmpeft.data.language.labelled import encode_texts, load_labelled
 from mmpeft.data.language.task_config import LabelledTexts
 from mmpeft.data.language.task_splits import TaskSplits
 from mmpeft.objectives.text_labels import TextClassification, TextRegression, head_outputs
-from mmpeft.training import task, text_task
-from mmpeft.training.language import DTYPES
-from mmpeft.training.language_config import TextConfig
-from mmpeft.training.text_task import TextRecipe
 
 
 class Config(TextConfig):

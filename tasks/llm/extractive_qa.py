@@ -14,13 +14,14 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 import mmpeft
+from mmpeft.assembly import classic_text as text_task
+from mmpeft.assembly import task
+from mmpeft.assembly.classic_text import TextRecipe
+from mmpeft.assembly.language import DTYPES
+from mmpeft.assembly.language_config import TextConfig
 from mmpeft.data.language.reading import load_reading, windows
 from mmpeft.data.language.task_config import ReadingData
 from mmpeft.objectives.reading import Reading, span_logits
-from mmpeft.training import task, text_task
-from mmpeft.training.language import DTYPES
-from mmpeft.training.language_config import TextConfig
-from mmpeft.training.text_task import TextRecipe
 
 
 class Config(TextConfig):

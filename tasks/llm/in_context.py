@@ -16,17 +16,17 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 import mmpeft
+from mmpeft.assembly.in_context import Shots, draw_accuracies, make_shots, table
+from mmpeft.assembly.language import DTYPES
 from mmpeft.data.language.demonstrations import PromptFormat, Prompts
 from mmpeft.data.language.labelled import LabelledRows, read_labelled
 from mmpeft.data.language.task_config import LabelledTexts
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 from mmpeft.training.config import AdapterName, read_run
-from mmpeft.training.in_context import Shots, draw_accuracies, make_shots, table
-from mmpeft.training.language import DTYPES
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.zoo.language import load_language_model
+from mmpeft.training.run.run_directory import RunDirectory
+from mmpeft.zoo.language_models import load_language_model
 
 FROZEN = "frozen"
 

@@ -13,20 +13,20 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 import mmpeft
+from mmpeft.assembly import language, task
+from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
+from mmpeft.assembly.policy import PolicyTrainer
 from mmpeft.data.language.encoding import Encoder
 from mmpeft.data.language.prompts import load_prompts
-from mmpeft.data.language.tiny_rewards import REWARDS
+from mmpeft.data.language.tiny.rewards import REWARDS
+from mmpeft.handle.adapters import Adapters
 from mmpeft.heads.actor_critic import ActorCritic
-from mmpeft.injection.adapters import Adapters
 from mmpeft.objectives.generation import Writer
 from mmpeft.objectives.ppo import POLICY, PPO, REWARD, VALUE, judged_by_adapter, judged_by_rule
 from mmpeft.objectives.ppo_settings import PPOSettings
 from mmpeft.settings import Settings, nearest
-from mmpeft.training import language, task
 from mmpeft.training.config import Monitor
-from mmpeft.training.language import Recipe
-from mmpeft.training.language_config import LanguageConfig, LanguageTraining
-from mmpeft.training.policy import PolicyTrainer
 
 
 class Training(LanguageTraining):

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmpeft.injection.adapters import Adapters
+from mmpeft.assembly import language, task
+from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
+from mmpeft.assembly.reference_policy import precompute_reference
+from mmpeft.handle.adapters import Adapters
 from mmpeft.objectives.preference import Preference, SinglePreference
 from mmpeft.objectives.preference_settings import PreferenceSettings
-from mmpeft.training import language, task
-from mmpeft.training.language import Recipe
-from mmpeft.training.language_config import LanguageConfig, LanguageTraining
-from mmpeft.training.reference import precompute_reference
 
 
 class PreferenceTraining(LanguageTraining):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mmpeft.assembly import language, task
+from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language_config import LanguageConfig
 from mmpeft.data.language.config import LanguageData, Packing
-from mmpeft.objectives.language import LanguageModelling
-from mmpeft.training import language, task
-from mmpeft.training.language import Recipe
-from mmpeft.training.language_config import LanguageConfig
+from mmpeft.objectives.next_token import LanguageModelling
 
 
 class PretrainingData(LanguageData):

@@ -13,15 +13,15 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, model_validator
 
+from mmpeft.assembly import language, task
+from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
 from mmpeft.data.language.batches import pad_sequences
 from mmpeft.data.language.encoding import Encoder
 from mmpeft.data.language.formats import ask
 from mmpeft.heads.reward import ScalarScorer
 from mmpeft.objectives.reward import RewardModelling
-from mmpeft.training import language, task
 from mmpeft.training.config import Monitor
-from mmpeft.training.language import Recipe
-from mmpeft.training.language_config import LanguageConfig, LanguageTraining
 
 
 class RewardTraining(LanguageTraining):

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 
+from mmpeft.assembly import classic_text as text_task
+from mmpeft.assembly import task
+from mmpeft.assembly.classic_text import TextRecipe
+from mmpeft.assembly.language import DTYPES
+from mmpeft.assembly.language_config import TextConfig
 from mmpeft.data.language.paired import encode_source, load_paired
 from mmpeft.data.language.task_config import PairedTexts
 from mmpeft.data.language.task_splits import TaskSplits
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 from mmpeft.objectives.rewriting import Rewriter, Rewriting
-from mmpeft.training import task, text_task
-from mmpeft.training.language import DTYPES
-from mmpeft.training.language_config import TextConfig
-from mmpeft.training.text_task import TextRecipe
-from mmpeft.zoo.language import load_language_model
+from mmpeft.zoo.language_models import load_language_model
 
 
 class Config(TextConfig):

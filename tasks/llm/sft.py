@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import model_validator
 
+from mmpeft.assembly import language, task
+from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language_config import LanguageConfig, Questions
 from mmpeft.data.language.encoding import Encoder
-from mmpeft.injection.adapters import Adapters
+from mmpeft.handle.adapters import Adapters
 from mmpeft.objectives.generation import Answers, Writer
-from mmpeft.objectives.language import LanguageModelling
-from mmpeft.training import language, task
-from mmpeft.training.language import Recipe
-from mmpeft.training.language_config import LanguageConfig, Questions
+from mmpeft.objectives.next_token import LanguageModelling
 
 
 class Config(LanguageConfig):

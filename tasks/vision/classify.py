@@ -15,16 +15,16 @@ from pydantic import Field
 from torch import nn
 
 import mmpeft
+from mmpeft.assembly import task
+from mmpeft.assembly.task import add_adapters, load_adapters
 from mmpeft.data import DataSplits, load_data
 from mmpeft.data.samples import Sample
 from mmpeft.objectives.classification import Classification
-from mmpeft.training import task
 from mmpeft.training.check import check_run
 from mmpeft.training.config import RunConfig
 from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.report import train_and_report
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.run.report import train_and_report
+from mmpeft.training.run.run_directory import RunDirectory
 from mmpeft.training.trainer import Trainer
 
 

@@ -15,19 +15,19 @@ from accelerate.utils import set_seed
 from pydantic import NonNegativeInt, PositiveInt
 
 import mmpeft
+from mmpeft.assembly import task
+from mmpeft.assembly.segmentation_picture import draw_segmentation
+from mmpeft.assembly.task import add_adapters, load_adapters
 from mmpeft.data import DataSplits
 from mmpeft.data.masks import class_shares, load_masks
 from mmpeft.data.samples import Sample
 from mmpeft.heads.segmentation import DecoderName, Segmenter
 from mmpeft.objectives.segmentation import Segmentation
-from mmpeft.training import task
 from mmpeft.training.check import check_run
 from mmpeft.training.config import Monitor, RunConfig, TrainConfig
 from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.report import train_and_report
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.segmentation_picture import draw_segmentation
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.run.report import train_and_report
+from mmpeft.training.run.run_directory import RunDirectory
 from mmpeft.training.trainer import Trainer
 
 

@@ -10,15 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mmpeft.data import DataSplits
-from mmpeft.data.samples import Sample
-from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.training import task
-from mmpeft.training.check import check_run
-from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.repeats import harmonic_mean, repeat
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.zero_shot import (
+from mmpeft.assembly import task
+from mmpeft.assembly.repeats import harmonic_mean, repeat
+from mmpeft.assembly.zero_shot import (
     ZeroShotConfig,
     load_adapted,
     load_classifier,
@@ -26,6 +20,12 @@ from mmpeft.training.zero_shot import (
     make_trainer,
     train_classifier,
 )
+from mmpeft.data import DataSplits
+from mmpeft.data.samples import Sample
+from mmpeft.heads.zero_shot import ZeroShotClassifier
+from mmpeft.training.check import check_run
+from mmpeft.training.evaluation import evaluate_split
+from mmpeft.training.run.run_directory import RunDirectory
 
 
 class Config(ZeroShotConfig):

@@ -12,19 +12,13 @@ from typing import Any
 
 from pydantic import PositiveInt
 
+from mmpeft.assembly import task
+from mmpeft.assembly.repeats import repeat
+from mmpeft.assembly.zero_shot import ZeroShotConfig, load_adapted, make_objective, make_trainer, train_classifier
 from mmpeft.data.samples import Sample
-from mmpeft.training import task
 from mmpeft.training.check import check_run
 from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.repeats import repeat
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.zero_shot import (
-    ZeroShotConfig,
-    load_adapted,
-    make_objective,
-    make_trainer,
-    train_classifier,
-)
+from mmpeft.training.run.run_directory import RunDirectory
 
 
 class Config(ZeroShotConfig):

@@ -15,18 +15,18 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 import mmpeft.zoo
+from mmpeft.assembly import task
+from mmpeft.assembly.task import add_adapters, load_adapters
 from mmpeft.data import DataSplits
 from mmpeft.data.captions import Tokenizer, captions_of, load_captions
 from mmpeft.data.samples import Sample
 from mmpeft.heads.pairs import PairEncoder
 from mmpeft.objectives.contrastive import Contrastive, LossName, unit
-from mmpeft.training import task
 from mmpeft.training.check import check_run
 from mmpeft.training.config import Monitor, RunConfig, TrainConfig
 from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.report import train_and_report
-from mmpeft.training.run_directory import RunDirectory
-from mmpeft.training.task import add_adapters, load_adapters
+from mmpeft.training.run.report import train_and_report
+from mmpeft.training.run.run_directory import RunDirectory
 from mmpeft.training.trainer import Trainer
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.anatomies.timm import CONTIGUOUS, EXPECTED
-from mmpeft.injection import LinearSite
+from mmpeft.anatomies.libraries.timm import CONTIGUOUS, EXPECTED
+from mmpeft.anatomies.sites import LinearSite
 
 FULL = [
     "vit_base_patch16_224",
@@ -156,8 +156,8 @@ class _Shift(nn.Module):
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "attention", "arguments"), ATTENTIONS, ids=[name for name, *_ in ATTENTIONS])
 def test_slices_are_the_queries_keys_and_values(name: str, attention: Any, arguments: tuple[Any, ...]) -> None:
-    from mmpeft.anatomies.linear import linear_site
-    from mmpeft.anatomies.timm import _slices
+    from mmpeft.anatomies.libraries.linear import linear_site
+    from mmpeft.anatomies.libraries.timm import _slices
 
     attention.eval()
     for parameter in attention.parameters():

@@ -11,7 +11,7 @@ from language_configurations import CONFIGURATIONS, build
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.sites import BranchSite, LinearSite, ParametersSite, WordsSite
+from mmpeft.anatomies.sites import BranchSite, LinearSite, ParametersSite, WordsSite
 
 ENCODER_DECODER = {"T5-small", "T5-base", "Flan-T5-base", "BART-base", "BART-large"}
 SEEING = {"LLaVA-1.5-7B", "Qwen2-VL-2B", "Qwen2.5-VL-3B", "SmolVLM-256M"}

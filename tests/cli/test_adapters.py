@@ -10,7 +10,7 @@ import torch
 import mmpeft
 from mmpeft.cli import main
 from mmpeft.formats import READ, WRITTEN
-from mmpeft.formats.class_embeddings import read_class_embeddings
+from mmpeft.formats.serving.class_embeddings import read_class_embeddings
 
 Capture = pytest.CaptureFixture[str]
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import mmpeft
 from mmpeft.formats import export
-from mmpeft.formats.class_embeddings import embeddings_of, read_class_embeddings, save_class_embeddings
+from mmpeft.formats.serving.class_embeddings import read_class_embeddings, save_class_embeddings
+from mmpeft.heads.class_embeddings import embeddings_of
 
 TUNED = {
     "nothing": None,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mmpeft
 from mmpeft.formats import convert, export
-from mmpeft.formats.custom_diffusion_merge import compress
+from mmpeft.formats.diffusion.custom_diffusion_merge import compress
 
 CONCEPT: list[dict[str, Any]] = [
     {"method": "custom_diffusion"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmpeft.formats.custom_diffusion_merge import compress, merge_concepts, merge_weights
+from mmpeft.formats.diffusion.custom_diffusion_merge import compress, merge_concepts, merge_weights
 
 WIDTH, OUT = 6, 5
 

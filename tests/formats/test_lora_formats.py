@@ -142,7 +142,7 @@ def test_kohya_says_rank_and_alpha_in_the_header(tmp_path: Path, shaken: Any) ->
 
 def test_comfyui_adds_the_deltas_to_the_original_weights(tmp_path: Path, shaken: Any) -> None:
     """W + alpha / rank B A under the original names is what our adapter merges into."""
-    from mmpeft.formats.native_names import native_names
+    from mmpeft.formats.diffusion.native_names import native_names
 
     saved(tmp_path, shaken, METHODS["lora"], True)
     unet = make_unet(True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_diffusion import LARGE, SIZE, diffusers
 
-from mmpeft.formats.native_names import native_names
+from mmpeft.formats.diffusion.native_names import native_names
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": SIZE,

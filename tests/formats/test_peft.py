@@ -13,7 +13,7 @@ from peft import IA3Config, LoraConfig
 import mmpeft
 from mmpeft import IA3, DoRA, LinearProbe, LoRA
 from mmpeft.formats import convert, export
-from mmpeft.formats.peft import load_peft
+from mmpeft.handle.loading import load_peft
 
 OURS = {
     "lora on slices": LoRA(rank=4, alpha=10),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mmpeft
-from mmpeft.formats.peft import load_peft
+from mmpeft.handle.loading import load_peft
 
 TARGETS = {
     "llama": ["q_proj", "down_proj"],

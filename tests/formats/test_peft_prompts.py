@@ -13,7 +13,7 @@ import torch
 
 import mmpeft
 from mmpeft.formats import convert, export
-from mmpeft.formats.peft import load_peft
+from mmpeft.handle.loading import load_peft
 
 TOKENS = 3
 IDS = torch.tensor([[1, 20, 21, 22, 23], [0, 0, 1, 30, 31]])

@@ -10,7 +10,7 @@ from tiny_language import llama
 from torch import Tensor
 
 import mmpeft
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 
 
 def by_hand(logits: Tensor, ids: Tensor, counted: Tensor) -> Tensor:

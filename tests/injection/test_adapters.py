@@ -100,7 +100,7 @@ def test_wrong_routes_are_errors(lora: Any, vit: Any) -> None:
 
 @torch.no_grad()
 def test_tokens_of_several_adapters_keep_out_of_each_others_way(make_case: Any) -> None:
-    from mmpeft.injection.edits import Tokens
+    from mmpeft.edits import Tokens
 
     case = make_case("vpt", "qk_norm")
     vit = case.build()

@@ -14,7 +14,7 @@ from attending_models import MODELS, Run, llama, noise, unet
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.attention import attention_sites
+from mmpeft.anatomies.reading import attention_sites
 
 CASES = ("vit", "eva02", "beit", "swin", "bert", "open_clip", "open_clip_attention", "hf_clip", "siglip")
 Build = Callable[[str], tuple[nn.Module, Run]]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_models import MODELS
 
 import mmpeft
-from mmpeft.injection.attention_calls import AttentionCalls
+from mmpeft.inspection.unfused_attention import AttentionCalls
 
 Q = torch.randn(2, 2, 5, 8)
 LONG = torch.randn(2, 2, 7, 8)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
+from mmpeft.edits import DecomposedLowRank, LowRank
+from mmpeft.handle.report import saved_bytes
 from mmpeft.injection import fused
-from mmpeft.injection.edits import DecomposedLowRank, LowRank
-from mmpeft.injection.tables import saved_bytes
 from mmpeft.kernels.low_rank import fusible
 
 MODELS = ["vit", "open_clip", "open_clip_attention", "bert", "llama", "gpt2", "gpt_neox"]

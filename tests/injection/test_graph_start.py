@@ -11,9 +11,9 @@ from tiny_models import MODELS
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.anatomy import own_modules
-from mmpeft.injection.outline import tensors
-from mmpeft.training.task import checkpoint_blocks
+from mmpeft.anatomies.anatomy import own_modules
+from mmpeft.assembly.task import checkpoint_blocks
+from mmpeft.inspection.outline import tensors
 
 CHECKPOINTING = ("enable_gradient_checkpointing", "set_grad_checkpointing")
 BROKEN = ("open_clip_attention", "zero_shot")

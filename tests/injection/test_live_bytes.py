@@ -1,7 +1,7 @@
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmpeft.injection.live_bytes import LiveBytes
+from mmpeft.inspection.live_bytes import LiveBytes
 
 
 def test_each_storage_counts_once_and_until_it_is_gone() -> None:

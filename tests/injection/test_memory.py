@@ -12,7 +12,7 @@ from tiny_models import MODELS
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
 from mmpeft.kernels.backends import MemoryLevel
 
 LEVELS: tuple[MemoryLevel, ...] = ("lean", "leanest")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpeft.injection.outline import Outline, TensorOutline
+from mmpeft.inspection.outline import Outline, TensorOutline
 
 CPU = torch.device("cpu")
 

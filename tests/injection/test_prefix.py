@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.prefix import Prefix
-from mmpeft.injection.prefix_search import find_prefix
+from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix_search import find_prefix
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mmpeft
-from mmpeft.injection.anatomy import own_modules
-from mmpeft.injection.prefix import NoPrefixError, Prefix
-from mmpeft.injection.prefix_search import find_prefix
+from mmpeft.anatomies.anatomy import own_modules
+from mmpeft.inspection.frozen_prefix import NoPrefixError, Prefix
+from mmpeft.inspection.frozen_prefix_search import find_prefix
 
 LAST: dict[str, Any] = {"layers": "last:1"}
 TEXT: dict[str, Any] = {"towers": "text"}

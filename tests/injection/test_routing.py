@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mmpeft
-from mmpeft.injection.routing import Together
+from mmpeft.edits.base import Together
 
 NAMES = ["a", "b", None, "c", "a", "b"]
 SERVED = ["a", "b", "c", "c", "a", "b"]

@@ -15,8 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_map_only
 
 import mmpeft
-from mmpeft.injection.step_memory import own_loss, predict
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.handle.report import saved_bytes
+from mmpeft.inspection.step_memory import own_loss, predict
 
 SIZE = {"vocab_size": 500, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 

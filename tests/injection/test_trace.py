@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.injection.trace import carried, inner_forward, overridden, trace
+from mmpeft.inspection.trace import carried, inner_forward, overridden, trace
 
 
 class Named(nn.Module):

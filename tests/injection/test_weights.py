@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import mmpeft
-from mmpeft.injection.sites import Site
-from mmpeft.injection.weights import weight_at
+from mmpeft.anatomies.sites import Site
+from mmpeft.edits.weights import weight_at
 
 
 def place(path: str, name: str = "attn.q", tower: str = "vision") -> Site:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import mmpeft
-from mmpeft.injection.whole_numbers import WholeNumbers
+from mmpeft.inspection.integer_tensors import WholeNumbers
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 import mmpeft
-from mmpeft.injection.sites import BranchSite
-from mmpeft.injection.tables import saved_bytes
+from mmpeft.anatomies.sites import BranchSite
+from mmpeft.handle.report import saved_bytes
 from mmpeft.methods import LadderSideTuning
 
 IDS = torch.randint(3, 40, (3, 7), generator=torch.Generator().manual_seed(0))

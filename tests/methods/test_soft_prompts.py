@@ -99,8 +99,8 @@ def test_how_a_prompt_starts() -> None:
 
 
 def test_a_model_with_its_tokenizer_looks_up_the_text() -> None:
-    from mmpeft.heads.language import TokenScorer
-    from mmpeft.injection.vocabulary import Vocabulary
+    from mmpeft.heads.token_probabilities import TokenScorer
+    from mmpeft.injection.pipelines import Vocabulary
 
     tokenizer = tiny_language.tokenizer()
     scorer = TokenScorer(tiny_language.llama())

@@ -12,7 +12,7 @@ from tiny_language import llama, tokenizer
 from torch import nn
 
 from mmpeft.data.language.batches import pad_prompts
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 from mmpeft.objectives.generation import BENIGN, REFUSAL, TASK, Answers, Writer
 
 

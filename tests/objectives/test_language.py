@@ -18,8 +18,8 @@ from torch import Tensor
 from mmpeft.data.language.batches import pad_sequences
 from mmpeft.data.language.encoding import Encoded
 from mmpeft.data.language.packing import fill_packs, join_pack
-from mmpeft.heads.language import TokenScorer
-from mmpeft.objectives.language import LanguageModelling
+from mmpeft.heads.token_probabilities import TokenScorer
+from mmpeft.objectives.next_token import LanguageModelling
 
 
 def gradient(batches: list[dict[str, Tensor]]) -> tuple[float, list[Tensor]]:

@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_language import make_model, make_rows
 
+from mmpeft.assembly.language_config import LanguageTraining
 from mmpeft.data.language.splits import Corpus, Style, TextSplit, TextSplits
-from mmpeft.objectives.language import LanguageModelling
+from mmpeft.objectives.next_token import LanguageModelling
 from mmpeft.objectives.preference import SinglePreference
 from mmpeft.objectives.preference_settings import PreferenceSettings
-from mmpeft.training.language_config import LanguageTraining
 from mmpeft.training.parallel import whole
 from mmpeft.training.trainer import Trainer
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmpeft.training.prefix_cache.split import CachedSplit, ResumedObjective
 from torch import Tensor, nn
 from training_program import make_splits
 
 import mmpeft
-from mmpeft.injection.prefix_search import find_prefix
+from mmpeft.inspection.frozen_prefix_search import find_prefix
 from mmpeft.objectives.classification import Classification
-from mmpeft.training.cached_split import CachedSplit, ResumedObjective
-from mmpeft.training.loading import SeededSplit
+from mmpeft.training.loader import SeededSplit
 from mmpeft.training.sampler import Key
 
 

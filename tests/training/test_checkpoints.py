@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpeft.training import checkpoints
-from mmpeft.training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from mmpeft.training.run import checkpoints
+from mmpeft.training.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 
 
 def test_round_trip_and_only_two_kept(tmp_path: Path) -> None:

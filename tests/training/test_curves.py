@@ -2,7 +2,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmpeft.training.curves import draw_curves
+from mmpeft.training.run.curves import draw_curves
 
 
 def test_one_panel_per_value(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mmpeft
-from mmpeft.training.feature_cache import ALPHAS, BETAS, fill, search
+from mmpeft.assembly.tip_cache import ALPHAS, BETAS, fill, search
 from mmpeft.training.random_state import seeded
 
 

@@ -6,7 +6,7 @@ import torch
 from training_program import make_splits
 
 from mmpeft.training.config import TrainConfig
-from mmpeft.training.loading import Loaders
+from mmpeft.training.loader import Loaders
 
 
 def pictures(workers: int = 0, start: int = 0, epoch: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:

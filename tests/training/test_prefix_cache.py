@@ -11,7 +11,7 @@ import torch
 from training_program import Pictures, Splits, make_splits, make_trainer, weights
 
 import mmpeft
-from mmpeft.injection.prefix import Prefix
+from mmpeft.inspection.frozen_prefix import Prefix
 from mmpeft.objectives.classification import Classification
 from mmpeft.training.config import TrainConfig
 from mmpeft.training.trainer import Trainer
@@ -144,7 +144,7 @@ def test_it_is_off_and_says_why(tmp_path: Path, capsys: Any, options: Any, noise
 
 
 def test_too_much_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmpeft.training.prefix_cache.available_bytes", lambda: 10_000)
+    monkeypatch.setattr("mmpeft.training.prefix_cache.decide.available_bytes", lambda: 10_000)
     trainer = trained(tmp_path / "auto", methods=METHODS["head"])
     assert "more than a quarter of the free memory" in trainer.prefix_cache["reason"]
     assert trained(tmp_path / "memory", methods=METHODS["head"], cache="memory").prefix_cache["store"] == "memory"

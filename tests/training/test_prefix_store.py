@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from mmpeft.training.prefix_store import DiskStore
+from mmpeft.training.prefix_cache.store import DiskStore
 
 
 def samples(*names: str, shift: float = 0.0) -> list[dict[str, Any]]:

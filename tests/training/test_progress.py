@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from mmpeft.training import progress
-from mmpeft.training.progress import ProgressDisplay
+from mmpeft.training.run import progress
+from mmpeft.training.run.progress import ProgressDisplay
 
 
 def show(monkeypatch, terminal: bool, shown: bool = True) -> str:

@@ -12,7 +12,7 @@ import torch
 from training_program import make_splits, make_trainer, weights
 
 import mmpeft
-from mmpeft.training.checkpoints import checkpoints
+from mmpeft.training.run.checkpoints import checkpoints
 from mmpeft.training.trainer import Trainer
 
 SETTINGS = {"epochs": 4, "dropout": 0.2, "ema": 0.9, "accumulate": 2, "clip": 1.0}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpeft.training.run_directory import RunDirectory
+from mmpeft.training.run.run_directory import RunDirectory
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:

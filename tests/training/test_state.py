@@ -3,7 +3,7 @@ from math import nan
 import pytest
 from accelerate import Accelerator
 
-from mmpeft.training.state import Progress, pack, unpack
+from mmpeft.training.run.state import Progress, pack, unpack
 
 
 def test_judge_counts_evaluations_since_the_best() -> None:

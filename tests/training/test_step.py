@@ -7,8 +7,8 @@ from training_program import make_trainer, weights
 
 from mmpeft.objectives.base import Batch
 from mmpeft.objectives.classification import Classification
-from mmpeft.training.checkpoints import load_checkpoint
 from mmpeft.training.failures import NonFiniteLossError
+from mmpeft.training.run.checkpoints import load_checkpoint
 
 SGD = {"optimizer": "sgd", "lr": 0.05, "epochs": 2}
 """Adam would hide a gradient of the wrong size."""

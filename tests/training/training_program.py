@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import mmpeft
 from mmpeft.objectives.classification import Classification
-from mmpeft.training.checkpoints import checkpoints
 from mmpeft.training.config import TrainConfig
 from mmpeft.training.parallel import whole
+from mmpeft.training.run.checkpoints import checkpoints
 from mmpeft.training.trainer import Trainer
 
 CLASSES = 3

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaForSequenceClassification
 
 import mmpeft
-from mmpeft.data.language.tiny_sets import make_rows
+from mmpeft.data.language.tiny.sets import make_rows
 from mmpeft.zoo import load_model, load_tokenizer, models
 from mmpeft.zoo.tiny import WEIGHTS
 

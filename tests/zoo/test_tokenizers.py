@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmpeft.zoo import load_tokenizer
-from mmpeft.zoo.language import load_text_tokenizer
+from mmpeft.zoo.language_models import load_text_tokenizer
 from mmpeft.zoo.tiny import WEIGHTS
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.data.language.source_config import TextSource
-from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
+from mmpeft.data.language.tiny.sets import SETS, SPLITS, make_rows
 from mmpeft.data.samples import listed
 from mmpeft.data.splits import ALIASES
 from mmpeft.optional import require

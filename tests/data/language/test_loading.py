@@ -12,10 +12,10 @@ import pytest
 from tiny_language import PLAIN_TEMPLATE, conversation, tokenizer, write_rows
 
 from mmpeft.data.language.config import LanguageData
-from mmpeft.data.language.loading import load_texts
 from mmpeft.data.language.packing import cut_pieces, fill_packs
 from mmpeft.data.language.rows import read_rows
 from mmpeft.data.language.splits import TextSplit, TextSplits
+from mmpeft.data.language.text_sets import load_texts
 
 THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "three"]
 

@@ -10,7 +10,7 @@ from tiny_language import bert, save_model, tokenizer, write_rows
 
 from mmpeft.data.language.reading import load_reading, windows
 from mmpeft.data.language.task_config import ReadingData
-from mmpeft.zoo.language import load_text_tokenizer
+from mmpeft.zoo.language_models import load_text_tokenizer
 
 CONTEXT = "one two three four five six red green blue cat dog sun moon ."
 QUESTION = "what is red ?"

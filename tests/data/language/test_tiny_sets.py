@@ -7,15 +7,15 @@ from random import Random
 
 import pytest
 
-from mmpeft.data.language.tiny_combined import SIMPLE, UNKNOWN, combine
-from mmpeft.data.language.tiny_deeds import DEEDS
-from mmpeft.data.language.tiny_refusals import PHRASINGS, is_refusal
-from mmpeft.data.language.tiny_rewards import gladness, quality
-from mmpeft.data.language.tiny_sampling import split_of
-from mmpeft.data.language.tiny_sets import SETS, SPLITS, make_rows
-from mmpeft.data.language.tiny_tasks import TASKS
-from mmpeft.data.language.tiny_thoughts import answer_of
-from mmpeft.data.language.tiny_words import NUMBERS
+from mmpeft.data.language.tiny.combined import SIMPLE, UNKNOWN, combine
+from mmpeft.data.language.tiny.deeds import DEEDS
+from mmpeft.data.language.tiny.refusals import PHRASINGS, is_refusal
+from mmpeft.data.language.tiny.rewards import gladness, quality
+from mmpeft.data.language.tiny.sampling import split_of
+from mmpeft.data.language.tiny.sets import SETS, SPLITS, make_rows
+from mmpeft.data.language.tiny.tasks import TASKS
+from mmpeft.data.language.tiny.thoughts import answer_of
+from mmpeft.data.language.tiny.words import NUMBERS
 
 COLUMNS = {
     "tiny_tasks": {"messages", "task", "answer"},

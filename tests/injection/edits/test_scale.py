@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmpeft.injection.edits import Affine, Scale
-from mmpeft.injection.sites import LinearSite
+from mmpeft.anatomies.sites import LinearSite
+from mmpeft.edits import Affine, Scale
 
 
 def site(layer: nn.Linear) -> LinearSite:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mmpeft
-from mmpeft.formats.native import load
+from mmpeft.handle.loading import load
 from mmpeft.training.evaluation import set_training_mode
 
 METHOD = {"method": "linear_probe", "norm": True}

@@ -12,13 +12,13 @@ import torch
 from tiny_language import llama, tokenizer, write_rows
 
 import mmpeft
+from mmpeft.assembly.in_context import make_shots
 from mmpeft.cli.shipped import find_task, load_task
 from mmpeft.data.language.demonstrations import PromptFormat, Prompts, draw_examples
 from mmpeft.data.language.labelled import LabelledRows, read_labelled
 from mmpeft.data.language.task_config import LabelledTexts
-from mmpeft.heads.language import TokenScorer
+from mmpeft.heads.token_probabilities import TokenScorer
 from mmpeft.objectives.in_context import calibrate, score_choices
-from mmpeft.training.in_context import make_shots
 
 THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "three", "four", "five"]
 WORDS = {"bad": "no", "good": "yes , yes"}

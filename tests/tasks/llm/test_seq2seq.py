@@ -14,7 +14,7 @@ from mmpeft.cli import main
 from mmpeft.cli.shipped import find_task, load_task
 from mmpeft.data.language.paired import load_paired
 from mmpeft.data.language.task_config import PairedTexts
-from mmpeft.zoo.language import load_text_tokenizer
+from mmpeft.zoo.language_models import load_text_tokenizer
 
 THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "three", "four", "five"]
 FULL = {"method": "full_fine_tuning"}

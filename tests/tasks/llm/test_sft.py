@@ -12,7 +12,7 @@ from tiny_language import conversation, write_rows
 
 from mmpeft.cli import main
 from mmpeft.cli.shipped import find_task, load_task
-from mmpeft.zoo.language import load_language_model
+from mmpeft.zoo.language_models import load_language_model
 
 COLOURS = {"cat": "red", "dog": "green", "sun": "blue", "moon": "red"}
 

@@ -1,0 +1,270 @@
+"""Anatomy: a read-only map of a model - towers, their blocks in order, and in each the named sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
+from mmpeft.anatomies.towers import Layers, Tower, choose_layers
+from mmpeft.settings import nearest
+
+
+class NoSiteError(ValueError):
+    """A model lacks what a method needs: in a pipeline, another one may have it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """How a two-tower model turns images and token ids (batch, length) into vectors (batch, width) of one space.
+
+    The fields are functions of the model, so that a copy of it has its own joint.
+    """
+
+    model: nn.Module
+    encode_image: Callable[[Any, Tensor], Tensor]
+    encode_text: Callable[[Any, Tensor], Tensor]
+    scale_of: Callable[[Any], Tensor]
+    bias_of: Callable[[Any], Tensor | None]
+
+    def image(self, images: Tensor) -> Tensor:
+        """Return the images' vectors, not normalised."""
+        return self.encode_image(self.model, images)
+
+    def text(self, ids: Tensor) -> Tensor:
+        """Return the texts' vectors, not normalised."""
+        return self.encode_text(self.model, ids)
+
+    def scale(self) -> Tensor:
+        """Return the factor on the cosine: the exponential of the logit scale."""
+        return self.scale_of(self.model)
+
+    def bias(self) -> Tensor | None:
+        """Return what is added to the scaled cosine, if anything is (SigLIP)."""
+        return self.bias_of(self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The map of one model; ``library`` names the reader that made it.
+
+    ``joint`` is there where images and text share a space; ``words`` turns words into their token ids, without any in
+    front or behind, where the model comes with its tokenizer, and ``ids_for`` says the ids of whole new words.
+    """
+
+    model: nn.Module
+    library: str
+    towers: tuple[Tower, ...]
+    joint: Joint | None = None
+    words: Callable[[str], tuple[int, ...]] | None = None
+    ids_for: Callable[[Sequence[str]], tuple[int, ...]] | None = None
+    label: str = ""
+    """The model's name in a pipeline of several."""
+    others: tuple[Anatomy, ...] = ()
+    """The anatomies of the pipeline's other models: a tower or target that only they have is no mistake here."""
+
+    def tower_names(self) -> list[str]:
+        """Names of the towers, in order."""
+        return [tower.name for tower in self.towers]
+
+    def chosen_towers(self, names: str | Iterable[str] = "all") -> list[Tower]:
+        """Return the towers of these names, all of them for the model's name in a pipeline; unknown ones are an error.
+
+        None where all the names are those of other models of the pipeline.
+        """
+        known = {*self.tower_names(), *(name for own in self.others for name in (own.label, *own.tower_names()))}
+        for name in _listed(names):
+            if name not in known and not self.is_named(name):
+                where = "the pipeline" if self.others else self.describe()
+                raise NoSiteError(f"towers: {where} has no tower {name!r}{nearest(name, known)}")
+        return self._towers(names)
+
+    def is_named(self, tower: str) -> bool:
+        """Whether ``all``, the model's name in a pipeline or the name of one of its towers is meant."""
+        return tower in ("all", self.label, *self.tower_names())
+
+    def _towers(self, names: str | Iterable[str]) -> list[Tower]:
+        wanted, known = _listed(names), {tower.name: tower for tower in self.towers}
+        if wanted == ["all"] or (self.label in wanted and self.label not in known):
+            return list(self.towers)
+        return [known[name] for name in wanted if name in known]
+
+    def sites(self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]:
+        """Return every site of a kind, in order of the forward pass of each tower."""
+        found = (site for tower in self.chosen_towers(towers) for site in tower.all_sites(layers))
+        return [site for site in found if isinstance(site, kind)]
+
+    def select(
+        self,
+        targets: Iterable[str],
+        kind: type[Site] = LinearSite,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+    ) -> list[Site]:
+        """Return the sites that the targets name: site names or fnmatch patterns over site names and module paths.
+
+        A target that matches nothing, here and in a pipeline's other models, raises a NoSiteError with the nearest
+        names; so does a model without any of them. A choice of layers that leaves a target out is a ValueError.
+        """
+        targets, whole, chosen = list(targets), self.sites(kind, "all", towers), dict[str, Site]()
+        for target in targets:
+            matches = _without_fused([site for site in whole if _matches(site, target)])
+            if not matches and not self._elsewhere(target, kind, towers):
+                raise NoSiteError(self._nothing(target, whole, kind))
+            chosen.update((site.path, site) for site in matches)
+        if targets and not chosen:
+            raise NoSiteError(self._nothing(" or ".join(targets), whole, kind))
+        kept = [site for site in self.sites(kind, layers, towers) if site.path in chosen]
+        for target in targets:
+            if not any(_matches(site, target) for site in kept) and any(_matches(site, target) for site in whole):
+                raise ValueError(f"layers: {layers!r} leave out every site {target!r} of {self.describe()}")
+        return kept
+
+    def _elsewhere(self, target: str, kind: type[Site], towers: str | Iterable[str]) -> bool:
+        """Whether another model of the pipeline has a site for a target."""
+        sites = (site for own in self.others for tower in own._towers(towers) for site in tower.all_sites())
+        return any(isinstance(site, kind) and _matches(site, target) for site in sites)
+
+    def linear_sites(
+        self,
+        targets: str | Iterable[str] | None,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        default: Iterable[str] = (),
+    ) -> list[LinearSite]:
+        """Return linear sites by target; ``all`` means every whole linear layer of the blocks.
+
+        None means the ``default`` targets, or every linear layer in a model none of whose sites has such a name.
+        """
+        pool = [site for site in self.sites(LinearSite, layers, towers) if isinstance(site, LinearSite)]
+        if targets is None:
+            named = {site.name for site in pool}
+            targets = default if named.intersection(default) else "all"
+        if targets == "all":
+            return [site for site in pool if site.rows is None]
+        wanted = [targets] if isinstance(targets, str) else targets
+        return self.select(wanted, LinearSite, layers, towers)  # type: ignore[return-value]
+
+    def weight_sites(
+        self,
+        targets: str | Iterable[str] | None,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        default: Iterable[str] = (),
+    ) -> list[WeightSite]:
+        """Return linear sites and convolutions by target; ``all`` and None mean no convolution, as in linear_sites."""
+        if targets is None or targets == "all":
+            return [*self.linear_sites(targets, layers, towers, default)]
+        wanted = [targets] if isinstance(targets, str) else targets
+        return self.select(wanted, WeightSite, layers, towers)  # type: ignore[return-value]
+
+    def owners(
+        self,
+        layers: Layers = "all",
+        towers: str | Iterable[str] = "all",
+        keep: Callable[[str], bool] = lambda name: True,
+        head: bool = True,
+    ) -> list[ParametersSite]:
+        """Return one site per module that owns parameters whose names are to ``keep``: what may be unfrozen."""
+        chosen = self.chosen_towers(towers)
+        inside = [tower.path for tower in chosen]
+        outside = [tower.path for tower in self.towers if tower.path and tower not in chosen]
+        if layers != "all":
+            inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
+        heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
+        known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
+        names: dict[str, list[str]] = {}
+        ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
+        first: dict[int, tuple[str, str]] = {}
+        for path, module in own_modules(self.model):
+            if not _under(path, inside) or _under(path, [*outside, *heads]):
+                continue
+            for name in filter(keep, own_parameters(module)):
+                home, own = first.setdefault(id(module._parameters[name]), (path, name))
+                if (home, own) == (path, name):
+                    names.setdefault(path, []).append(name)
+                else:
+                    ties.setdefault(home, []).append((module, name, own))
+        found = []
+        for path, kept in names.items():
+            site = parameters_site(self.model.get_submodule(path), path, kept)
+            like = known.get(id(site.host), site)
+            tied = tuple(ties.get(path, ()))
+            found.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
+        if head and layers == "all":
+            found += [site for site in self._around(chosen) if not site.derived]
+        return found
+
+    def _around(self, towers: list[Tower]) -> Iterator[ParametersSite]:
+        """Yield the sites of a head that is around the model, not in it."""
+        own = {id(module) for _, module in own_modules(self.model)}
+        sites = (site for tower in towers for site in tower.sites if id(site.host) not in own)
+        yield from (site for site in sites if isinstance(site, ParametersSite))
+
+    def root(self, tower: Tower) -> Site:
+        """Return the site of a whole tower: where weights that its layers share have their place."""
+        host = self.model.get_submodule(tower.path)
+        return Site(name=tower.name, path=tower.path, host=host, host_path=tower.path, tower=tower.name)
+
+    def describe(self) -> str:
+        """One short name for error messages, such as ``VisionTransformer (timm)``."""
+        return f"{plain_class(self.model).__name__} ({self.library})"
+
+    def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
+        word = f"{kind.__name__.removesuffix('Site').lower()} site"
+        if kind is WeightSite:
+            word = "linear site or convolution" if any(isinstance(s, ConvSite) for s in pool) else "linear site"
+        for tower in self.towers:
+            if target in tower.missing:
+                return f"{self.describe()} has no {word} {target!r}: {tower.missing[target]}"
+        return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
+
+    def __str__(self) -> str:
+        from mmpeft.anatomies.table import anatomy_table
+
+        return anatomy_table(self.describe(), self.model, self.towers)
+
+
+def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a model by path, adapters left out."""
+    walk = model.named_modules(memo={model._modules.get("mmpeft")})  # type: ignore[arg-type]  # never enters them
+    return ((path, module) for path, module in walk if "mmpeft" not in path.split("."))
+
+
+def own_parameters(module: nn.Module) -> list[str]:
+    """Names of the parameters that a module owns itself."""
+    return [name for name, value in module._parameters.items() if value is not None]
+
+
+def parameters_site(
+    module: nn.Module, path: str, names: Iterable[str] = (), name: str = "", tower: str = ""
+) -> ParametersSite:
+    """Return the site of parameters that a module owns: all of them when no names are given."""
+    names = tuple(names) or tuple(own_parameters(module))
+    return ParametersSite(name=name or path, path=path, host=module, host_path=path, names=names, tower=tower)
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _under(path: str, prefixes: Iterable[str]) -> bool:
+    return any(not prefix or path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _without_fused(sites: list[Site]) -> list[Site]:
+    """Leave out a fused weight where the same target names slices of it: nothing is adapted twice."""
+    sliced = {id(site.host) for site in sites if isinstance(site, LinearSite) and site.rows}
+    return [site for site in sites if id(site.host) not in sliced or (isinstance(site, LinearSite) and site.rows)]
+
+
+def _matches(site: Site, target: str) -> bool:
+    if fnmatchcase(site.name, target):
+        return True
+    whole = not isinstance(site, LinearSite) or site.rows is None
+    return fnmatchcase(site.path, target) or (whole and fnmatchcase(site.host_path, target))

@@ -1,0 +1,136 @@
+"""What all readers share: linear layers told by their attributes, and the field's names for their usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, refuse
+from mmpeft.anatomies.sites import ConvSite, EmbedSite, LinearSite, NormSite
+
+Switches = tuple[tuple[nn.Module, str, Any, Any], ...]
+
+NAMES = {
+    **dict.fromkeys(("q_proj", "query", "q", "to_q", "wq"), "attn.q"),
+    **dict.fromkeys(("k_proj", "key", "k", "to_k", "wk"), "attn.k"),
+    **dict.fromkeys(("v_proj", "value", "v", "to_v", "wv"), "attn.v"),
+    **dict.fromkeys(("qkv", "qkv_proj", "in_proj", "c_attn", "query_key_value", "Wqkv"), "attn.qkv"),
+    **dict.fromkeys(("o_proj", "out_proj", "proj", "o", "wo", "dense"), "attn.out"),
+    **dict.fromkeys(("fc1", "up_proj", "c_fc", "fc1_x", "w3", "lin1", "dense_h_to_4h"), "mlp.up"),
+    **dict.fromkeys(("gate_proj", "fc1_g", "w1"), "mlp.gate"),
+    **dict.fromkeys(("fc2", "down_proj", "w2", "lin2", "dense_4h_to_h"), "mlp.down"),
+}
+"""Site names by the names that libraries give their linear layers."""
+
+
+def is_linear(module: nn.Module | None) -> bool:
+    """Whether a module is a linear layer that is called: it has in_features, out_features and a weight.
+
+    The output projection of ``nn.MultiheadAttention`` has a class of its own, and is read but never called.
+    """
+    return all(hasattr(module, name) for name in ("in_features", "out_features", "weight")) and not isinstance(
+        module, nn.modules.linear.NonDynamicallyQuantizableLinear
+    )
+
+
+def linear_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> LinearSite:
+    """Return the site of a whole linear layer."""
+    return LinearSite(
+        name=name,
+        path=path,
+        host=module,
+        host_path=path,
+        tower=tower,
+        layer=layer,
+        in_features=int(module.in_features),  # type: ignore[arg-type]
+        out_features=int(module.out_features),  # type: ignore[arg-type]
+    )
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution of images without groups, whose weight a low-rank delta is a delta of."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1
+
+
+def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> ConvSite:
+    """Return the site of a convolution."""
+    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    out, each, height, width = module.get_parameter("weight").shape
+    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **place)
+
+
+def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()) -> Iterator[LinearSite]:
+    """Yield the site of a fused projection, then a slice of it for each name in ``rows``, in order.
+
+    ``{"attn.q": 768, "attn.k": 768, "attn.v": 768}`` are the rows of a ViT-B's qkv. A slice's address is that of a
+    sibling: ``blocks.0.attn.q`` beside ``blocks.0.attn.qkv``.
+    """
+    whole = replace(whole, switches=switches)
+    yield whole
+    parent, start = whole.path.rpartition(".")[0], 0
+    for name, count in rows.items():
+        path = f"{parent}.{name.partition('.')[2]}"
+        yield replace(whole, name=name, path=path, out_features=count, rows=slice(start, start + count))
+        start += count
+
+
+def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None) -> Iterator[LinearSite]:
+    """Yield the projections of an attention class that reads ``in_proj_weight`` itself: q, k, v as rows of it, and out.
+
+    Raises:
+        ValueError: If ``nn.MultiheadAttention`` has options that can't be computed with edits.
+    """
+    carry = open_clip_attention
+    if isinstance(attention, nn.MultiheadAttention):
+        refuse(attention)
+        carry = multihead  # type: ignore[assignment]
+    width = int(attention.in_proj_weight.shape[1])
+    own: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
+    whole = LinearSite(
+        name="attn.qkv",
+        path=f"{path}.in_proj",
+        host=attention,
+        host_path=path,
+        out_features=3 * width,
+        weight="in_proj_weight",
+        bias="in_proj_bias",
+        **own,
+    )
+    yield from with_slices(whole, dict.fromkeys(("attn.q", "attn.k", "attn.v"), width))
+    out, at = attention.out_proj, f"{path}.out_proj"
+    yield LinearSite(name="attn.out", path=at, host=out, host_path=at, out_features=width, **own)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer with a weight."""
+    return "Norm" in type(module).__name__ and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def norm_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> NormSite:
+    """Return the site of a normalisation layer; those over images in NCHW order have their channels on axis 1."""
+    channels_first = (
+        isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) or "2d" in type(module).__name__
+    )
+    width = module.weight.numel()  # type: ignore[operator]
+    axis = 1 if channels_first else -1
+    activated = not isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
+    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    return NormSite(name=name, width=width, axis=axis, activated=activated, **place)
+
+
+def embed_site(module: nn.Module, path: str, *, tower: str) -> EmbedSite:
+    """Return the site of the convolution that turns an image's patches into vectors."""
+    width = int(module.out_channels)  # type: ignore[arg-type]
+    return EmbedSite(name="embed", path=path, host=module, host_path=path, tower=tower, width=width, axis=1)
+
+
+def site_name(path: str) -> str:
+    """Return the field's name for a linear layer at this path inside its block, or the path when it has none."""
+    *containers, last = path.split(".")
+    name = NAMES.get(last, path)
+    if name.startswith("attn.") and not any("att" in container for container in containers):
+        return path
+    return name

@@ -1,0 +1,86 @@
+"""From a model to its map: the readers in their order, and where the model calls the attention kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from mmpeft.anatomies.anatomy import Anatomy, own_modules
+from mmpeft.anatomies.headed import Headed
+from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.libraries import diffusers, generic, open_clip, timm, transformers, transformers_text
+from mmpeft.anatomies.libraries.attention_calls import POSITIONS, RULES
+from mmpeft.anatomies.sites import AttentionSite, PositionsSite
+from mmpeft.anatomies.towers import Block, Tower
+
+Reader = Callable[[nn.Module], Anatomy | None]
+READERS: tuple[Reader, ...] = (
+    timm.read,
+    open_clip.read,
+    transformers.read,
+    transformers_text.read,
+    diffusers.read,
+)
+"""The readers of the known libraries, in the order in which they are asked."""
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """Return the map of a model: what can be adapted in it. ``print`` shows it as a table.
+
+    The readers of the known libraries are asked first; a model that none of them knows gets a generic anatomy from
+    its linear and normalisation layers.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model: {type(model).__name__} is no torch module; a pipeline has an anatomy for each of its own, such as "
+            "pipeline.unet"
+        )
+    return with_attention(_headed(model) if isinstance(model, Headed) else _read(model))
+
+
+def _read(model: nn.Module) -> Anatomy:
+    read = (reader(model) for reader in READERS)
+    return next((known for known in read if known is not None), None) or generic.read(model)
+
+
+def _headed(model: Headed) -> Anatomy:
+    """Return the anatomy of a model with a head of ours: the backbone's, and the head's sites as a tower ``task``."""
+    inner = anatomy(model.backbone)
+    towers = tuple(replace(tower, missing=_without_head(tower)) for tower in inner.towers)
+    return model.complete(replace(inner, towers=(*towers, Tower("task", 0, (), model.head_sites()))))
+
+
+def _without_head(tower: Tower) -> dict[str, str]:
+    return {name: reason for name, reason in tower.missing.items() if name != "head"}
+
+
+def attention_sites(model: nn.Module) -> list[AttentionSite]:
+    """Return a site for every module of a model that calls the attention kernel."""
+    sites = (rule(model, path, module) for path, module in own_modules(model) for rule in RULES)
+    return [*{id(site.host): site for site in sites if site is not None}.values()]
+
+
+def with_attention(anatomy: Anatomy) -> Anatomy:
+    """Return an anatomy with the attention sites of its model, each in its block."""
+    sites = attention_sites(anatomy.model)
+    return replace(anatomy, towers=tuple(_with_sites(tower, sites, anatomy.model) for tower in anatomy.towers))
+
+
+def _with_sites(tower: Tower, attention: list[AttentionSite], model: nn.Module) -> Tower:
+    def inside(block: Block) -> Block:
+        within = (s for s in attention if s.host_path == block.path or s.host_path.startswith(block.path + "."))
+        placed = (replace(site, tower=tower.name, layer=block.index) for site in within)
+        return replace(block, sites=(*block.sites, *placed))
+
+    sites = (*tower.sites, *_positions(tower, model))
+    return replace(tower, blocks=tuple(map(inside, tower.blocks)), sites=sites)
+
+
+def _positions(tower: Tower, model: nn.Module) -> Iterator[PositionsSite]:
+    """Yield the table of learned positions of a tower, where it has one that takes their numbers."""
+    for path, module in own_modules(model):
+        inside = not tower.path or path.startswith(tower.path + ".")
+        if inside and path.rpartition(".")[2] in POSITIONS and plain_class(module) is nn.Embedding:
+            yield PositionsSite(name="positions", path=path, host=module, host_path=path, tower=tower.name)

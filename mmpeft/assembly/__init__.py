@@ -1,0 +1,1 @@
+"""What the tasks of one modality share: each puts a model, data, an objective and the trainer together."""

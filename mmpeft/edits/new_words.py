@@ -1,0 +1,55 @@
+"""Words that a text tower did not know, as rows of their own beside its embedding (textual inversion)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmpeft.anatomies.sites import PromptSite, Site
+from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.kernels.passed import Passed
+
+
+class NewWords(Edit):
+    """Vectors (words, width) of the ids ``ids``, which lie behind the embedding's own rows (Gal et al. 2022).
+
+    No row of the embedding is touched, by an optimizer's weight decay or else. They start as the embeddings of
+    ``start``, in turn, or as N(0, 0.02^2).
+    """
+
+    def __init__(self, site: PromptSite, *, ids: tuple[int, ...], start: tuple[int, ...]) -> None:
+        super().__init__()
+        self.ids = ids
+        rows: Tensor = site.host.weight  # type: ignore[assignment]
+        vectors = torch.randn(len(ids), site.width) * 0.02
+        if start:
+            vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach().float().clone()
+        self.vectors = nn.Parameter(vectors)
+        self.passed = Passed()
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to both sides of the embedding."""
+        for point in ("input", "output"):
+            yield Binding(edit=self, host=site.host, point=point, site=site)
+
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
+        """Hide the new ids from the embedding, which has no rows for them."""
+        ids = args[0]
+        own = torch.tensor(self.ids, device=ids.device)
+        found = ids[..., None] == own
+        self.passed.value = found
+        return (ids.masked_fill(found.any(-1), 0), *args[1:]), kwargs
+
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Put the vectors in the places of the new ids."""
+        found = self.passed.value
+        assert found is not None
+        vectors = found.to(self.vectors.dtype) @ self.vectors
+        return torch.where(found.any(-1, keepdim=True), vectors.to(y.dtype), y)
+
+    def extra_repr(self) -> str:
+        """The ids."""
+        return f"ids {list(self.ids)}"

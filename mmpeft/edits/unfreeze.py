@@ -1,0 +1,95 @@
+"""Unfreezing: named parameters of a module become trainable copies; the base keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpeft.anatomies.sites import ParametersSite, Site
+from mmpeft.edits.base import Arguments, Binding, Call, Edit, Fold
+from mmpeft.kernels.quantized import is_quantized
+
+
+class Unfreeze(Edit):
+    """The host computes with trainable copies of its parameters ``names`` in place of the frozen ones.
+
+    With ``detach_first`` the first of a sequence of outputs gives no gradient (Custom Diffusion: a text's start).
+    """
+
+    mergeable = True
+
+    def __init__(self, site: ParametersSite, *, detach_first: bool = False) -> None:
+        super().__init__()
+        self.names, self.detach_first = site.names, detach_first
+        for name, value in site.tensors.items():
+            if is_quantized(value):
+                raise ValueError(f"{site.path}.{name}: a quantised weight can't be trained; adapters beside it can")
+            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the module that owns the parameters, and to those that they are tied to."""
+        assert isinstance(site, ParametersSite)
+        owners = {id(site.host): (site.host, dict(zip(site.names, site.names, strict=True)))}
+        for host, theirs, own in site.tied:
+            owners.setdefault(id(host), (host, {}))[1][theirs] = own
+        for host, names in owners.values():
+            yield Binding(edit=self, host=host, point="parameters", site=site, names=names)
+        if self.detach_first:
+            yield Binding(edit=self, host=site.host, point="output", site=site)
+
+    def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
+        """The trainable copies, in the precision of the base."""
+        base, own = binding.host._parameters, self._parameters
+        return {name: own[mine].to(base[name].dtype) for name, mine in binding.names.items()}  # type: ignore[union-attr]
+
+    def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
+        """Let no gradient through the first position of what the copies made."""
+        return torch.cat([y[:, :1].detach(), y[:, 1:]], 1)
+
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """Return both as they are: ``parameters_of`` has put the copies there, and ``output`` cuts a gradient only."""
+        return weight, bias
+
+    def extra_repr(self) -> str:
+        """Names and shapes."""
+        return ", ".join(f"{name} {tuple(self._parameters[name].shape)}" for name in self.names)  # type: ignore[union-attr]
+
+
+class NormalisedHead(Unfreeze):
+    """``W (x - mean) / sqrt(var + eps) + b``: trainable copies of W and b behind a batch norm without weights.
+
+    In training, mean and variance are the batch's, and running ones (momentum 0.1) are kept for evaluation; in a head
+    that is not trained they stay as they are. AdaptFormer's head, as in MAE (He et al. 2022, arXiv:2111.06377).
+    """
+
+    shifts = True
+    eps = 1e-6
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, site: ParametersSite) -> None:
+        super().__init__(site)
+        width = site.tensors["weight"].shape[1]
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def bind(self, site: Site) -> Iterable[Binding]:
+        """Attach to the head's parameters, and to its input."""
+        return [*super().bind(site), Binding(edit=self, host=site.host, point="input", site=site)]
+
+    def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
+        """Normalise the features (batch, width)."""
+        features, training = args[0], self.training and self.get_parameter("weight").requires_grad
+        if training and len(features) == 1:
+            raise ValueError("norm: a training batch of one sample has no variance; train.drop_last=true leaves it out")
+        normed = F.batch_norm(features.float(), self.running_mean, self.running_var, training=training, eps=self.eps)
+        return (normed.to(features.dtype), *args[1:]), kwargs
+
+    def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
+        """``W / sqrt(var + eps)`` and ``b - W mean / sqrt(var + eps)``."""
+        scaled = weight / (self.running_var.to(weight) + self.eps).sqrt()
+        return scaled, None if bias is None else bias - scaled @ self.running_mean.to(weight)

@@ -1,0 +1,187 @@
+"""Low-rank deltas of a model's layers, which every LoRA file of diffusion models has, under one name or another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmpeft.anatomies.anatomy import own_modules
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import WeightSite
+from mmpeft.edits import LowRank
+from mmpeft.formats.foreign import Imported
+from mmpeft.formats.hf_peft.peft_config import PREFIX, LoRAConfig
+from mmpeft.formats.hf_peft.peft_plan import lay_out_low_rank
+from mmpeft.formats.hosted import Model, Opened
+from mmpeft.formats.ledger import Ledger
+from mmpeft.formats.tensor_file import refuse
+from mmpeft.kernels.quantized import shape_of
+from mmpeft.methods import DoRA, LoRA, Method
+
+Place = tuple[str, str]
+"""The name of a model's part, and the path of a layer in it."""
+PARTS = {
+    "a": r"[._]lora(_linear_layer)?\.down\.weight|\.lora_down\.weight|\.lora_A\.weight",
+    "b": r"[._]lora(_linear_layer)?\.up\.weight|\.lora_up\.weight|\.lora_B\.weight",
+    "alpha": r"\.alpha",
+    "magnitude": r"\.lora_magnitude_vector(\.weight)?",
+    "dora_scale": r"\.dora_scale",
+}
+"""The ends of names in all files: down and up projection, the scale's numerator, DoRA's magnitudes in two shapes."""
+
+SAID = 8
+"""Names of an error that are looked up among the model's."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """``alpha / r B A`` at one layer, with A (r, in) and B (out, r), over the root of r when ``root``.
+
+    Of a convolution A is (r, in, height, width) and B (out, r, 1, 1). With DoRA's ``magnitude`` (out).
+    """
+
+    place: Place
+    a: Tensor
+    b: Tensor
+    alpha: float
+    root: bool = False
+    magnitude: Tensor | None = None
+
+
+def deltas_of(opened: Opened, format: str) -> tuple[list[Delta], dict[str, LoRAConfig]]:
+    """Return the deltas of whole layers, those of slices in one, with HF peft's configuration of each part."""
+    opened.places(format, LowRank)
+    found: list[Delta] = []
+    configs: dict[str, LoRAConfig] = {}
+    for role, part in opened.parts.items():
+        if not part.places:
+            continue
+        layout, configs[role] = lay_out_low_rank(part)
+        tensors = layout.pack(opened.tensors[role])
+        for path, scale in layout.scales.items():
+            a, b = (tensors[f"{PREFIX}{path}.lora_{letter}.weight"] for letter in "AB")
+            magnitude = tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
+            flat = None if magnitude is None else magnitude.flatten()
+            found.append(Delta((role, path), a, b, scale * len(a), magnitude=flat))
+    return found, configs
+
+
+def layers(model: Model, *roles: str) -> dict[Place, nn.Module]:
+    """Return the linear layers and convolutions of a model's parts."""
+    return {
+        (role, path): module
+        for role, root in model.modules.items()
+        if role in roles
+        for path, module in own_modules(root)
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+
+
+def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Mapping[str, Place]) -> list[Delta]:
+    """Return the deltas of a file, by the names that its layers have there; all problems are one ValueError.
+
+    A file without alpha has a scale of 1.
+    """
+    layers_by_name, problems = _by_layer(values)
+    unknown = [name for name in layers_by_name if name not in names]
+    problems += _unknown(unknown, len(layers_by_name), names)
+    if not layers_by_name:
+        problems = ["no LoRA in it", Ledger(source, values).looks()]
+    kept = {name: own for name, own in layers_by_name.items() if name not in unknown}
+    sites = _sites(model)
+    problems += [f"{name}: {'.'.join(names[name])} is no site of LoRA" for name in kept if names[name] not in sites]
+    found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
+    refuse(source, problems)
+    return [delta for delta in found if delta is not None]
+
+
+def _sites(model: Model) -> set[Place]:
+    parts = model.modules.items()
+    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(WeightSite)}
+
+
+def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
+    """Return the adapter of these deltas: a method per part, rank, alpha and kind."""
+    groups: dict[tuple[str, int, float, bool, bool], list[str]] = {}
+    tensors: dict[str, Tensor] = {}
+    for delta in deltas:
+        role, path = delta.place
+        name = "lora" if delta.magnitude is None else "dora"
+        own = {"lora_A": delta.a, "lora_B": delta.b, "magnitude": delta.magnitude}
+        tensors |= {model.key(role, f"{path}.{name}.{key}"): v.contiguous() for key, v in own.items() if v is not None}
+        groups.setdefault((role, len(delta.a), delta.alpha, delta.root, name == "dora"), []).append(path)
+    methods: list[Method] = []
+    for (role, rank, alpha, root, dora), paths in groups.items():
+        options: dict[str, Any] = {"rank": rank, "alpha": alpha, "rank_stabilized": root, "towers": model.towers(role)}
+        methods.append((DoRA if dora else LoRA)(targets=tuple(paths), **options))
+    return Imported(methods, tensors, notes, facts=())
+
+
+def _by_layer(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the values of each layer by what they are, and the names that are none of LoRA."""
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for key, value in values.items():
+        for part, ends in PARTS.items():
+            if match := re.fullmatch(rf"(.+?)({ends})", key):
+                found.setdefault(match[1], {})[part] = value
+                break
+        else:
+            problems.append(f"unexpected {key}: neither LoRA nor DoRA")
+    return found, problems
+
+
+def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems: list[str]) -> Delta | None:
+    layer: Any = model.modules[place[0]].get_submodule(place[1])
+    if "a" not in own or "b" not in own:
+        problems.append(f"{name}: without its {'down' if 'a' not in own else 'up'} projection")
+        return None
+    a, b, rank, (out, *each) = own["a"], own["b"], len(own["a"]), shape_of(layer.weight)
+    if _bare(a.shape) != _bare((rank, *each)) or _bare(b.shape) != (out, rank):
+        shapes = f"down {tuple(a.shape)} and up {tuple(b.shape)}"
+        problems.append(f"{name}: {shapes} don't fit a layer of {tuple(shape_of(layer.weight))}")
+        return None
+    alpha = float(own["alpha"]) if "alpha" in own else float(rank)
+    ones = [1] * len(each[1:])
+    magnitude = _magnitude(name, own, out, ones, problems)
+    return Delta(place, a.reshape(rank, *each), b.reshape(out, rank, *ones), alpha, magnitude=magnitude)
+
+
+def _bare(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without its 1 x 1 kernel: what is a linear layer in one model is a convolution in another."""
+    return tuple(shape[:2] if tuple(shape[2:]) == (1, 1) else shape)
+
+
+def _magnitude(name: str, own: dict[str, Any], out: int, ones: list[int], problems: list[str]) -> Tensor | None:
+    """Return DoRA's magnitudes (out): of a convolution peft has (1, out, 1, 1), kohya (out, 1, 1, 1)."""
+    theirs = {"magnitude": (1, out, *ones) if ones else (out,), "dora_scale": (out, 1, *ones)}
+    for kind, shape in theirs.items():
+        if kind in own and own[kind].shape in ((out,), (out, 1), shape):
+            flat: Tensor = own[kind].flatten()
+            return flat
+        if kind in own:
+            found = tuple(own[kind].shape)
+            problems.append(f"{name}: magnitudes {found}, expected one for each of {out} rows, {shape}")
+    return None
+
+
+def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list[str]:
+    """Say which names are none of the model's, and what the nearest of its are; of many, the first ones."""
+    if not unknown:
+        return []
+    if len(unknown) == total:
+        return [f"no name in it is one of the model's: {unknown[0]}{_near(unknown[0], names)}"]
+    said = [f"{name}: no layer of the model has this name{_near(name, names)}" for name in unknown[:SAID]]
+    rest = len(unknown) - SAID
+    return said + ([f"and {rest} more names that no layer of the model has"] if rest > 0 else [])
+
+
+def _near(name: str, names: Mapping[str, Place]) -> str:
+    close = get_close_matches(name, names, n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else f" (such as {next(iter(names))!r})"

@@ -1,0 +1,1 @@
+"""HF peft's directories: adapter_config.json and its tensors."""

@@ -1,0 +1,1 @@
+"""Checkpoints that papers' own code writes, one file each."""

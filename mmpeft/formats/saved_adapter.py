@@ -1,0 +1,82 @@
+"""From a checked file to an adapter: everything is compared before the model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mmpeft.anatomies.headed import backbone_of
+from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.sites import WeightSite
+from mmpeft.formats.hf_peft.peft_config import AnyConfig
+from mmpeft.formats.hf_peft.peft_layout import Layout
+from mmpeft.formats.hf_peft.peft_plan import lay_out
+from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
+from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig
+from mmpeft.formats.manifest import Manifest
+from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
+from mmpeft.injection.pipelines import modules_of
+from mmpeft.injection.planning import sketch
+from mmpeft.methods import Method
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter on disk; ``config`` is there when the tensors are laid out as HF peft does."""
+
+    directory: Path
+    file: TensorFile
+    methods: list[Method]
+    name: str = "main"
+    config: AnyConfig | None = None
+    manifest: Manifest | None = None
+
+
+def read_tensors(
+    model: nn.Module | Mapping[str, nn.Module], source: Source, notes: list[str], *, allow_nan: bool = False
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error."""
+    modules = modules_of(model)
+    layout, expected = _expected(source, model, notes)
+    problems = source.file.problems(expected)
+    if layout and source.config:
+        problems += layout.disagreements(source.config, backbone_of(modules[""]))
+    if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
+        problems.append("the model is on the meta device: it has no weights")
+    refuse(source.directory, problems and problems + notes)
+    tensors = source.file.read(allow_nan)
+    if layout:
+        refuse(source.directory, layout.changed(tensors))
+        tensors = layout.unpack(tensors)
+    return tensors
+
+
+def _expected(
+    source: Source, model: nn.Module | Mapping[str, nn.Module], notes: list[str]
+) -> tuple[Layout | None, Shapes]:
+    """Return the shapes that this model needs, and their layout when it is peft's."""
+    modules = modules_of(model)
+    try:
+        sketches = sketch(model, source.methods)
+        if source.config is None:
+            states = ((label, key, value) for label, own in sketches.items() for key, value in own.state_dict().items())
+            return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
+        if list(modules) != [""]:
+            raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
+        if isinstance(source.config, PrefixConfig):
+            layout: Layout = lay_out_prefix(sketches[""], modules[""])
+        else:
+            layout, _ = lay_out(sketches[""], modules[""])
+        return layout, layout.shapes
+    except ValueError as error:
+        raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
+
+
+def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
+    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
+    config = source.config
+    paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)
+    return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]

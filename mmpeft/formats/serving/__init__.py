@@ -1,0 +1,1 @@
+"""Files for engines that serve language models: vLLM, llama.cpp."""

@@ -1,0 +1,59 @@
+"""From an adapter in a model to a directory of mmpeft's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmpeft.formats.hf_peft.peft_config import AnyConfig
+from mmpeft.formats.hf_peft.peft_plan import InexpressibleError, lay_out
+from mmpeft.formats.manifest import Base, Manifest
+from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, write_json
+from mmpeft.injection.tree import Adapter
+
+
+def save(parts: Mapping[str, Adapter], modules: Mapping[str, nn.Module], directory: Path, name: str) -> Path:
+    """Write one adapter; a directory of an adapter that is there is replaced whole or not at all. Returns the path.
+
+    ``parts`` are the adapter's parts in the ``modules`` of the same labels. Where HF peft knows the method,
+    ``peft.PeftModel.from_pretrained(base, directory)`` loads it as it is.
+    """
+    tensors, config = _packed(parts, modules)
+    layout: Literal["native", "peft"] = "peft" if config else "native"
+    methods = next(iter(parts.values())).methods
+    manifest = Manifest(
+        name=name,
+        layout=layout,
+        methods=tuple(method.kept().specification() for method in methods),
+        base={label: Base.of(modules[label]) for label in parts},
+    )
+    with replaced_directory(directory) as partial:
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+        if config:
+            write_json(partial / CONFIG, config.model_dump(mode="json") | {"inference_mode": True})
+    return directory
+
+
+def kept_tensors(parts: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """Return the tensors of one adapter that are saved, by key; what only served its training is left out."""
+    places = ((label, edit, key) for label, part in parts.items() for _, edit, key in part.places)
+    kept = ((f"{label}.{key}".lstrip("."), edit.kept()) for label, edit, key in places)
+    return {f"{path}.{name}".lstrip("."): value for path, tensors in kept for name, value in tensors.items()}
+
+
+def _packed(
+    parts: Mapping[str, Adapter], modules: Mapping[str, nn.Module]
+) -> tuple[dict[str, Tensor], AnyConfig | None]:
+    state = {key: value.detach().contiguous() for key, value in kept_tensors(parts).items()}
+    if list(modules) != [""]:
+        return state, None
+    try:
+        layout, config = lay_out(parts[""], modules[""])
+    except InexpressibleError:
+        return state, None
+    return layout.pack(state), config

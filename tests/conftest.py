@@ -234,7 +234,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, values[name], ids=str)
 
 
-ONE_THREAD = ("injection", "anatomies", "methods", "kernels", "training", "diffusion", "llm")
+ONE_THREAD = (
+    "injection",
+    "anatomies",
+    "methods",
+    "kernels",
+    "training",
+    "diffusion",
+    "llm",
+    "edits",
+    "handle",
+    "inspection",
+    "prefix_cache",
+    "run",
+)
 """Folders whose tests are too small for several threads, or compare runs to the bit."""
 
 

@@ -38,7 +38,7 @@ MakeObjective = Callable[[Adapters, Any], Objective]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskParts:
     """What tasks differ in."""
 
     objective: MakeObjective
@@ -62,7 +62,7 @@ class Recipe:
 
 def run(
     config: LanguageConfig,
-    recipe: Recipe,
+    recipe: TaskParts,
     *,
     frozen: bool = True,
     prepare: Callable[[Trainer], None] | None = None,
@@ -79,14 +79,14 @@ def run(
     return train_and_report(trainer, config, loading, frozen=frozen, notes=trainer.data.notes)  # type: ignore[attr-defined]
 
 
-def check(config: LanguageConfig, recipe: Recipe) -> None:
+def check(config: LanguageConfig, recipe: TaskParts) -> None:
     """Print what would be trained, three samples, and the numbers of one step; write nothing."""
     trainer = build(config, recipe)
     print(trainer.adapters.report())
     check_run(trainer, trainer.data.train.describe)  # type: ignore[attr-defined]
 
 
-def evaluate(config: LanguageConfig, recipe: Recipe) -> dict[str, float]:
+def evaluate(config: LanguageConfig, recipe: TaskParts) -> dict[str, float]:
     """Return the test scores of the adapter in the run directory of a finished run."""
     model, tokenizer = load_adapted(config, recipe)
     data = load_data(config, recipe, tokenizer)
@@ -94,7 +94,7 @@ def evaluate(config: LanguageConfig, recipe: Recipe) -> dict[str, float]:
     return evaluate_split(model, objective, data, config.train, config.output)
 
 
-def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
+def build(config: LanguageConfig, recipe: TaskParts) -> Trainer:
     """Put together a trainer: the model with its adapters, the data and the objective."""
     model, tokenizer = load(config, recipe)
     data = load_data(config, recipe, tokenizer)
@@ -106,7 +106,7 @@ def build(config: LanguageConfig, recipe: Recipe) -> Trainer:
     return recipe.trainer(model, adapters, recipe.objective(adapters, tokenizer), data, config.train, config.output)
 
 
-def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
+def load(config: LanguageConfig, recipe: TaskParts) -> tuple[Headed, Any]:
     """Load the model, with the task's head around it, and its tokenizer."""
     set_seed(config.train.seed)
     backbone, tokenizer = load_language_model(config.model.name, DTYPES[config.precision])
@@ -115,14 +115,14 @@ def load(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
     return model, tokenizer
 
 
-def load_adapted(config: LanguageConfig, recipe: Recipe) -> tuple[Headed, Any]:
+def load_adapted(config: LanguageConfig, recipe: TaskParts) -> tuple[Headed, Any]:
     """Load a fresh model with the adapters that the run directory holds, and its tokenizer."""
     model, tokenizer = load(config, recipe)
     load_adapters(model, config)
     return model, tokenizer
 
 
-def load_data(config: LanguageConfig, recipe: Recipe, tokenizer: Any) -> TextSplits:
+def load_data(config: LanguageConfig, recipe: TaskParts, tokenizer: Any) -> TextSplits:
     """Load the data; what was left out or mixed in is printed."""
     if recipe.data is not None:
         data = recipe.data(config.data, tokenizer)
@@ -133,7 +133,7 @@ def load_data(config: LanguageConfig, recipe: Recipe, tokenizer: Any) -> TextSpl
     return data
 
 
-def predict(config: LanguageConfig, recipe: Recipe, index: int) -> str:
+def predict(config: LanguageConfig, recipe: TaskParts, index: int) -> str:
     """Return what the adapter of a finished run writes after ``prompt``, or after the prompt of a test sample.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mmpeft.configuration.source import Source, join, parse
+from mmpeft.configuration.source import ConfigFile, join, parse
 from mmpeft.settings import ConfigError, Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -26,7 +26,7 @@ class Document:
     """Where each dotted path was set: ``FILE:LINE`` or ``override``."""
     problems: list[str] = field(default_factory=list)
 
-    def lay(self, source: Source) -> None:
+    def lay(self, source: ConfigFile) -> None:
         """Lay a source over what is there: sections merge key by key, everything else is replaced."""
         self.problems += source.problems
         if isinstance(source.data, dict):
@@ -115,7 +115,7 @@ def load_config(path: Path, overrides: Iterable[str], model_class: type[Settings
     return document.validate(model_class), document.origins
 
 
-def _read_base(path: Path, top: Source, name: str) -> Source:
+def _read_base(path: Path, top: ConfigFile, name: str) -> ConfigFile:
     file = path.parent / name
     if not file.is_file():
         raise ConfigError(str(path), [f"base ({top.origins['base']}): there is no file {str(file)!r}"])
@@ -125,7 +125,7 @@ def _read_base(path: Path, top: Source, name: str) -> Source:
     return below
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path) -> ConfigFile:
     if not path.is_file():
         raise ConfigError(str(path), ["there is no such file"])
     return parse(path.read_text(encoding="utf-8"), lambda line: f"{path}:{line}")

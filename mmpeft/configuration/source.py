@@ -38,7 +38,7 @@ class _Loader(Resolver, yaml.SafeLoader):
 
 
 @dataclass
-class Source:
+class ConfigFile:
     """What one YAML text says: its data, the place of each dotted path, and what is wrong with it."""
 
     place: Callable[[int], str]
@@ -48,9 +48,9 @@ class Source:
     problems: list[str] = field(default_factory=list)
 
 
-def parse(text: str, place: Callable[[int], str], path: str = "") -> Source:
+def parse(text: str, place: Callable[[int], str], path: str = "") -> ConfigFile:
     """Return what a YAML text says, as the value at the dotted ``path``; broken YAML becomes a problem."""
-    source = Source(place, origins={path: place(1)})
+    source = ConfigFile(place, origins={path: place(1)})
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -63,7 +63,7 @@ def parse(text: str, place: Callable[[int], str], path: str = "") -> Source:
     return source
 
 
-def _value(loader: _Loader, node: yaml.Node, path: str, source: Source) -> Any:
+def _value(loader: _Loader, node: yaml.Node, path: str, source: ConfigFile) -> Any:
     source.origins.setdefault(path, source.place(node.start_mark.line + 1))
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, source)
@@ -72,7 +72,7 @@ def _value(loader: _Loader, node: yaml.Node, path: str, source: Source) -> Any:
     return loader.construct_object(node)
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, path: str, source: Source) -> dict[str, Any]:
+def _mapping(loader: _Loader, node: yaml.MappingNode, path: str, source: ConfigFile) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmpeft.anatomies.sites import Site
 from mmpeft.edits.gate import Gate
 from mmpeft.kernels.attention import Extra
-from mmpeft.kernels.routing import Layout, Stack
+from mmpeft.kernels.routing import BatchLayout, Stack
 from mmpeft.kernels.rows import Rows
 from mmpeft.kernels.updates import Update
 
@@ -112,8 +112,8 @@ class Edit(nn.Module):
     given no tensor in front ``routes_itself``. One that can be
     written into the base's weights implements ``fold``; ``shifts`` says that this takes a bias. ``count`` is the
     number of tokens that an edit adds to the sequence. ``words`` are token ids whose own keys and values at its
-    attention site the edit is to start as (``start_as``). ``rates`` are factors on the learning rate, by parameter, and an
-    ``input_gate`` says by what the edit reads how much of its change is made.
+    attention site the edit is to start as (``start_as``). ``rates`` are factors on the learning rate, by parameter,
+    and an ``input_gate`` says by what the edit reads how much of its change is made.
 
     Edits that are ``alike`` and serve different samples of one batch are computed together, from ``stacked`` weights:
     such an edit implements ``routed_output``, ``routed_input`` or ``routed_extra`` too.
@@ -214,22 +214,22 @@ class Edit(nn.Module):
         raise TypeError(f"{type(self).__name__} can't be merged")
 
 
-class Serving:
+class RoutingTable:
     """The samples that each adapter serves just now; calls hold on to it, and each ``adapters.route`` fills it anew."""
 
     def __init__(self) -> None:
         self.routes: Mapping[str, Route] = {}
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._layouts: dict[tuple[str, ...], BatchLayout] = {}
 
     def serve(self, routes: Mapping[str, Route]) -> None:
         """Take the routes by adapter."""
         self.routes, self._layouts = routes, {}
 
-    def layout(self, names: tuple[str, ...]) -> Layout:
+    def layout(self, names: tuple[str, ...]) -> BatchLayout:
         """Return how the samples of these adapters lie in the batch."""
         if names not in self._layouts:
             routes = [self.routes[name] for name in names]
-            self._layouts[names] = Layout([route.samples for route in routes], routes[0].batch, routes[0].device)
+            self._layouts[names] = BatchLayout([route.samples for route in routes], routes[0].batch, routes[0].device)
         return self._layouts[names]
 
 
@@ -237,7 +237,7 @@ class Serving:
 class Share:
     """The part of an adapter in what is served."""
 
-    serving: Serving
+    serving: RoutingTable
     name: str
 
     def rows(self, length: int) -> Tensor:
@@ -300,11 +300,11 @@ class Together(Call):
     """Calls of as many adapters as one; what they have in common is said by the first one's binding."""
 
     names: tuple[str, ...]
-    serving: Serving
+    serving: RoutingTable
     weights: Stacked
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """Which of the adapters serves which samples."""
         return self.serving.layout(self.names)
 

@@ -13,7 +13,7 @@ from mmpeft.edits.base import Binding, Call, Edit
 from mmpeft.kernels.passed import Passed
 
 
-class Residual(nn.Module):
+class BypassResidual(nn.Module):
     """``z + U gelu(D z + d) + u``: D, U by Xavier, biases nearly zero; with ``zero`` U starts at zero."""
 
     def __init__(self, width: int, bottleneck: int, *, zero: bool) -> None:
@@ -43,8 +43,8 @@ class BypassLayer(Edit):
         super().__init__()
         object.__setattr__(self, "previous", previous)
         self.last = last
-        self.lateral = Residual(width, bottleneck, zero=last)
-        self.vertical = Residual(width, bottleneck, zero=last)
+        self.lateral = BypassResidual(width, bottleneck, zero=last)
+        self.vertical = BypassResidual(width, bottleneck, zero=last)
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.passed = Passed()
 

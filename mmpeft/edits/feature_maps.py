@@ -12,7 +12,7 @@ from mmpeft.anatomies.sites import DenoiserSite, Site
 from mmpeft.edits.base import Arguments, Binding, Call, Condition, Edit
 
 
-class Residual(nn.Module):
+class ResidualConvolution(nn.Module):
     """``x + W relu(V x)``: V a 3x3 convolution, W 1x1, or 3x3 in a light network."""
 
     def __init__(self, width: int, kernel: int) -> None:
@@ -37,7 +37,7 @@ class Stage(nn.Module):
         inner = out // 4 if light else out
         self.down = down
         self.in_conv = nn.Conv2d(width, inner, 1) if width != inner or light else None
-        self.resnets = nn.Sequential(*(Residual(inner, 3 if light else 1) for _ in range(depth)))
+        self.resnets = nn.Sequential(*(ResidualConvolution(inner, 3 if light else 1) for _ in range(depth)))
         self.out_conv = nn.Conv2d(inner, out, 1) if light else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.hf_peft.peft_config import read_config
 from mmpeft.formats.manifest import Manifest
-from mmpeft.formats.saved_adapter import Source
+from mmpeft.formats.saved_adapter import SavedAdapter
 from mmpeft.formats.storage import (
     MANIFEST,
     read_json,
@@ -18,7 +18,7 @@ from mmpeft.formats.tensor_file import TensorFile
 from mmpeft.methods import parse
 
 
-def read(directory: Path) -> Source:
+def read(directory: Path) -> SavedAdapter:
     """Return what a directory of mmpeft or of HF peft holds."""
     weights = weights_in(directory)
     if not (directory / MANIFEST).is_file():
@@ -26,4 +26,4 @@ def read(directory: Path) -> Source:
     manifest = validated(directory / MANIFEST, read_json(directory / MANIFEST), Manifest)
     config = read_config(directory) if manifest.layout == "peft" else None
     methods = parse(list(manifest.methods))
-    return Source(directory, TensorFile(weights), methods, manifest.name, config, manifest)
+    return SavedAdapter(directory, TensorFile(weights), methods, manifest.name, config, manifest)

@@ -12,7 +12,7 @@ from mmpeft.anatomies.headed import backbone_of
 from mmpeft.anatomies.reading import anatomy
 from mmpeft.anatomies.sites import WeightSite
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
-from mmpeft.formats.hf_peft.peft_layout import Layout
+from mmpeft.formats.hf_peft.peft_layout import TensorLayout
 from mmpeft.formats.hf_peft.peft_plan import lay_out
 from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
 from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig
@@ -24,7 +24,7 @@ from mmpeft.methods import Method
 
 
 @dataclass(frozen=True)
-class Source:
+class SavedAdapter:
     """An adapter on disk; ``config`` is there when the tensors are laid out as HF peft does."""
 
     directory: Path
@@ -36,7 +36,7 @@ class Source:
 
 
 def read_tensors(
-    model: nn.Module | Mapping[str, nn.Module], source: Source, notes: list[str], *, allow_nan: bool = False
+    model: nn.Module | Mapping[str, nn.Module], source: SavedAdapter, notes: list[str], *, allow_nan: bool = False
 ) -> dict[str, Tensor]:
     """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error."""
     modules = modules_of(model)
@@ -55,8 +55,8 @@ def read_tensors(
 
 
 def _expected(
-    source: Source, model: nn.Module | Mapping[str, nn.Module], notes: list[str]
-) -> tuple[Layout | None, Shapes]:
+    source: SavedAdapter, model: nn.Module | Mapping[str, nn.Module], notes: list[str]
+) -> tuple[TensorLayout | None, Shapes]:
     """Return the shapes that this model needs, and their layout when it is peft's."""
     modules = modules_of(model)
     try:
@@ -67,7 +67,7 @@ def _expected(
         if list(modules) != [""]:
             raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
         if isinstance(source.config, PrefixConfig):
-            layout: Layout = lay_out_prefix(sketches[""], modules[""])
+            layout: TensorLayout = lay_out_prefix(sketches[""], modules[""])
         else:
             layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes
@@ -75,7 +75,7 @@ def _expected(
         raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
 
 
-def _strangers(source: Source, modules: Mapping[str, nn.Module]) -> list[str]:
+def _strangers(source: SavedAdapter, modules: Mapping[str, nn.Module]) -> list[str]:
     known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
     config = source.config
     paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)

@@ -11,14 +11,14 @@ from torch import nn
 
 from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.native import read
-from mmpeft.formats.saved_adapter import Source, read_tensors
+from mmpeft.formats.saved_adapter import SavedAdapter, read_tensors
 from mmpeft.handle.adapters import Adapters, adapt
 from mmpeft.injection.pipelines import modules_of
 
 
 def load_source(
     model: nn.Module | Mapping[str, nn.Module],
-    source: Source,
+    source: SavedAdapter,
     name: str | None,
     *,
     trainable: bool,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import fields
 
-from mmpeft.edits.base import Call, Serving, Stacked, Together
+from mmpeft.edits.base import Call, RoutingTable, Stacked, Together
 
 POINTS = ("input", "output", "projected", "projection", "attention")
 """Where calls can be one: the others replace parameters."""
 
 
-def together(calls: Iterable[tuple[str, Call]], serving: Serving) -> list[Call]:
+def together(calls: Iterable[tuple[str, Call]], serving: RoutingTable) -> list[Call]:
     """Return the calls of one host, given by adapter and in the order of each, with as many as possible in one.
 
     Adapters that serve different samples don't see each other's: only the order inside of each matters.
@@ -22,7 +22,7 @@ def together(calls: Iterable[tuple[str, Call]], serving: Serving) -> list[Call]:
     return [call for queues in points.values() for call in _merged(queues, serving)]
 
 
-def _merged(queues: dict[str, list[tuple[Hashable, Call]]], serving: Serving) -> Iterable[Call]:
+def _merged(queues: dict[str, list[tuple[Hashable, Call]]], serving: RoutingTable) -> Iterable[Call]:
     everyone = len(serving.routes)
     while queues:
         first, ((kind, call), *_) = next(iter(queues.items()))

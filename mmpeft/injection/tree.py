@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from mmpeft.anatomies.sites import Site
-from mmpeft.edits.base import Binding, Call, Edit, Route, Serving, Share
+from mmpeft.edits.base import Binding, Call, Edit, Route, RoutingTable, Share
 from mmpeft.edits.weights import Weight, weight_at
 from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
 from mmpeft.injection.routing import together
@@ -114,7 +114,7 @@ class Tree(nn.Module):
         super().__init__()
         self.active: dict[str, Weight] = {}
         self.routes: Mapping[str, Route] = {}
-        self.serving = Serving()
+        self.serving = RoutingTable()
         self.arranged = Arrangement({}, frozenset())
         self.known = Known()
         self.merged = False

@@ -28,7 +28,7 @@ class _Reached(BaseException):
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
+class FrozenPrefix:
     """Modules that need not run, and the landing: where the tensor enters that they would have led to."""
 
     path: str

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.reading import anatomy
-from mmpeft.inspection.frozen_prefix import NoPrefixError, Point, Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix, NoPrefixError, Point
 from mmpeft.inspection.outline import Outline, TensorOutline, tensors
-from mmpeft.inspection.trace import Call, trace
+from mmpeft.inspection.trace import TracedCall, trace
 
 Batch = Mapping[str, Any]
 Run = Callable[[Batch], Tensor]
@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 """Largest relative difference of loss and gradients in the proof; the suffix computes the same from the same."""
 
 
-def find_prefix(model: nn.Module, run: Run, batch: Batch, key: str = "image") -> Prefix:
+def find_prefix(model: nn.Module, run: Run, batch: Batch, key: str = "image") -> FrozenPrefix:
     """Return the longest frozen prefix of ``run(batch)``, a scalar loss of passes of ``model`` over ``batch[key]``.
 
     Raises:
@@ -39,7 +39,7 @@ def find_prefix(model: nn.Module, run: Run, batch: Batch, key: str = "image") ->
 
 @dataclass(frozen=True, eq=False)
 class _Landing:
-    call: Call
+    call: TracedCall
     point: Point
     time: int
     value: Tensor
@@ -60,7 +60,7 @@ class _Search:
         self.times = Counter(call.module for call in self.calls if not call.inner)
         self.reasons: list[str] = []
 
-    def _pass_of_nothing(self, batch: Batch) -> dict[Call, Call]:
+    def _pass_of_nothing(self, batch: Batch) -> dict[TracedCall, TracedCall]:
         """Return the calls of a pass over NaN by those of the first pass: what comes out as NaN is the image's."""
         try:
             with _reproducible():
@@ -71,7 +71,7 @@ class _Search:
             raise NoPrefixError("the model does not call the same modules in every pass")
         return dict(zip(self.calls, twins, strict=True))
 
-    def longest(self) -> Prefix:
+    def longest(self) -> FrozenPrefix:
         """Try the landings from the last to the first."""
         for landing in sorted(self._landings(), key=lambda landing: -landing.time):
             skipped = self._skipped(landing)
@@ -114,25 +114,25 @@ class _Search:
             return None
         return [(call.module, outline) for call, outline in zip(outer, outlines, strict=True) if outline]
 
-    def _covers_a_block(self, spared: list[Call]) -> bool:
+    def _covers_a_block(self, spared: list[TracedCall]) -> bool:
         """Tell whether a whole block of the towers that see the image is spared; of other models any module will do."""
         sketch = anatomy(self.model)
         blocks = {sketch.model.get_submodule(block.path) for tower in sketch.towers for block in tower.blocks}
         blocks &= {call.module for call in self.stained}
         return bool(spared) and (not blocks or any(not blocks.isdisjoint(call.module.modules()) for call in spared))
 
-    def _proved(self, landing: _Landing, skipped: list[tuple[nn.Module, Outline]]) -> Prefix | None:
+    def _proved(self, landing: _Landing, skipped: list[tuple[nn.Module, Outline]]) -> FrozenPrefix | None:
         """Return the prefix if passes resumed there, without the image or else with it, come to the same."""
         later = frozenset(call.path for call in self.calls if call.start >= landing.time)
         call = landing.call
         for reads_image in (False, True):
             own = (call.path, call.module, landing.point, landing.outline)
-            prefix = Prefix(*own, tuple(skipped), reads_image, later)
+            prefix = FrozenPrefix(*own, tuple(skipped), reads_image, later)
             if self._same(prefix, landing.value.detach().clone()):
                 return prefix
         return None
 
-    def _same(self, prefix: Prefix, stored: Tensor) -> bool:
+    def _same(self, prefix: FrozenPrefix, stored: Tensor) -> bool:
         image = self.batch[self.key]
         batch = self.batch if prefix.reads_image else {**self.batch, self.key: torch.full_like(image, float("nan"))}
         try:
@@ -157,7 +157,7 @@ class _Search:
         return (self.reasons or [f"the first edit sits in {edited}, with no whole block in front of it"])[0]
 
 
-def _ancestors(call: Call) -> set[Call]:
+def _ancestors(call: TracedCall) -> set[TracedCall]:
     found, parent = set(), call.parent
     while parent is not None:
         found.add(parent)
@@ -165,7 +165,7 @@ def _ancestors(call: Call) -> set[Call]:
     return found
 
 
-def _busy(call: Call) -> bool:
+def _busy(call: TracedCall) -> bool:
     """Tell whether an active edit sits in a module or in one inside it, or reads it; of an inner call, inside alone."""
     parts = {*call.module.modules()} - ({call.module} if call.inner else set())
     return any(map(_edited, parts))

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
-class Call:
+class TracedCall:
     """One call of a module: its first argument, its result, its place in time, and whether it drew random numbers.
 
     Within that of a module with active edits lies an ``inner`` one: its own forward, in front of its output edits.
@@ -27,7 +27,7 @@ class Call:
 
     path: str
     module: nn.Module
-    parent: Call | None
+    parent: TracedCall | None
     start: int
     entered: Any
     end: int = 0
@@ -36,16 +36,16 @@ class Call:
     inner: bool = False
 
 
-def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[Call], Result]:
+def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[TracedCall], Result]:
     """Return every call of a module of ``model`` (adapters left out) while ``run`` runs, and its result."""
-    calls: list[Call] = []
-    running: list[Call] = []
+    calls: list[TracedCall] = []
+    running: list[TracedCall] = []
     clock = count()
 
     def watched(path: str, module: nn.Module, forward: Forward, inner: bool = False) -> Forward:
         def watch(*args: Any, **kwargs: Any) -> Any:
             entered = args[1] if inner else first(args, kwargs)
-            call = Call(path, module, running[-1] if running else None, next(clock), entered, inner=inner)
+            call = TracedCall(path, module, running[-1] if running else None, next(clock), entered, inner=inner)
             calls.append(call)
             running.append(call)
             before = _random_state()

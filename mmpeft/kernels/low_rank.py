@@ -15,7 +15,7 @@ from mmpeft.kernels.plain import computed_in, is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
 from mmpeft.kernels.recompute import note_linear
 from mmpeft.kernels.rows import take
-from mmpeft.kernels.updates import ALL, Group, Layout, Term, Update, arranged, joined, merged, scaled
+from mmpeft.kernels.updates import ALL, Group, Term, Update, UpdateLayout, arranged, joined, merged, scaled
 
 
 def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -92,7 +92,9 @@ class _LowRankLinear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, *tensors: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, layout: UpdateLayout, *tensors: Any
+    ) -> tuple[Tensor, Tensor]:
         if layout.merged:
             return F.linear(x, merged(weight, layout, tensors), bias), x.new_empty(0)
         y = linear(x, weight, None if layout.rescaled else bias)
@@ -179,7 +181,7 @@ def _back(term: Term, grad: Tensor, b: Tensor, ratio: Tensor | None, dtype: torc
     return scaled(term.scale, b.to(dtype).T @ grad.T)
 
 
-def _rescaled(grad: Tensor, layout: Layout, ratios: Sequence[Tensor | None]) -> Tensor:
+def _rescaled(grad: Tensor, layout: UpdateLayout, ratios: Sequence[Tensor | None]) -> Tensor:
     """Return the output's gradient in front of all ratios."""
     if not layout.rescaled:
         return grad
@@ -192,7 +194,7 @@ def _rescaled(grad: Tensor, layout: Layout, ratios: Sequence[Tensor | None]) -> 
 
 
 def _by_whole(
-    x: Tensor, weight: Tensor, layout: Layout, tensors: Sequence[Any], need: Sequence[bool], grad: Tensor
+    x: Tensor, weight: Tensor, layout: UpdateLayout, tensors: Sequence[Any], need: Sequence[bool], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return all gradients where each term has a ratio: ``g^T x``, which that takes, gives the others too."""
     flat = x.reshape(-1, x.shape[-1])
@@ -217,7 +219,7 @@ def _by_whole(
 
 
 def _by_tensors(
-    layout: Layout,
+    layout: UpdateLayout,
     tensors: Sequence[Any],
     need: Sequence[bool],
     parts: Sequence[Tensor],

@@ -14,7 +14,7 @@ from mmpeft.kernels.dropout import transformed
 from mmpeft.kernels.low_rank import fusible
 from mmpeft.kernels.plain import computed_in
 from mmpeft.kernels.quantized import is_quantized
-from mmpeft.kernels.updates import ALL, Layout, Term, Update, arranged, merged, scaled
+from mmpeft.kernels.updates import ALL, Term, Update, UpdateLayout, arranged, merged, scaled
 
 How = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Stride, padding and dilation."""
@@ -66,7 +66,7 @@ def cheaper_merged(host: nn.Conv2d, x: Tensor) -> bool:
 class _LowRankConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: How, layout: Layout, *tensors: Any
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: How, layout: UpdateLayout, *tensors: Any
     ) -> Tensor:
         ctx.how, ctx.layout, own = how, layout, weight
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -114,7 +114,7 @@ class _LowRankConvolution(torch.autograd.Function):
         return by_x, None, None, None, None, *found
 
 
-def _groups(x: Tensor, layout: Layout, tensors: Sequence[Any]) -> list[tuple[Tensor, Tensor | None]]:
+def _groups(x: Tensor, layout: UpdateLayout, tensors: Sequence[Any]) -> list[tuple[Tensor, Tensor | None]]:
     """Return the A of each group on top of each other, and which elements of x it reads, None: all."""
     return [(group.stacked(tensors[::3], x.dtype), group.mask(x)) for group in layout.groups]
 

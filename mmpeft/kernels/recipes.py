@@ -14,7 +14,7 @@ Hooks = tuple[Function, Function]
 Geometry = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
 
 
-class Kept:
+class KeptTensor:
     """A tensor that is kept, by whatever hooks are around ours; it must not be changed in place before it is used.
 
     ``leaves`` are the storages that this takes, with their sizes: none for a parameter, which is there anyway.
@@ -26,7 +26,7 @@ class Kept:
         self.leaves: dict[int, int] = {} if own else {storage_of(tensor): tensor.numel()}
         self.unpack: Function | None = None
 
-    def want(self, hooks: Hooks | None) -> Kept:
+    def want(self, hooks: Hooks | None) -> KeptTensor:
         """Hand the tensor over to the hooks around ours, if there are any."""
         if hooks is not None and self.unpack is None and self.leaves:
             self.unpack, self.tensor = hooks[1], hooks[0](self.tensor)
@@ -51,7 +51,7 @@ class Recipe:
 
     leaves: dict[int, int]
 
-    def __init__(self, y: Tensor, call: Call, linear: bool) -> None:
+    def __init__(self, y: Tensor, call: RecordedCall, linear: bool) -> None:
         self.call, self.linear, self.geometry = call, linear, _geometry(y)
         self.leaves = {storage: size for part in call.parts for storage, size in part.leaves.items()}
         self.wanted = 0
@@ -97,12 +97,12 @@ class View:
         return y if self.geometry == self.recipe.geometry else y.as_strided(*self.geometry)
 
 
-class Call:
+class RecordedCall:
     """A function with its arguments, tensors among them as parts, in the autocast that it was called in."""
 
     def __init__(self, func: Function, args: list[Any], kwargs: dict[str, Any], kind: str) -> None:
         self.func, self.args, self.kwargs = func, args, kwargs
-        self.parts = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Kept | View)]
+        self.parts = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, KeptTensor | View)]
         self.kind, self.autocast = kind, _autocast(kind)
 
     def __call__(self) -> Tensor:
@@ -144,7 +144,7 @@ class Replayed(torch.autograd.Function):
 
 def value_of(kept: Any) -> Any:
     """Return the tensor that is kept or made again; anything else as it is."""
-    return kept.value() if isinstance(kept, Kept | View) else kept
+    return kept.value() if isinstance(kept, KeptTensor | View) else kept
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.kernels.plain import is_plain
-from mmpeft.kernels.recipes import Call, Function, Kept, Recipe, Replayed, View, storage_of, value_of
+from mmpeft.kernels.recipes import Function, KeptTensor, Recipe, RecordedCall, Replayed, View, storage_of, value_of
 
 _ACTIVATIONS: set[Function] = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
 _OF_RESULT: set[Function] = {F.relu, torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid}
@@ -134,7 +134,7 @@ class _Watch(TorchFunctionMode):
         if not is_plain(y) or any(storage_of(y) == storage_of(tensor) for tensor in tensors):
             return
         parts = {name: self._part(arg) for name, arg in kwargs.items()}
-        recipe = Recipe(y, Call(func, [*map(self._part, args)], parts, y.device.type), linear)
+        recipe = Recipe(y, RecordedCall(func, [*map(self._part, args)], parts, y.device.type), linear)
         large = [size for size in recipe.leaves.values() if 4 * size > y.numel()]
         both = func in _PRODUCTS and len(tensors) == 2 and all(tensor.requires_grad for tensor in tensors)
         if linear or both or (len(large) <= 1 and not (func in _SUMS and _is_residual(recipe))):
@@ -145,7 +145,7 @@ class _Watch(TorchFunctionMode):
         if not isinstance(argument, Tensor):
             return argument
         recipe = self._noted(argument)
-        return Kept(argument) if recipe is None else View(recipe, argument)
+        return KeptTensor(argument) if recipe is None else View(recipe, argument)
 
     def _noted(self, tensor: Tensor) -> Recipe | None:
         note = self.notes.get(storage_of(tensor))
@@ -178,7 +178,7 @@ def _is_residual(recipe: Recipe) -> bool:
     """Whether a sum is that of a tensor and what a linear layer made: it is dear to compute again."""
     parts = recipe.call.parts
     of_linear = any(isinstance(part, View) and part.recipe.linear for part in parts)
-    return of_linear and any(isinstance(part, Kept) and part.leaves for part in parts)
+    return of_linear and any(isinstance(part, KeptTensor) and part.leaves for part in parts)
 
 
 def _is_replayed(func: Function, x: Tensor, kwargs: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ Stack = tuple[Tensor, ...]
 Change = Callable[[Tensor, Stack], Tensor]
 
 
-class Layout:
+class BatchLayout:
     """Which of several stacked adapters serves which samples: ``groups`` of indices, in the order of the stack.
 
     For batched products the served samples lie in slots of equal size, each of one adapter: as many as there are on
@@ -116,7 +116,7 @@ class Layout:
         return torch.tensor(values, device=self.device)
 
 
-def to_the_samples(layout: Layout, length: int, width: int) -> bool:
+def to_the_samples(layout: BatchLayout, length: int, width: int) -> bool:
     """Whether weights are copied to samples of ``length`` rows, in place of samples to the weights' slots.
 
     ``width`` is that of the thin product. Both move about as many bytes at half as many rows, for what comes out of
@@ -127,7 +127,7 @@ def to_the_samples(layout: Layout, length: int, width: int) -> bool:
     return not layout.aligned and 2 * length > width
 
 
-def routed(x: Tensor, stack: Stack, layout: Layout, width: int, change: Change) -> Tensor:
+def routed(x: Tensor, stack: Stack, layout: BatchLayout, width: int, change: Change) -> Tensor:
     """Return ``change(x, weights)`` of x (batch, length, features) by each sample's own weights: (served, length, out).
 
     ``change`` takes (n, length, features) and a stack of n weights each.
@@ -137,7 +137,7 @@ def routed(x: Tensor, stack: Stack, layout: Layout, width: int, change: Change) 
     return layout.out_of_slots(change(layout.in_slots(x), layout.of_slots(stack)), x.shape[1])
 
 
-def routed_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layout: Layout, *, own: bool = False) -> Tensor:
+def routed_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layout: BatchLayout, *, own: bool = False) -> Tensor:
     """Return ``y + (x a_n^T) b_n`` with each sample's own n, in y's precision; samples without are left alone.
 
     y (rows, ..., out), x (rows, ..., in), a (n, rank, in), b (n, rank, out). With ``own`` the sum is made in y, which
@@ -158,7 +158,7 @@ def routed_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, layout: Layout, 
     return y if own else total.reshape(y.shape)
 
 
-def routed_scale(y: Tensor, scale: Tensor, layout: Layout, *, own: bool = False) -> Tensor:
+def routed_scale(y: Tensor, scale: Tensor, layout: BatchLayout, *, own: bool = False) -> Tensor:
     """Return ``y * scale_n`` for y (rows, ..., width), scale (n, width); samples without are times one: unchanged."""
     if not layout.whole:
         scale = torch.cat([scale, scale.new_ones(1, scale.shape[1])])
@@ -170,7 +170,7 @@ def routed_scale(y: Tensor, scale: Tensor, layout: Layout, *, own: bool = False)
     return (parts * factor).flatten(0, 1)
 
 
-def routed_affine(y: Tensor, scale: Tensor, shift: Tensor, layout: Layout, axis: int) -> Tensor:
+def routed_affine(y: Tensor, scale: Tensor, shift: Tensor, layout: BatchLayout, axis: int) -> Tensor:
     """Return ``shift_n + y * scale_n`` for y (rows, ...) with its channels on ``axis``, scale and shift (n, width)."""
     parts = layout.split(y)
     shape = [len(layout.owner), *[1] * (parts.ndim - 1)]

@@ -77,7 +77,7 @@ class Group:
 
 
 @dataclass(eq=False, slots=True)
-class Layout:
+class UpdateLayout:
     """The terms, the groups that they make, and whether there is a ratio.
 
     ``merged`` says that the sum of the weight and its updates is made, instead of their products with x.
@@ -92,7 +92,7 @@ class Layout:
 ALL = Group(None, None)
 
 
-def arranged(updates: Sequence[Update]) -> tuple[Layout, list[Tensor | None]]:
+def arranged(updates: Sequence[Update]) -> tuple[UpdateLayout, list[Tensor | None]]:
     """Return the updates apart: what is no tensor, and a, b and ratio of each in turn."""
     terms: list[Term] = []
     tensors: list[Tensor | None] = []
@@ -103,7 +103,7 @@ def arranged(updates: Sequence[Update]) -> tuple[Layout, list[Tensor | None]]:
         terms.append(Term(scale, update.rows, slice(start, end) if len(updates) > 1 else None))
         tensors += (update.a, update.b, update.ratio)
         plain, rescaled = plain and not update.dropout, rescaled or update.ratio is not None
-    return Layout(terms, [ALL] if plain else list(_groups(updates)), rescaled), tensors
+    return UpdateLayout(terms, [ALL] if plain else list(_groups(updates)), rescaled), tensors
 
 
 def _groups(updates: Sequence[Update]) -> Iterator[Group]:
@@ -115,7 +115,7 @@ def _groups(updates: Sequence[Update]) -> Iterator[Group]:
         first, rank = first + len(own), end
 
 
-def merged(weight: Tensor, layout: Layout, tensors: Sequence[Any]) -> Tensor:
+def merged(weight: Tensor, layout: UpdateLayout, tensors: Sequence[Any]) -> Tensor:
     """Return ``ratio * (W + scale * B A)``, a new tensor of the size of W."""
     new = weight.clone(memory_format=torch.contiguous_format if weight.ndim > 2 else torch.preserve_format)
     flat = new.flatten(1)

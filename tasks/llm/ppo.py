@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 import mmpeft
 from mmpeft.assembly import language, task
-from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
 from mmpeft.assembly.policy import PolicyTrainer
 from mmpeft.data.language.encoding import Encoder
@@ -76,7 +76,7 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config) -> TaskParts:
     """Return what is particular to this task."""
 
     def objective(adapters: Adapters, tokenizer: Any) -> PPO:
@@ -91,7 +91,7 @@ def recipe(config: Config) -> Recipe:
         ends = Encoder(tokenizer, config.data).ends()
         return PPO(adapters, config.ppo, Writer(tokenizer, ends, config.writing.max_new_tokens), judge)
 
-    return Recipe(
+    return TaskParts(
         objective,
         ActorCritic,
         trains_head=(VALUE,),

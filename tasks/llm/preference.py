@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmpeft.assembly import language, task
-from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
 from mmpeft.assembly.reference_policy import precompute_reference
 from mmpeft.handle.adapters import Adapters
@@ -49,14 +49,14 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config) -> TaskParts:
     """Return what is particular to this task."""
 
     def objective(adapters: Adapters, tokenizer: Any) -> Preference:
         kind = SinglePreference if config.loss.name == "kto" else Preference
         return kind(adapters, config.loss)
 
-    return Recipe(objective, shape="labels" if config.loss.name == "kto" else "pairs")
+    return TaskParts(objective, shape="labels" if config.loss.name == "kto" else "pairs")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from mmpeft.assembly import language, task
-from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig
 from mmpeft.data.language.config import LanguageData, Packing
 from mmpeft.objectives.next_token import LanguageModelling
@@ -32,7 +32,7 @@ class Config(LanguageConfig):
     """Where texts come from, and how they become tokens."""
 
 
-RECIPE = Recipe(lambda adapters, tokenizer: LanguageModelling())
+RECIPE = TaskParts(lambda adapters, tokenizer: LanguageModelling())
 
 
 def run(config: Config) -> dict[str, Any]:

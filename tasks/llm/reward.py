@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from mmpeft.assembly import language, task
-from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
 from mmpeft.data.language.batches import pad_sequences
 from mmpeft.data.language.encoding import Encoder
@@ -48,9 +48,9 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config) -> TaskParts:
     """Return what is particular to this task."""
-    return Recipe(
+    return TaskParts(
         lambda adapters, tokenizer: RewardModelling(config.centering),
         ScalarScorer,
         "pairs",

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import model_validator
 
 from mmpeft.assembly import language, task
-from mmpeft.assembly.language import Recipe
+from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, Questions
 from mmpeft.data.language.encoding import Encoder
 from mmpeft.handle.adapters import Adapters
@@ -40,7 +40,7 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> Recipe:
+def recipe(config: Config) -> TaskParts:
     """Return what is particular to this task."""
 
     def objective(adapters: Adapters, tokenizer: Any) -> LanguageModelling:
@@ -51,7 +51,7 @@ def recipe(config: Config) -> Recipe:
         markers = data.refusals.markers if data.refusals is not None else ()
         return LanguageModelling(Answers(writer, how.pattern, data.reasoning.tags[1], markers))
 
-    return Recipe(objective, questions=config.questions is not None)
+    return TaskParts(objective, questions=config.questions is not None)
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmpeft.configuration.source import Source, parse
+from mmpeft.configuration.source import ConfigFile, parse
 
 
-def read(text: str) -> Source:
+def read(text: str) -> ConfigFile:
     return parse(text, lambda line: f"f:{line}")
 
 

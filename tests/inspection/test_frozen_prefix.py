@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix
 from mmpeft.inspection.frozen_prefix_search import find_prefix
 
 
@@ -18,16 +18,16 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
-def prefix(model: nn.Module) -> Prefix:
+def prefix(model: nn.Module) -> FrozenPrefix:
     return find_prefix(model, lambda batch: model(batch["image"]).sum(), {"image": torch.randn(3, 6)})
 
 
-def test_it_says_what_it_keeps(prefix: Prefix) -> None:
+def test_it_says_what_it_keeps(prefix: FrozenPrefix) -> None:
     assert (prefix.place, prefix.shape, prefix.sample_bytes) == ("the input of 2", (4,), 16)
     assert prefix.later == {"2"}
 
 
-def test_computing_ends_at_the_landing(model: nn.Module, prefix: Prefix) -> None:
+def test_computing_ends_at_the_landing(model: nn.Module, prefix: FrozenPrefix) -> None:
     images, calls = torch.randn(5, 6), []
     model[2].register_forward_hook(lambda *_: calls.append(1))  # type: ignore[index]
     stored = prefix.compute(lambda: model(images))
@@ -36,7 +36,7 @@ def test_computing_ends_at_the_landing(model: nn.Module, prefix: Prefix) -> None
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_a_pass_can_be_resumed_with_any_batch(model: nn.Module, prefix: Prefix, size: int) -> None:
+def test_a_pass_can_be_resumed_with_any_batch(model: nn.Module, prefix: FrozenPrefix, size: int) -> None:
     images = torch.randn(size, 6)
     stored = prefix.compute(lambda: model(images))
     expected = model(images)
@@ -45,7 +45,7 @@ def test_a_pass_can_be_resumed_with_any_batch(model: nn.Module, prefix: Prefix, 
     assert torch.equal(output, expected)
 
 
-def test_the_model_is_itself_again_after_an_error(model: nn.Module, prefix: Prefix) -> None:
+def test_the_model_is_itself_again_after_an_error(model: nn.Module, prefix: FrozenPrefix) -> None:
     images = torch.randn(2, 6)
     expected = model(images)
     with pytest.raises(RuntimeError, match="mat1 and mat2"), prefix.resumed(torch.randn(2, 9)):
@@ -53,7 +53,7 @@ def test_the_model_is_itself_again_after_an_error(model: nn.Module, prefix: Pref
     assert torch.equal(model(images), expected)
 
 
-def test_a_pass_that_never_comes_there_is_an_error(model: nn.Module, prefix: Prefix) -> None:
+def test_a_pass_that_never_comes_there_is_an_error(model: nn.Module, prefix: FrozenPrefix) -> None:
     with pytest.raises(ValueError, match="never came to the input of 2"):
         prefix.compute(lambda: model[0](torch.randn(2, 6)))  # type: ignore[index]
     with (

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mmpeft
 from mmpeft.anatomies.anatomy import own_modules
-from mmpeft.inspection.frozen_prefix import NoPrefixError, Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix, NoPrefixError
 from mmpeft.inspection.frozen_prefix_search import find_prefix
 
 LAST: dict[str, Any] = {"layers": "last:1"}
@@ -70,7 +70,7 @@ def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return [loss.detach(), *(gradient for gradient in found if gradient is not None)]
 
 
-def search(case: Any, model: Any, run: Any = None) -> Prefix:
+def search(case: Any, model: Any, run: Any = None) -> FrozenPrefix:
     return find_prefix(model, run or losses(case, model), {"image": case.batch(3)})
 
 
@@ -90,7 +90,7 @@ def test_it_ends_as_late_as_it_can(make_case: Any, method: str, kind: str, optio
     check_resumed(case, model, prefix)
 
 
-def check_resumed(case: Any, model: Any, prefix: Prefix) -> None:
+def check_resumed(case: Any, model: Any, prefix: FrozenPrefix) -> None:
     """A pass of other images, more of them, goes on from what was kept to the same loss and gradients."""
     run = losses(case, model)
     images = case.batch(5) + 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpeft.kernels.routing import Layout, routed_affine, routed_low_rank, routed_scale
+from mmpeft.kernels.routing import BatchLayout, routed_affine, routed_low_rank, routed_scale
 
 BATCH, WIDTH, OUT, RANK = 6, 5, 7, 4
 GROUPS: dict[str, list[list[int]]] = {
@@ -28,8 +28,8 @@ def groups(request: pytest.FixtureRequest) -> list[list[int]]:
     return found
 
 
-def layout_of(groups: list[list[int]]) -> Layout:
-    return Layout(groups, BATCH, torch.device("cpu"))
+def layout_of(groups: list[list[int]]) -> BatchLayout:
+    return BatchLayout(groups, BATCH, torch.device("cpu"))
 
 
 def random(*shape: int) -> Tensor:

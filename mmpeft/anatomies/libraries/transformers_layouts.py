@@ -23,7 +23,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """The names of one family: of its stack of blocks, and of what is in a block; paths that don't exist are skipped.
 
     ``stack`` and ``words`` (the embedding) are paths below the tower's root, ``linears`` the field's names by the ends
@@ -55,7 +55,7 @@ GATED = {
 PLAIN = {"fc1": "mlp.up", "fc2": "mlp.down"}
 FOUR = {"mlp.dense_h_to_4h": "mlp.up", "mlp.dense_4h_to_h": "mlp.down"}
 
-LLAMA = Layout(
+LLAMA = BlockLayout(
     stack="layers",
     branches=(
         Branch("attn", "self_attn", entry="input_layernorm"),
@@ -77,7 +77,7 @@ PHI = replace(
     linears={**_projections("self_attn", out="dense"), "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"},
     parallel=True,
 )
-GPT2 = Layout(
+GPT2 = BlockLayout(
     stack="h",
     branches=(
         Branch("attn", "attn", entry="ln_1"),
@@ -95,7 +95,7 @@ GPT2 = Layout(
     },
     words="wte",
 )
-GPT_NEOX = Layout(
+GPT_NEOX = BlockLayout(
     stack="layers",
     branches=(
         Branch("attn", "attention", entry="input_layernorm"),
@@ -105,7 +105,7 @@ GPT_NEOX = Layout(
     words="embed_in",
     by_head=True,
 )
-FALCON = Layout(
+FALCON = BlockLayout(
     stack="h",
     branches=(
         Branch("attn", "self_attention", entry="ln_attn|input_layernorm"),
@@ -114,7 +114,7 @@ FALCON = Layout(
     linears={"self_attention.query_key_value": "attn.qkv", "self_attention.dense": "attn.out", **FOUR},
     words="word_embeddings",
 )
-OPT = Layout(
+OPT = BlockLayout(
     stack="layers",
     branches=(
         Branch("attn", "self_attn", entry="self_attn_layer_norm"),
@@ -123,14 +123,14 @@ OPT = Layout(
     linears={**_projections("self_attn"), **PLAIN},
     words="embed_tokens",
 )
-BART = Layout(
+BART = BlockLayout(
     stack="layers",
     branches=(Branch("attn", "self_attn"), Branch("cross", "encoder_attn"), Branch("mlp", "fc2", source="fc1")),
     linears={**_projections("self_attn"), **_projections("encoder_attn", "cross"), **PLAIN},
     words="embed_tokens",
     tower="",
 )
-BERT = Layout(
+BERT = BlockLayout(
     stack="encoder.layer",
     branches=(
         Branch("attn", "attention.output.dropout", source="attention.self"),
@@ -151,7 +151,7 @@ BERT = Layout(
     words="embeddings.word_embeddings",
     tower="encoder",
 )
-T5 = Layout(
+T5 = BlockLayout(
     stack="block",
     branches=(
         Branch("attn", "layer.0.SelfAttention", entry="layer.0.layer_norm"),
@@ -178,20 +178,20 @@ MBART = replace(
         Branch("mlp", "fc2", source="fc1", entry="final_layer_norm"),
     ),
 )
-CLIP_VISION = Layout(
+CLIP_VISION = BlockLayout(
     stack="encoder.layers",
     branches=(Branch("attn", "self_attn", entry="layer_norm1"), Branch("mlp", "mlp", entry="layer_norm2")),
     linears={**_projections("self_attn"), "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"},
     tower="vision",
 )
-QWEN_VISION = Layout(
+QWEN_VISION = BlockLayout(
     stack="blocks",
     branches=(Branch("attn", "attn", entry="norm1"), Branch("mlp", "mlp", entry="norm2")),
     linears={"attn.qkv": "attn.qkv", "attn.proj": "attn.out", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down", **GATED},
     tower="vision",
 )
 
-FAMILIES: dict[str, tuple[Layout, ...]] = {
+FAMILIES: dict[str, tuple[BlockLayout, ...]] = {
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "mixtral", "qwen2_moe", "qwen3_moe", "smollm3"),
         (LLAMA,),
@@ -213,7 +213,7 @@ FAMILIES: dict[str, tuple[Layout, ...]] = {
 """The layouts of the towers in a family's own code; a model of several families (LLaVA) has those of its parts."""
 
 
-def layouts(family: str, config: Any) -> tuple[Layout, ...]:
+def layouts(family: str, config: Any) -> tuple[BlockLayout, ...]:
     """Return a family's layouts as this configuration arranges its blocks; none of a family that is not known."""
     found = FAMILIES.get(family, ())
     if family == "opt" and not config.do_layer_norm_before:

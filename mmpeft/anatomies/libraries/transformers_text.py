@@ -12,7 +12,7 @@ from mmpeft.anatomies.anatomy import Anatomy, own_modules, parameters_site
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.libraries.linear import embed_site, is_linear, is_norm, linear_site, norm_site
 from mmpeft.anatomies.libraries.transformers_ladder import ladder_sites
-from mmpeft.anatomies.libraries.transformers_layouts import FAMILIES, Layout, layouts
+from mmpeft.anatomies.libraries.transformers_layouts import FAMILIES, BlockLayout, layouts
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, LadderSite, LinearSite, Site, WordsSite
 from mmpeft.anatomies.towers import Block, Tower
 from mmpeft.kernels.rows import Interleaved, Rows
@@ -42,7 +42,7 @@ class Root:
 
     path: str
     module: Any
-    layout: Layout
+    layout: BlockLayout
     reader: Any = None
     """Of an encoder the decoder behind it."""
 
@@ -77,7 +77,7 @@ def _family(module: nn.Module) -> str:
     return home[2] if home[:2] == ["transformers", "models"] else ""
 
 
-def _layouts(module: Any) -> tuple[Layout, ...]:
+def _layouts(module: Any) -> tuple[BlockLayout, ...]:
     family = _family(module)
     return layouts(family, module.config) if family in FAMILIES and hasattr(module, "config") else ()
 
@@ -139,7 +139,7 @@ def _width(blocks: tuple[Block, ...]) -> int:
     return next(site.width for site in blocks[0].sites if isinstance(site, BranchSite))
 
 
-def _block_sites(block: Any, path: str, layout: Layout, place: dict[str, Any]) -> Iterator[Site]:
+def _block_sites(block: Any, path: str, layout: BlockLayout, place: dict[str, Any]) -> Iterator[Site]:
     linear = [
         site
         for inner, module in block.named_modules()
@@ -155,7 +155,7 @@ def _block_sites(block: Any, path: str, layout: Layout, place: dict[str, Any]) -
             yield norm_site(name, module, f"{path}.{inner}", **place)
 
 
-def _branches(block: Any, path: str, layout: Layout, width: int, place: dict[str, Any]) -> Iterator[BranchSite]:
+def _branches(block: Any, path: str, layout: BlockLayout, width: int, place: dict[str, Any]) -> Iterator[BranchSite]:
     modules = {inner: module for inner, module in block.named_modules() if inner}
     for branch in layout.branches:
         host, source = modules.get(branch.host), modules.get(branch.source)
@@ -177,7 +177,7 @@ def _branches(block: Any, path: str, layout: Layout, width: int, place: dict[str
 
 
 def _linear_sites(
-    block: Any, inner: str, module: Any, path: str, layout: Layout, place: dict[str, Any]
+    block: Any, inner: str, module: Any, path: str, layout: BlockLayout, place: dict[str, Any]
 ) -> Iterator[LinearSite]:
     """Yield the site of a linear layer, and of what is known to be fused in it."""
     at = f"{path}.{inner}"

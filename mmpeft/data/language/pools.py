@@ -16,7 +16,7 @@ TASK, REFUSAL, BENIGN = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptRows:
     """A row that can be learned from."""
 
     pool: Pool
@@ -52,7 +52,7 @@ class Pool:
     config: LanguageData
     kind: int = TASK
 
-    def read(self, encoder: Encoder) -> tuple[list[Kept], list[tuple[str, str]]]:
+    def read(self, encoder: Encoder) -> tuple[list[KeptRows], list[tuple[str, str]]]:
         """Return what can be learned from, and the ids of the other rows with the reasons."""
         kept, bad = [], []
         for row in range(len(self.rows)):
@@ -65,15 +65,15 @@ class Pool:
                 raise ValueError(f"{error} (found at {self.rows.id(row)})") from None
         return kept, bad
 
-    def _keep(self, row: int, example: Example, encoder: Encoder) -> Kept:
+    def _keep(self, row: int, example: Example, encoder: Encoder) -> KeptRows:
         answers = [] if self.config.name == "prompts" else [encoder.encode(example)]
         if example.rejected is not None:
             answers.append(encoder.encode_other(example, example.rejected))
         key = sha256(f"{self.config.split_seed}/{example.key}".encode()).hexdigest()
-        return Kept(self, row, key, tuple(answers), example.margin, example.label is not False, self.kind)
+        return KeptRows(self, row, key, tuple(answers), example.margin, example.label is not False, self.kind)
 
 
-def read_pool(path: str, config: LanguageData, encoder: Encoder, kind: int = TASK) -> tuple[list[Kept], str]:
+def read_pool(path: str, config: LanguageData, encoder: Encoder, kind: int = TASK) -> tuple[list[KeptRows], str]:
     """Return the rows of a path, and what is to be said of those that were left out.
 
     Raises:

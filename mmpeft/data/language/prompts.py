@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from mmpeft.data.language.batches import fill_of, pad_prompts
 from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.encoding import Encoder
-from mmpeft.data.language.pools import TASK, Kept, read_pool
+from mmpeft.data.language.pools import TASK, KeptRows, read_pool
 from mmpeft.data.language.row_splits import cut_rows
 from mmpeft.data.language.splits import Question
 
@@ -22,7 +22,7 @@ class PromptSplit(Dataset[dict[str, Any]]):
     A batch has ``prompt_ids`` and ``prompt_mask`` (batch, length), filled at the front, and ``rows``.
     """
 
-    def __init__(self, kept: Sequence[Kept], encoder: Encoder, fill: int) -> None:
+    def __init__(self, kept: Sequence[KeptRows], encoder: Encoder, fill: int) -> None:
         self.kept, self.encoder, self.fill = kept, encoder, fill
         self.ids = [own.id for own in kept]
 

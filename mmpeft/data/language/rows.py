@@ -28,7 +28,7 @@ class BadRowError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """The rows of one file or one split of a hub's data set."""
 
     name: str
@@ -43,7 +43,7 @@ class Source:
 class Rows:
     """All rows of some sources, one after another; each is read again whenever it is asked for."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[RowSource]) -> None:
         self.sources = sources
         self.ends = list(accumulate(source.count for source in sources))
 
@@ -66,7 +66,7 @@ class Rows:
         """Return the split that a row belongs to, if its file says so."""
         return self._find(index)[0].split
 
-    def _find(self, index: int) -> tuple[Source, int]:
+    def _find(self, index: int) -> tuple[RowSource, int]:
         place = bisect_right(self.ends, index)
         return self.sources[place], index - (self.ends[place] - self.sources[place].count)
 
@@ -99,10 +99,10 @@ def read_rows(path: str, config: TextSource) -> Rows:
     return Rows(_from_hub(path, config.subset))
 
 
-def _generated(name: str, config: TextSource) -> list[Source]:
+def _generated(name: str, config: TextSource) -> list[RowSource]:
     counts = zip(SPLITS, config.generated, strict=True)
     parts = [(split, make_rows(name, split, count, config.split_seed)) for split, count in counts]
-    return [Source(f"{name}/{split}", split, len(rows), rows.__getitem__) for split, rows in parts]
+    return [RowSource(f"{name}/{split}", split, len(rows), rows.__getitem__) for split, rows in parts]
 
 
 def _split_of(file: Path) -> str | None:
@@ -110,18 +110,18 @@ def _split_of(file: Path) -> str | None:
     return ALIASES.get(file.stem.split("-")[0].split(".")[0].lower())
 
 
-def _open(path: Path, name: str, split: str | None) -> Source:
+def _open(path: Path, name: str, split: str | None) -> RowSource:
     if path.suffix in TEXTS:
-        return Source(name, split, 1, partial(_read_text, path))
+        return RowSource(name, split, 1, partial(_read_text, path))
     if path.suffix == ".jsonl":
         offsets = _line_offsets(path)
-        return Source(name, split, len(offsets), partial(_read_line, path, offsets))
+        return RowSource(name, split, len(offsets), partial(_read_line, path, offsets))
     if path.suffix == ".parquet":
         datasets = require("datasets", "mmpeft[data]")
         table = datasets.load_dataset("parquet", data_files=str(path), split="train")
-        return Source(name, split, len(table), table.__getitem__)
+        return RowSource(name, split, len(table), table.__getitem__)
     rows = _read_csv(path) if path.suffix == ".csv" else _read_json(path)
-    return Source(name, split, len(rows), rows.__getitem__)
+    return RowSource(name, split, len(rows), rows.__getitem__)
 
 
 def _line_offsets(path: Path) -> list[int]:
@@ -163,7 +163,7 @@ def _read_json(path: Path) -> list[Any]:
     return rows
 
 
-def _from_hub(path: str, subset: str | None) -> list[Source]:
+def _from_hub(path: str, subset: str | None) -> list[RowSource]:
     datasets = require("datasets", "mmpeft[data]")
     name, _, revision = path.partition("@")
     try:
@@ -175,4 +175,4 @@ def _from_hub(path: str, subset: str | None) -> list[Source]:
     known = {split: table for split, table in found.items() if split not in unknown}
     if not known:
         raise ValueError(f"data.path: {path!r} has only splits {listed(unknown)}; train, validation or test are wanted")
-    return [Source(split, ALIASES[split.lower()], len(table), table.__getitem__) for split, table in known.items()]
+    return [RowSource(split, ALIASES[split.lower()], len(table), table.__getitem__) for split, table in known.items()]

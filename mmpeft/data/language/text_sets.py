@@ -11,7 +11,7 @@ from mmpeft.data.language.batches import fill_of
 from mmpeft.data.language.config import LanguageData, Refusals
 from mmpeft.data.language.encoding import Encoded, Encoder
 from mmpeft.data.language.packing import cut, cut_pieces, fill_packs, join_pack
-from mmpeft.data.language.pools import BENIGN, REFUSAL, Kept, read_pool
+from mmpeft.data.language.pools import BENIGN, REFUSAL, KeptRows, read_pool
 from mmpeft.data.language.row_splits import cut_rows
 from mmpeft.data.language.splits import Corpus, Question, Style, TextSplit, TextSplits
 
@@ -54,7 +54,7 @@ def load_texts(
     return TextSplits(train, val, test, [said for said in notes if said])
 
 
-def _mix(parts: dict[str, list[Kept]], how: Refusals, config: LanguageData, encoder: Encoder) -> list[str]:
+def _mix(parts: dict[str, list[KeptRows]], how: Refusals, config: LanguageData, encoder: Encoder) -> list[str]:
     """Add refusals to all splits, to the training ones by their share; harmless look-alikes are for the test, unless
     they bring splits along."""
     notes = []
@@ -76,7 +76,7 @@ def _mix(parts: dict[str, list[Kept]], how: Refusals, config: LanguageData, enco
 
 
 def _split(
-    kept: Sequence[Kept], training: bool, *, config: LanguageData, encoder: Encoder, shape: Shape, questions: bool
+    kept: Sequence[KeptRows], training: bool, *, config: LanguageData, encoder: Encoder, shape: Shape, questions: bool
 ) -> TextSplit:
     tokenizer = encoder.tokenizer
     style = Style(fill_of(tokenizer), config.reasoning.weight, tokenizer.decode)
@@ -114,7 +114,7 @@ def _packed(ids: Sequence[str], corpus: Corpus, config: LanguageData, style: Sty
     return TextSplit(_numbered(names), _Packs(corpus, parts), style)
 
 
-def _labelled(kept: Sequence[Kept], style: Style, encoder: Encoder, ask: _Questions | None) -> TextSplit:
+def _labelled(kept: Sequence[KeptRows], style: Style, encoder: Encoder, ask: _Questions | None) -> TextSplit:
     """Return answers with labels: of a preference both, the chosen one as good and the rejected as bad."""
     answers = [(own, place) for own in kept for place in range(len(own.sequences))]
     corpus = Corpus.of([own.sequences[place] for own, place in answers])
@@ -160,7 +160,7 @@ class _Mismatched:
     """A row, and its prompt with the answer to the next other prompt (for an estimate of how far the policy moved)."""
 
     corpus: Corpus
-    answers: Sequence[tuple[Kept, int]]
+    answers: Sequence[tuple[KeptRows, int]]
     encoder: Encoder
 
     def __call__(self, index: int) -> list[Encoded]:
@@ -179,7 +179,7 @@ class _Mismatched:
 class _Questions:
     """The prompt of a row, its answer, and what the row is for."""
 
-    kept: Sequence[Kept]
+    kept: Sequence[KeptRows]
     encoder: Encoder
 
     def __call__(self, index: int) -> Question:

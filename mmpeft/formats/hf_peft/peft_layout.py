@@ -26,7 +26,7 @@ class Piece:
 
 
 @dataclass
-class Layout:
+class TensorLayout:
     """An adapter in peft's keys and shapes; ``ground`` holds what their tensors have around our pieces."""
 
     hosts: list[str] = field(default_factory=list)

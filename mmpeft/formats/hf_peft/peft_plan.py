@@ -15,7 +15,7 @@ from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.sites import LinearSite, ParametersSite, WeightSite
 from mmpeft.edits import DecomposedLowRank, Edit, LowRank, Scale, SoftPrompt, Unfreeze
 from mmpeft.formats.hf_peft.peft_config import PREFIX, AnyConfig, IA3Config, LoRAConfig
-from mmpeft.formats.hf_peft.peft_layout import Index, Layout, Piece
+from mmpeft.formats.hf_peft.peft_layout import Index, Piece, TensorLayout
 from mmpeft.formats.hf_peft.peft_prompts import VECTORS, PromptConfig, task_of
 from mmpeft.injection.tree import Adapter
 from mmpeft.kernels.quantized import dense, shape_of
@@ -34,12 +34,12 @@ class InexpressibleError(ValueError):
     """An adapter that HF peft has no counterpart of."""
 
 
-def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
+def lay_out(adapter: Adapter, module: nn.Module) -> tuple[TensorLayout, AnyConfig]:
     """Return the layout of an adapter in a module, with its configuration; else an InexpressibleError says why."""
     module = backbone_of(module)
     if any(isinstance(edit, SoftPrompt) for _, edit, _ in adapter.places):
         return _lay_out_prompt(adapter, module)
-    layout, hosts = Layout(), _by_host(adapter)
+    layout, hosts = TensorLayout(), _by_host(adapter)
     layout.hosts = list(hosts)
     kinds = {_kind(edit) for places in hosts.values() for _, edit, _ in places}
     config: AnyConfig
@@ -58,13 +58,13 @@ def lay_out(adapter: Adapter, module: nn.Module) -> tuple[Layout, AnyConfig]:
     return layout, config
 
 
-def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[Layout, PromptConfig]:
+def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[TensorLayout, PromptConfig]:
     (_, edit, key), *others = adapter.places
     method, *_ = adapter.methods
     if others:
         raise InexpressibleError("peft has no counterpart of a prompt together with other edits")
     shape = edit.get_parameter("vectors").shape
-    layout = Layout(pieces=[Piece(f"{key}.vectors", VECTORS, (ALL, ALL))])
+    layout = TensorLayout(pieces=[Piece(f"{key}.vectors", VECTORS, (ALL, ALL))])
     layout.ground[VECTORS] = torch.zeros(()).expand(shape)
     config = PromptConfig(
         peft_type="P_TUNING" if isinstance(method, PTuning) else "PROMPT_TUNING",
@@ -76,9 +76,9 @@ def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[Layout, Prompt
     return layout, config
 
 
-def lay_out_low_rank(adapter: Adapter) -> tuple[Layout, LoRAConfig]:
+def lay_out_low_rank(adapter: Adapter) -> tuple[TensorLayout, LoRAConfig]:
     """Return the layout of LoRA or DoRA alone, and the configuration; anything else is an InexpressibleError."""
-    layout, hosts = Layout(), _by_host(adapter)
+    layout, hosts = TensorLayout(), _by_host(adapter)
     kinds = {_kind(edit) for _, edit, _ in adapter.places}
     if kinds not in LOW_RANK:
         raise InexpressibleError(f"no LoRA or DoRA alone: {', '.join(sorted(kind.__name__ for kind in kinds))}")
@@ -120,7 +120,7 @@ def _shape(site: WeightSite) -> tuple[int, ...]:
     return shape[::-1] if isinstance(site, LinearSite) and site.transposed else shape
 
 
-def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods: list[LoRA]) -> LoRAConfig:
+def _lay_out_low_rank(layout: TensorLayout, hosts: Mapping[str, list[Place]], methods: list[LoRA]) -> LoRAConfig:
     dropouts = {method.dropout for method in methods}
     if len(dropouts) > 1:
         raise InexpressibleError(f"peft has one dropout for all layers, and this adapter has {sorted(dropouts)}")
@@ -141,7 +141,7 @@ def _lay_out_low_rank(layout: Layout, hosts: Mapping[str, list[Place]], methods:
     )
 
 
-def _stack(layout: Layout, path: str, places: list[Place]) -> int:
+def _stack(layout: TensorLayout, path: str, places: list[Place]) -> int:
     """Stack the A's of one layer, put its B's on blocks, and return the rank of the whole."""
     edits = [(site, edit, key) for site, edit, key in places if isinstance(edit, LowRank)]
     name, scales = PREFIX + path, {edit.scale for _, edit, _ in edits}
@@ -162,7 +162,7 @@ def _stack(layout: Layout, path: str, places: list[Place]) -> int:
     return ends[-1]
 
 
-def _add_magnitudes(layout: Layout, path: str, places: list[Place]) -> None:
+def _add_magnitudes(layout: TensorLayout, path: str, places: list[Place]) -> None:
     """Where no slice is edited, the magnitude is the norm of the row, which leaves the row as it is.
 
     Of a linear layer it is (out), of a convolution (1, out, 1, 1).
@@ -176,7 +176,7 @@ def _add_magnitudes(layout: Layout, path: str, places: list[Place]) -> None:
         layout.pieces.append(Piece(f"{key}.magnitude", theirs, rows if weight.ndim == 2 else (0, *rows, 0, 0)))
 
 
-def _lay_out_scales(layout: Layout, hosts: Mapping[str, list[Place]]) -> IA3Config:
+def _lay_out_scales(layout: TensorLayout, hosts: Mapping[str, list[Place]]) -> IA3Config:
     for path, places in hosts.items():
         (out, *each), theirs = _shape(places[0][0]), f"{PREFIX}{path}.ia3_l"
         on_input = any(edit.on == "input" for _, edit, _ in places if isinstance(edit, Scale))
@@ -199,13 +199,13 @@ def _transposed(hosts: Mapping[str, list[Place]]) -> bool:
     return found.pop()
 
 
-def _lay_out_saved(layout: Layout, adapter: Adapter) -> None:
+def _lay_out_saved(layout: TensorLayout, adapter: Adapter) -> None:
     for site, edit, key in adapter.places:
         if isinstance(edit, Unfreeze) and isinstance(site, ParametersSite):
             _save_whole(layout, site, edit, key)
 
 
-def _save_whole(layout: Layout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
+def _save_whole(layout: TensorLayout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
     if site.tower == "task":
         raise InexpressibleError(f"{site.path}: the head is not part of the backbone, which is all that peft sees")
     own = edit.state_dict()

@@ -19,14 +19,14 @@ from mmpeft.anatomies.reading import anatomy
 from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits import Prefix, ShiftedPositions
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
-from mmpeft.formats.hf_peft.peft_layout import Layout, Piece
+from mmpeft.formats.hf_peft.peft_layout import Piece, TensorLayout
 from mmpeft.formats.hf_peft.peft_prompts import VECTORS, PrefixConfig, task_of
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods import PrefixTuning
 
 
 @dataclass
-class PrefixLayout(Layout):
+class PrefixLayout(TensorLayout):
     """A prefix in peft's one tensor, with what turns the keys of each layer by a number of positions."""
 
     turns: dict[str, Callable[[Tensor, int], Tensor]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpeft.files import replaced_file
 from mmpeft.formats.any_file import check_suffix
-from mmpeft.formats.serving.served import Serving, read_served
+from mmpeft.formats.serving.served import ServedAdapter, read_served
 from mmpeft.optional import require
 from mmpeft.settings import nearest
 
@@ -66,7 +66,7 @@ def export(directory: Path, dest: Path, base: Any = None) -> None:
         writer.close()
 
 
-def _names(gguf: Any, name: str, served: Serving, config: Any) -> dict[str, str]:
+def _names(gguf: Any, name: str, served: ServedAdapter, config: Any) -> dict[str, str]:
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[name], config.num_hidden_layers)
     found = {path: table.get_name(path) for path in served.deltas}
     return {path: own for path, own in found.items() if own is not None}

@@ -27,7 +27,7 @@ class ServedDelta:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServedAdapter:
     """An adapter to be served: deltas by the paths of their layers."""
 
     directory: Path
@@ -47,7 +47,7 @@ class Serving:
             raise ValueError(f"{self.directory}: format {self.format} can't hold this:\n  " + "\n  ".join(problems))
 
 
-def read_served(directory: Path, format: str) -> Serving:
+def read_served(directory: Path, format: str) -> ServedAdapter:
     """Return an adapter's plain deltas, and what else it has: DoRA, trained modules, experts, embeddings.
 
     Raises:
@@ -72,4 +72,4 @@ def read_served(directory: Path, format: str) -> Serving:
         for path in paths
     }
     base = read_json(directory / CONFIG).get("base_model_name_or_path") or ""
-    return Serving(directory, format, deltas, str(base), problems)
+    return ServedAdapter(directory, format, deltas, str(base), problems)

@@ -8,7 +8,7 @@ from typing import Any
 from mmpeft.files import new_directory
 from mmpeft.formats.any_file import write_tensors
 from mmpeft.formats.hf_peft.peft_config import PREFIX
-from mmpeft.formats.serving.served import Serving, read_served
+from mmpeft.formats.serving.served import ServedAdapter, read_served
 from mmpeft.formats.storage import CONFIG, WEIGHTS, write_json
 
 LARGEST = 512
@@ -36,7 +36,7 @@ def export(directory: Path, dest: Path, base: Any = None) -> None:
         write_json(partial / CONFIG, _config(served, scale))
 
 
-def _tensors(served: Serving, scale: float) -> dict[str, Any]:
+def _tensors(served: ServedAdapter, scale: float) -> dict[str, Any]:
     found = {}
     for path, delta in served.deltas.items():
         found[f"{PREFIX}{path}.lora_A.weight"] = delta.a
@@ -44,7 +44,7 @@ def _tensors(served: Serving, scale: float) -> dict[str, Any]:
     return found
 
 
-def _config(served: Serving, scale: float) -> dict[str, Any]:
+def _config(served: ServedAdapter, scale: float) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from mmpeft.inspection.frozen_prefix import NoPrefixError, Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix, NoPrefixError
 from mmpeft.inspection.frozen_prefix_search import find_prefix
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.training.evaluation import set_training_mode
@@ -90,7 +90,7 @@ class PrefixCache:
             raise NoPrefixError(f"no view of an image comes twice in {self.epochs} epochs (train.cache.views: {views})")
         return views
 
-    def _search(self) -> tuple[Prefix, Batch]:
+    def _search(self) -> tuple[FrozenPrefix, Batch]:
         set_training_mode(self.model)
         dataset = self.loaders.images("train")
         batch = self._collated([dataset[Key(0, row)][0] for row in range(min(3, len(dataset.ids)))])
@@ -100,7 +100,7 @@ class PrefixCache:
         with self.accelerator.autocast():
             return self.objective.loss(self.model, batch)[0]
 
-    def _bytes(self, prefix: Prefix, views: int, batch: Batch) -> int:
+    def _bytes(self, prefix: FrozenPrefix, views: int, batch: Batch) -> int:
         """Return what all samples take: the tensors at the landing, and what else a sample has (masks)."""
         others = [value for key, value in batch.items() if key != "image" and isinstance(value, Tensor)]
         rows = views * len(self.loaders.images("train").ids) + len(self.loaders.images("val").ids)
@@ -114,7 +114,7 @@ class PrefixCache:
                 "train.cache=disk keeps it on the disk, train.cache=memory insists"
             )
 
-    def _fill_all(self, prefix: Prefix, views: int, size: int, batch: Batch) -> Cached:
+    def _fill_all(self, prefix: FrozenPrefix, views: int, size: int, batch: Batch) -> Cached:
         store = "memory" if self.config.cache.store == "auto" else self.config.cache.store
         kept = {"store": store, "place": prefix.place, "views": views, "bytes": size}
         self.say(f"prefix cache: {prefix.place} of every image, {size / 2**20:.1f} MiB in {store}, views: {views}")
@@ -127,7 +127,7 @@ class PrefixCache:
         """Let the first process fill the disk for the others."""
         return self.accelerator.main_process_first() if store == "disk" else nullcontext()
 
-    def _fill(self, prefix: Prefix, name: SplitName, views: int) -> CachedSplit:
+    def _fill(self, prefix: FrozenPrefix, name: SplitName, views: int) -> CachedSplit:
         """Go through a split once per view, in its order: a resumed run gets the same numbers."""
         set_training_mode(self.model) if name == "train" else self.model.eval()
         dataset = self.loaders.images(name)
@@ -139,14 +139,14 @@ class PrefixCache:
             others += map(_without_image, samples)
         return CachedSplit(dataset, store, others, views, prefix.reads_image)
 
-    def _compute(self, prefix: Prefix, samples: list[dict[str, Any]]) -> Tensor:
+    def _compute(self, prefix: FrozenPrefix, samples: list[dict[str, Any]]) -> Tensor:
         batch = self._collated(samples)
         return prefix.compute(lambda: self._loss(batch)).cpu()
 
     def _collated(self, samples: list[dict[str, Any]]) -> Batch:
         return send_to_device({**default_collate(samples), "counted": True}, self.accelerator.device)
 
-    def _store(self, prefix: Prefix, name: SplitName, rows: int) -> PrefixStore:
+    def _store(self, prefix: FrozenPrefix, name: SplitName, rows: int) -> PrefixStore:
         if self.config.cache.store != "disk":
             return MemoryStore(rows, prefix)
         settings = (self.config.precision, self.accelerator.device.type, "training" if name == "train" else "eval")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import plain_class
-from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix
 
 
-def fingerprint(model: nn.Module, prefix: Prefix, *settings: str) -> str:
+def fingerprint(model: nn.Module, prefix: FrozenPrefix, *settings: str) -> str:
     """Hash weights, buffers, classes and plain attributes of all modules but those behind the prefix's landing.
 
     ``settings`` are what else the numbers depend on: precision, mode.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.training.loader import Samples, SeededSplit
 from mmpeft.training.prefix_cache.store import PrefixStore
@@ -37,7 +37,7 @@ class CachedSplit(Samples):
 class ResumedObjective(Objective):
     """An objective whose passes start from the batch's ``prefix`` where it has one; ``like`` is a batch of images."""
 
-    def __init__(self, objective: Objective, prefix: Prefix, like: Tensor) -> None:
+    def __init__(self, objective: Objective, prefix: FrozenPrefix, like: Tensor) -> None:
         super().__init__()
         self.objective, self.prefix = objective, prefix
         self.nothing = torch.full((), float("nan"), dtype=like.dtype, device=like.device)

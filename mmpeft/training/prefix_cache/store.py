@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmpeft.files import replaced_file
-from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix
 from mmpeft.training.prefix_cache.fingerprint import content
 
 Sample = Mapping[str, Any]
@@ -35,7 +35,7 @@ class PrefixStore(Protocol):
 class MemoryStore:
     """Keeps all rows in one tensor."""
 
-    def __init__(self, rows: int, prefix: Prefix) -> None:
+    def __init__(self, rows: int, prefix: FrozenPrefix) -> None:
         self.rows = torch.empty(rows, *prefix.shape, dtype=prefix.tensor.dtype)
         self.filled = 0
 

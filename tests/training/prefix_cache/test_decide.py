@@ -11,7 +11,7 @@ import torch
 from training_program import Pictures, Splits, make_splits, make_trainer, weights
 
 import mmpeft
-from mmpeft.inspection.frozen_prefix import Prefix
+from mmpeft.inspection.frozen_prefix import FrozenPrefix
 from mmpeft.objectives.classification import Classification
 from mmpeft.training.config import TrainConfig
 from mmpeft.training.trainer import Trainer
@@ -178,14 +178,14 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_numbers(tmp_path: Path, mo
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that go through the prefix."""
     sizes: list[int] = []
-    compute = Prefix.compute
+    compute = FrozenPrefix.compute
 
-    def counting(prefix: Prefix, run: Any) -> Any:
+    def counting(prefix: FrozenPrefix, run: Any) -> Any:
         found = compute(prefix, run)
         sizes.append(len(found))
         return found
 
-    monkeypatch.setattr(Prefix, "compute", counting)
+    monkeypatch.setattr(FrozenPrefix, "compute", counting)
     return sizes
 
 

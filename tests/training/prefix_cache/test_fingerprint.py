@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from mmpeft.training.prefix_cache.fingerprint import fingerprint
 from training_program import make_model
 
 import mmpeft
 from mmpeft.inspection.frozen_prefix_search import find_prefix
+from mmpeft.training.prefix_cache.fingerprint import fingerprint
 
 
 def of(change: Callable[[Any], object] = lambda model: None, rank: int = 1, *settings: str) -> str:

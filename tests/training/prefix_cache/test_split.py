@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmpeft.training.prefix_cache.split import CachedSplit, ResumedObjective
 from torch import Tensor, nn
 from training_program import make_splits
 
@@ -12,6 +11,7 @@ import mmpeft
 from mmpeft.inspection.frozen_prefix_search import find_prefix
 from mmpeft.objectives.classification import Classification
 from mmpeft.training.loader import SeededSplit
+from mmpeft.training.prefix_cache.split import CachedSplit, ResumedObjective
 from mmpeft.training.sampler import Key
 
 

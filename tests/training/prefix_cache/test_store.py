@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mmpeft.training.prefix_cache.store import DiskStore
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mmpeft.zoo.models import load_model, load_tokenizer
+from mmpeft.zoo.entrance import load_model, load_tokenizer
 
 
 def load_language_model(source: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:

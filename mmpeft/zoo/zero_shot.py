@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmpeft.heads.zero_shot import TEMPLATE, Tokenizer, ZeroShotClassifier
-from mmpeft.zoo.models import load_model, load_tokenizer
+from mmpeft.zoo.entrance import load_model, load_tokenizer
 
 
 def zero_shot(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmpeft
+from mmpeft.anatomies import ConvSite
 
 HOSTS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},
@@ -65,7 +66,7 @@ def test_dropout_is_on_the_input_of_a() -> None:
 
 def test_convolutions_with_groups_are_no_sites() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3))
-    assert [site.path for site in mmpeft.anatomy(model).sites(mmpeft.injection.ConvSite)] == ["1"]
+    assert [site.path for site in mmpeft.anatomy(model).sites(ConvSite)] == ["1"]
     with pytest.raises(ValueError, match=r"has no linear site or convolution '0' \(one of: 1\)"):
         mmpeft.adapt(model, mmpeft.LoRA(targets="0"))
 

@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export KINETO_LOG_LEVEL ?= 5
 
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check site bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -32,10 +32,15 @@ run: setup  ## adapt the embedded ViT to handwritten digits and the embedded CLI
 test: setup  ## all tests that need neither a GPU nor minutes
 	$(BIN)/python -m pytest -n auto
 
-check: setup  ## lint, format and types
+check: setup  ## lint, format, spelling, types and the documentation site (in out/site)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+site: setup  ## the documentation site, served at http://127.0.0.1:8000 and made anew as you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 BENCHMARKS := routing import_time cache train_unet train_vit train_clip train_llm promises injection
 

@@ -21,6 +21,7 @@ _HOME = {
     "load_model": "mmpeft.zoo",
     "methods": "mmpeft",
     "quantize": "mmpeft.zoo.quantization",
+    "register_reader": "mmpeft.anatomies.reading",
     "use_attention": "mmpeft.handle.attention_backend",
     "use_memory": "mmpeft.handle.memory_level",
     "zero_shot": "mmpeft.zoo.zero_shot",

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmpeft"
 ROOMS = (
-    ("settings", "files", "optional", "kernels", "configuration", "data"),
+    ("settings", "files", "optional", "plugins", "kernels", "configuration", "data"),
     ("anatomies",),
     ("edits",),
     ("methods",),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -11,9 +13,10 @@ from mmpeft.anatomies.anatomy import Anatomy, own_modules
 from mmpeft.anatomies.headed import Headed
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.libraries import diffusers, generic, open_clip, timm, transformers, transformers_text
-from mmpeft.anatomies.libraries.attention_calls import POSITIONS, RULES
+from mmpeft.anatomies.libraries.attention_calls import POSITIONS, RULES, Rule
 from mmpeft.anatomies.sites import AttentionSite, PositionsSite
 from mmpeft.anatomies.towers import Block, Tower
+from mmpeft.plugins import ANATOMIES, load_plugins
 
 Reader = Callable[[nn.Module], Anatomy | None]
 READERS: tuple[Reader, ...] = (
@@ -23,14 +26,64 @@ READERS: tuple[Reader, ...] = (
     transformers_text.read,
     diffusers.read,
 )
-"""The readers of the known libraries, in the order in which they are asked."""
+"""The readers of the libraries that we know, in the order in which they are asked."""
+
+
+@dataclass(frozen=True)
+class External:
+    """A model library known from outside: its reader, and where its modules call the attention kernel."""
+
+    read: Reader
+    attention: Rule | None = None
+
+
+_REGISTERED: dict[Reader, External] = {}
+
+
+def register_reader(read: Reader, *, attention: Rule | None = None) -> Reader:
+    """Ask ``read`` for the map of a model, before the readers of ours; those registered last come first.
+
+    ``read(model)`` returns an Anatomy, or None for a model that it doesn't know. Where the library has an attention of
+    its own (every ``nn.MultiheadAttention`` is known), ``attention(model, path, module)`` returns the AttentionSite of
+    a module that calls the kernel, or None. An installed package registers by an entry point in the group
+    ``mmpeft.anatomies`` instead: a reader, or a module that has ``read`` and perhaps ``attention``.
+
+    Returns:
+        The reader, so that this is a decorator too.
+    """
+    if not callable(read):
+        raise ValueError(f"read: {read!r} is no function of a model")
+    _REGISTERED.pop(read, None)
+    _REGISTERED[read] = External(read, attention)
+    return read
+
+
+@cache
+def _installed() -> tuple[External, ...]:
+    """Return what installed packages offer, in the order of their names."""
+    libraries: dict[str, External] = {}
+
+    def take(name: str, offered: Any) -> None:
+        read = getattr(offered, "read", offered)
+        if not callable(read):
+            raise TypeError(f"{offered!r} is no reader, nor a module with a function read(model)")
+        libraries[name] = External(read, getattr(offered, "attention", None))
+
+    load_plugins(ANATOMIES, take)
+    return tuple(libraries[name] for name in sorted(libraries))
+
+
+def external() -> tuple[External, ...]:
+    """Return the libraries known from outside, in the order in which they are asked: registered, then installed."""
+    return (*reversed(_REGISTERED.values()), *_installed())
 
 
 def anatomy(model: nn.Module) -> Anatomy:
     """Return the map of a model: what can be adapted in it. ``print`` shows it as a table.
 
-    The readers of the known libraries are asked first; a model that none of them knows gets a generic anatomy from
-    its linear and normalisation layers.
+    A model with a head of ours has the map of its backbone, and the head's. Then readers are asked in this order:
+    those of ``register_reader``, those of installed packages, those of the libraries that we know. A model that none of
+    them knows gets a generic anatomy from its linear and normalisation layers.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -41,8 +94,9 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _read(model: nn.Module) -> Anatomy:
-    read = (reader(model) for reader in READERS)
-    return next((known for known in read if known is not None), None) or generic.read(model)
+    readers = (*(library.read for library in external()), *READERS)
+    drawn = (read(model) for read in readers)
+    return next((known for known in drawn if known is not None), None) or generic.read(model)
 
 
 def _headed(model: Headed) -> Anatomy:
@@ -58,7 +112,8 @@ def _without_head(tower: Tower) -> dict[str, str]:
 
 def attention_sites(model: nn.Module) -> list[AttentionSite]:
     """Return a site for every module of a model that calls the attention kernel."""
-    sites = (rule(model, path, module) for path, module in own_modules(model) for rule in RULES)
+    rules = (*RULES, *(library.attention for library in reversed(external()) if library.attention is not None))
+    sites = (rule(model, path, module) for path, module in own_modules(model) for rule in rules)
     return [*{id(site.host): site for site in sites if site is not None}.values()]
 
 

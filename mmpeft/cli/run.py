@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from pydantic import ConfigDict
 from mmpeft.cli.console import print_picture, print_table
 from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
+from mmpeft.plugins import METHODS, offers
+from mmpeft.settings import ConfigError
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run.run_directory import RunDirectory
 
@@ -69,8 +72,23 @@ def finished(directory: str, overrides: Iterable[str] = ()) -> tuple[ModuleType,
     run = Path(directory)
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"RUN {directory!r}: there is no {run / 'config.yaml'}, so it is no run directory")
-    task, config, _ = load_run(run / "config.yaml", [f"output={run}", *overrides])
+    try:
+        task, config, _ = load_run(run / "config.yaml", [f"output={run}", *overrides])
+    except ConfigError as error:
+        raise ConfigError(error.title, [*error.problems, *_missing_packages(run)]) from None
     return task, config
+
+
+def _missing_packages(run: Path) -> list[str]:
+    """Say which packages a run's methods came from that are not installed here."""
+    path = run / "environment.json"
+    methods = json.loads(path.read_text(encoding="utf-8")).get("methods", {}) if path.is_file() else {}
+    installed = offers(METHODS)
+    return [
+        f"the run was made with the method {name!r} of {package}, which is not installed here"
+        for name, package in methods.items()
+        if name not in installed
+    ]
 
 
 class _AnyTask(RunConfig):

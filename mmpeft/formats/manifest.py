@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from mmpeft import __version__
@@ -60,6 +61,8 @@ class Manifest(Settings):
     """Whether the tensors have mmpeft's keys and shapes or those of HF peft."""
     methods: tuple[dict[str, Any], ...]
     """Specifications of the methods."""
+    packages: dict[str, str] = Field(default_factory=dict)
+    """By method, name and version of the package that it comes from; methods of mmpeft are not there."""
     base: dict[str, Base]
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
     notes: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ from mmpeft.formats.storage import (
     weights_in,
 )
 from mmpeft.formats.tensor_file import TensorFile
-from mmpeft.methods import parse
+from mmpeft.methods import Method, parse
+from mmpeft.methods.base import UnknownMethodError
 
 
 def read(directory: Path) -> SavedAdapter:
@@ -25,5 +26,13 @@ def read(directory: Path) -> SavedAdapter:
         return read_peft(directory)
     manifest = validated(directory / MANIFEST, read_json(directory / MANIFEST), Manifest)
     config = read_config(directory) if manifest.layout == "peft" else None
-    methods = parse(list(manifest.methods))
-    return SavedAdapter(directory, TensorFile(weights), methods, manifest.name, config, manifest)
+    return SavedAdapter(directory, TensorFile(weights), _methods(directory, manifest), manifest.name, config, manifest)
+
+
+def _methods(directory: Path, manifest: Manifest) -> list[Method]:
+    try:
+        return parse(list(manifest.methods))
+    except UnknownMethodError as error:
+        package = manifest.packages.get(error.name)
+        needed = f"; it was saved with {package}, which is not installed here" if package else ""
+        raise ValueError(f"{directory / MANIFEST}: {error}{needed}") from None

@@ -14,6 +14,7 @@ from mmpeft.formats.hf_peft.peft_plan import InexpressibleError, lay_out
 from mmpeft.formats.manifest import Base, Manifest
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, write_json
 from mmpeft.injection.tree import Adapter
+from mmpeft.methods.base import packages_of
 
 
 def save(parts: Mapping[str, Adapter], modules: Mapping[str, nn.Module], directory: Path, name: str) -> Path:
@@ -29,6 +30,7 @@ def save(parts: Mapping[str, Adapter], modules: Mapping[str, nn.Module], directo
         name=name,
         layout=layout,
         methods=tuple(method.kept().specification() for method in methods),
+        packages=packages_of(methods),
         base={label: Base.of(modules[label]) for label in parts},
     )
     with replaced_directory(directory) as partial:

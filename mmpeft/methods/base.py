@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from mmpeft.plugins import METHODS, load_plugins, offers, package_offering
 from mmpeft.settings import Settings, nearest
 
 if TYPE_CHECKING:
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from mmpeft.edits import Edit
 
 _METHODS: dict[str, type[Method]] = {}
+
+
+class UnknownMethodError(ValueError):
+    """A name that no method has: neither one of ours, nor one of an installed package."""
+
+    def __init__(self, name: object) -> None:
+        """Say what is near, and which installed packages offer methods."""
+        self.name = str(name)
+        offered = (f"{package} ({method})" for method, package in offers(METHODS).items())
+        packages = f"installed packages that offer methods: {', '.join(offered) or 'none'}"
+        super().__init__(f"method: unknown {name!r}{nearest(self.name, registry())}; {packages}")
 
 
 class Method(Settings):
@@ -40,8 +51,14 @@ class Method(Settings):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.name:
-            _METHODS[cls.name] = cls
+        if not cls.name:
+            return
+        known = _METHODS.get(cls.name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"name: {cls.name!r} is the name of {known.__module__}.{known.__qualname__}: choose another"
+            )
+        _METHODS[cls.name] = cls
 
     def plan(self, anatomy: Anatomy) -> Iterable[tuple[Site, Edit]]:
         """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
@@ -63,6 +80,11 @@ class Method(Settings):
     def summary(cls) -> str:
         """The first line of the docstring."""
         return (cls.__doc__ or "").partition("\n")[0]
+
+    @classmethod
+    def package(cls) -> str | None:
+        """Name and version of the installed package that the method comes from; None for ours, and a script's."""
+        return None if cls.__module__.startswith("mmpeft.") else package_offering(METHODS, cls.__module__)
 
     @property
     def binds_classes(self) -> bool:
@@ -86,8 +108,13 @@ def registry() -> dict[str, type[Method]]:
 
 @cache
 def _load_plugins() -> None:
-    for point in entry_points(group="mmpeft.methods"):
-        _METHODS.setdefault(point.name, point.load())
+    load_plugins(METHODS, _check)
+
+
+def _check(name: str, offered: object) -> None:
+    """Raise a TypeError for what is no method; a method is in the registry since its class was made."""
+    if not (isinstance(offered, type) and issubclass(offered, Method) and offered.name):
+        raise TypeError(f"{offered!r} is no subclass of mmpeft.Method with a name")
 
 
 def parse(specification: object) -> list[Method]:
@@ -106,8 +133,13 @@ def parse(specification: object) -> list[Method]:
     raise ValueError(f"methods: {specification!r} is no method, name, dict with the key 'method', or list of these")
 
 
+def packages_of(methods: Iterable[Method]) -> dict[str, str]:
+    """Return by method the package that it comes from, as far as it is another than mmpeft."""
+    return {method.name: package for method in methods if (package := method.package()) is not None}
+
+
 def _known(name: object) -> type[Method]:
     known = registry()
     if name not in known:
-        raise ValueError(f"method: unknown {name!r}{nearest(str(name), known)}")
+        raise UnknownMethodError(name)
     return known[str(name)]

@@ -12,6 +12,7 @@ import torch
 
 from mmpeft.configuration import as_yaml
 from mmpeft.files import write_text
+from mmpeft.methods.base import packages_of
 from mmpeft.training import memory
 from mmpeft.training.config import Monitor, RunConfig
 from mmpeft.training.run.curves import draw_curves
@@ -96,6 +97,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "methods": packages_of(trainer.adapters.methods()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "processes": trainer.accelerator.num_processes,

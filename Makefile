@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export KINETO_LOG_LEVEL ?= 5
 
-.PHONY: help setup run test check site bench clean
+.PHONY: help setup run test check site bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,6 +41,12 @@ check: setup  ## lint, format, spelling, types and the documentation site (in ou
 
 site: setup  ## the documentation site, served at http://127.0.0.1:8000 and made anew as you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+MINUTES ?= 5
+SEED ?= 0
+
+fuzz: setup  ## feed broken and hostile input to every reader for MINUTES=5 from SEED=0; faults are kept in out/fuzz
+	$(BIN)/python -W ignore tools/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
 BENCHMARKS := routing import_time cache train_unet train_vit train_clip train_llm promises injection
 

@@ -14,6 +14,7 @@ from mmpeft.assembly.diffusion_config import Loaded
 from mmpeft.data.config import DataConfig
 from mmpeft.data.edges import edges
 from mmpeft.data.framing import Framing
+from mmpeft.data.pictures import read_picture
 from mmpeft.data.transforms import Transform, make_transforms
 from mmpeft.edits import ControlBranch, ControlImage, ImagePrompt, Resampler
 from mmpeft.heads.denoising import Denoiser
@@ -67,14 +68,14 @@ def _control(model: Denoiser, name: str, adapter: Loaded, side: int) -> Tensor |
 def _prompt(model: Denoiser, name: str, adapter: Loaded, own: Any, prepare: Transform, side: int) -> ImagePrompt:
     """Return the image prompt of one adapter; a resampler's has the features of all positions."""
     encoder = ImageEncoder(own, positions=_has(model, name, Resampler))
-    images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in adapter.image])
+    images = torch.stack([prepare(read_picture(path)) for path in adapter.image])
     features = encoder(images.to(next(model.parameters()).device))[None]
     masks = [_placed(_cut(path, side), model)[0] for path in adapter.mask]
     return ImagePrompt(features=features, masks=torch.stack(masks) if masks else None, nothing=encoder.nothing())
 
 
 def _cut(path: str, side: int) -> Image.Image:
-    image = Image.open(path).convert("RGB")
+    image = read_picture(path)
     return Framing(side).plain((image.height, image.width)).cut(image)
 
 

@@ -17,6 +17,7 @@ from mmpeft.heads.zero_shot import TEMPLATE, ZeroShotClassifier
 from mmpeft.methods import PromptSRC
 from mmpeft.objectives.classification import Classification
 from mmpeft.objectives.self_regulated import SelfRegulated
+from mmpeft.settings import nearest
 from mmpeft.training.config import RunConfig
 from mmpeft.training.run.report import train_and_report
 from mmpeft.training.trainer import Trainer
@@ -80,6 +81,11 @@ def templates(config: ZeroShotConfig) -> tuple[str, ...]:
 
 def words(config: ZeroShotConfig, data: DataSplits) -> list[str]:
     """Return the words for the classes."""
+    for name in config.class_names:
+        if name not in data.classes:
+            raise ValueError(
+                f"class_names: {name!r} is no class of data {config.data.title}{nearest(name, data.classes)}"
+            )
     return [config.class_names.get(name, name.replace("_", " ")) for name in data.classes]
 
 

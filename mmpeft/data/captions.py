@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.image_sets import verify_images
+from mmpeft.data.pictures import named
 from mmpeft.data.readers import READERS
 from mmpeft.data.samples import DataSplits, ImageSplit, Sample
 from mmpeft.data.splits import cut_pool
@@ -39,7 +40,8 @@ class CaptionedSplit(ImageSplit):
         if self.one and len(captions) > 1:
             captions = [captions[int(torch.randint(len(captions), ()))]]
         text = pad(self.tokenizer(captions), (0, 0, 0, self.most - len(captions)))
-        image = self.transform(sample.open().convert("RGB"))
+        with named(sample.id):
+            image = self.transform(sample.open().convert("RGB"))
         return {"image": image, "text": text, "captions": len(captions), "id": sample.id}
 
     def describe(self, index: int) -> str:

@@ -34,6 +34,7 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
     "label_column": ("table", "datasets"),
     "split_column": ("table",),
     "subset": ("datasets",),
+    "allow_outside": ("table", "datasets", "vtab", "fgvc", "few_shot"),
 }
 """Keys that only some names know."""
 
@@ -63,6 +64,8 @@ class DataConfig(Settings):
     """Column of a table (paths, relative to the table) or of a data set (images)."""
     label_column: str = "label"
     """Column of the class: a name or a number."""
+    allow_outside: bool = False
+    """Whether paths that a table or a list names may lead out of its folder: from the root, by ``..`` or links."""
     split_column: str | None = None
     """Column of a table that says ``train``, ``validation`` or ``test``; null cuts the splits by the shares below."""
     subset: str | None = None

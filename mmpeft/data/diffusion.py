@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mmpeft.data.diffusion_config import DiffusionData
 from mmpeft.data.edges import coloured, edges
 from mmpeft.data.framing import Frame, Framing
 from mmpeft.data.image_sets import verify_images
+from mmpeft.data.pictures import PictureFile, named, size_of
 from mmpeft.data.readers import READERS
 from mmpeft.data.readers.concepts import read_classes, read_concepts
 from mmpeft.data.readers.folder import images_under
@@ -51,11 +51,14 @@ class DiffusionSplit(ImageSplit):
     ) -> None:
         self.samples, self.config, self.framing = samples, config, framing
         self.training, self.priors, self.reference, self.margin = training, classes or {}, reference, margin
-        self.groups = None if framing.step is None else [framing.bucket(_size(sample.open())) for sample in samples]
+        self.groups = (
+            None if framing.step is None else [framing.bucket(size_of(sample.open)[::-1]) for sample in samples]
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        item = self._item(sample, rescale=self.config.rescale)
+        with named(sample.id):
+            item = self._item(sample, rescale=self.config.rescale)
         if self.priors:
             others = self.priors[int(sample.label or 0)]
             prior = self._item(others[_draw(len(others))], rescale=False)
@@ -180,4 +183,4 @@ def _with_controls(samples: list[Sample], config: DiffusionData) -> list[Sample]
             f"data.control_path: {len(bare)} of {len(samples)} pictures have no control image in {root}: {listed(bare)}"
         )
     paths = (known[Path(sample.id).with_suffix("")] for sample in samples)
-    return [replace(sample, control=partial(Image.open, path)) for sample, path in zip(samples, paths, strict=True)]
+    return [replace(sample, control=PictureFile(str(path))) for sample, path in zip(samples, paths, strict=True)]

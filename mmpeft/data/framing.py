@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmpeft.data.pictures import check_shape
+
 Size = tuple[int, int]
 FAR, SMALL, LARGE = 1 / 3, 0.6, (1.2, 1.4)
 """Of Custom Diffusion: the smallest share of a side that a picture takes, where small ends, zooming in."""
@@ -93,6 +95,7 @@ class Framing:
         size = self.buckets()[self.bucket(original)]
         scale = max(size[0] / original[0], size[1] / original[1])
         resized = (max(round(original[0] * scale), size[0]), max(round(original[1] * scale), size[1]))
+        check_shape(*resized)
         return Frame(original, resized, ((resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2), size)
 
     def drawn(self, original: Size, augment: Sequence[str], rescale: bool, generator: torch.Generator) -> Frame:

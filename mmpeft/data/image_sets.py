@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureError, named, verify_picture
 from mmpeft.data.readers import CLASS_NAMES, READERS
 from mmpeft.data.samples import DataSplits, ImageSplit, Sample, listed
 from mmpeft.data.splits import cut_splits, keep_half, name_classes
@@ -42,18 +43,18 @@ def verify_images(samples: Sequence[Sample], config: DataConfig) -> None:
     Raises:
         ValueError: If some can't be read; it names them and says how many there are.
     """
-    broken = [sample.id for sample in samples if not _is_readable(sample)]
+    broken = [f"{sample.id} ({reason})" for sample in samples if (reason := _unreadable(sample))]
     if broken:
         raise ValueError(
             f"data {config.path or config.name}: {len(broken)} of {len(samples)} images can't be read: {listed(broken)}"
         )
 
 
-def _is_readable(sample: Sample) -> bool:
+def _unreadable(sample: Sample) -> str:
+    """Return why a picture can't be read, or nothing."""
     try:
-        with sample.open() as image:
-            image.draft("RGB", (32, 32))
-            image.load()
-    except (OSError, SyntaxError, ValueError):  # what Pillow's decoders raise for broken files
-        return False
-    return True
+        with named(sample.id):
+            verify_picture(sample.open)
+    except PictureError as error:
+        return error.reason
+    return ""

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.image_sets import verify_images
+from mmpeft.data.pictures import PictureError, named, size_of
 from mmpeft.data.preprocessing import preprocessing
 from mmpeft.data.readers import MASK_CLASSES, READERS
 from mmpeft.data.samples import IGNORED, DataSplits, ImageSplit, Sample, listed
@@ -29,15 +30,16 @@ class MaskedSplit(ImageSplit):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         sample = self.samples[index]
-        picture = sample.open().convert("RGB")
-        classes = tv_tensors.Mask(read_mask(sample, picture.size, len(self.classes)))
-        image, mask = self.together(picture, classes)
+        with named(sample.id):
+            picture = sample.open().convert("RGB")
+            classes = tv_tensors.Mask(read_mask(sample, picture.size, len(self.classes)))
+            image, mask = self.together(picture, classes)
         return {"image": image, "mask": mask, "id": sample.id}
 
     def describe(self, index: int) -> str:
         """Say how much of a picture each class covers."""
         sample = self.samples[index]
-        mask = read_mask(sample, sample.open().size, len(self.classes))
+        mask = read_mask(sample, size_of(sample.open), len(self.classes))
         return ", ".join(f"{name} {share:.0%}" for name, share in class_shares(mask, self.classes).items())
 
 
@@ -78,14 +80,16 @@ def read_mask(sample: Sample, size: tuple[int, int], classes: int) -> Tensor:
     """
     assert sample.mask is not None
     try:
-        return _checked(sample.mask(), size, classes)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for broken files, and our own
-        raise ValueError(f"mask of {sample.id}: {error}") from error
+        with named(sample.id):
+            return _checked(sample.mask(), size, classes)
+    except PictureError as error:
+        raise ValueError(f"mask of {sample.id}: {error.reason}") from error
 
 
 def _checked(mask: Image.Image, size: tuple[int, int], classes: int) -> Tensor:
     if mask.size != size:
-        raise ValueError(f"it has {mask.size[0]} x {mask.size[1]} pixels, its image {size[0]} x {size[1]}")
+        turned = ", turned as its EXIF data say: turn the mask too" if mask.size == size[::-1] else ""
+        raise ValueError(f"it has {mask.size[0]} x {mask.size[1]} pixels, its image {size[0]} x {size[1]}{turned}")
     values = torch.from_numpy(np.array(mask))
     unknown = sorted({int(value) for value in values.unique()} - {*range(classes), IGNORED})
     if unknown:
@@ -97,8 +101,7 @@ def _verify_masks(samples: Sequence[Sample], classes: tuple[str, ...], config: D
     problems = []
     for sample in samples:
         try:
-            with sample.open() as image:
-                read_mask(sample, image.size, len(classes))
+            read_mask(sample, size_of(sample.open), len(classes))
         except ValueError as error:
             problems.append(str(error))
     if problems:

@@ -10,8 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmpeft.data.pictures import named
+
 IGNORED = 255
 """The value of a mask's pixels that belong to no class: neither learned from nor scored."""
+
+LONGEST = 400
+"""Characters of a name in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Sample:
     label: str | int | None
     """The class as the data gives it: a name, or a number; None if it is missing."""
     open: Callable[[], Image.Image]
-    """Reads the image; picklable, so that workers can."""
+    """Reads the image, upright (see `pictures.PictureFile`); picklable, so that workers can."""
     split: str | None = None
     """``train``, ``validation`` or ``test`` if the data says so."""
     caption: str | tuple[str, ...] | None = None
@@ -51,7 +56,8 @@ class ImageSplit(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        image = self.transform(sample.open().convert("RGB"))
+        with named(sample.id):
+            image = self.transform(sample.open().convert("RGB"))
         return {"image": image, "label": self.labels[index], "id": sample.id}
 
     def describe(self, index: int) -> str:
@@ -79,7 +85,8 @@ class DataSplits:
 
 
 def listed(names: Iterable[object], limit: int = 8, separator: str = ", ") -> str:
-    """Join names for an error message, at most `limit` of them: ``a, b and 3 more``."""
+    """Join names for an error message, at most `limit` of them and none too long: ``a, b and 3 more``."""
     every = [str(name) for name in names]
+    every = [name if len(name) <= LONGEST else f"{name[:LONGEST]} ... ({len(name)} characters)" for name in every]
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return separator.join(every[:limit]) + more

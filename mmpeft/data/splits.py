@@ -29,6 +29,8 @@ def name_classes(
     Raises:
         ValueError: If labels are missing or outside ``classes``, or a class has no image.
     """
+    if not samples:
+        raise ValueError(f"{_where(config)}: there are no samples")
     missing = [sample.id for sample in samples if sample.label is None]
     if missing:
         raise ValueError(f"{_where(config)}: {len(missing)} of {len(samples)} samples have no label: {listed(missing)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from PIL import Image
 from timm.data import create_transform
@@ -11,9 +12,12 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import check_shape
 from mmpeft.data.preprocessing import preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
+SMALLEST = 7 / 8
+"""Of a resized picture, what ``augment: [shift]`` keeps."""
 Size = tuple[int, int]
 """Height and width in pixels."""
 
@@ -39,7 +43,28 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
         own |= {"crop_pct": 1.0, "crop_mode": "squash"}
     steps = [_AUGMENTATIONS[name](own["input_size"][1:], config) for name in config.augment]
     training = own if {"crop", "shift"}.isdisjoint(config.augment) else own | {"crop_pct": 1.0}
-    return transforms.Compose([*steps, create_transform(**training)]), create_transform(**own)
+    checked = Checked(max(own["input_size"][1:]), own["crop_pct"])
+    last = create_transform(**own)
+    return transforms.Compose([checked, *steps, create_transform(**training)]), transforms.Compose([checked, last])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Refuses pictures that are too large or too long, as they are or with their shorter side resized."""
+
+    side: int
+    """Of the model's input."""
+    share: float
+    """Of the resized picture that is kept."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the picture.
+
+        Raises:
+            ValueError: If it would not stay within `pictures.MOST_PIXELS` and `pictures.MOST_ASPECT`.
+        """
+        check_shape(*image.size, shorter=round(self.side / min(self.share, SMALLEST)))
+        return image
 
 
 def _crop(size: Size | None, config: DataConfig) -> nn.Module:

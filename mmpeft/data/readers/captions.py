@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
-from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile
 from mmpeft.data.readers.folder import images_under
 from mmpeft.data.samples import Sample, listed
 from mmpeft.data.splits import ALIASES
+from mmpeft.data.text_files import read_json, read_text
 
 FILES = ("captions.json", "captions.csv", "metadata.csv")
 SPLITS = {**ALIASES, "restval": "train"}
@@ -58,7 +57,7 @@ def captioned(root: Path, file: Path) -> list[Sample]:
         captions[row.image].append(row.text)
         splits[row.image] = None if row.split is None else SPLITS[row.split.lower()]
     return [
-        Sample(name, None, partial(Image.open, root / name), splits[name], caption=tuple(texts))
+        Sample(name, None, PictureFile(f"{root}/{name}"), splits[name], caption=tuple(texts))
         for name, texts in captions.items()
     ]
 
@@ -88,13 +87,10 @@ def _read(file: Path) -> Iterator[Row]:
     if file.suffix == ".csv":
         yield from _read_table(file)
         return
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data {file}: this is no JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"data {file}: captions by image name, or Karpathy's key 'images', are wanted at the top")
-    yield from _read_karpathy(content["images"]) if "images" in content else _read_names(content)
+    yield from _read_karpathy(content["images"], file) if "images" in content else _read_names(content, file)
 
 
 def _read_beside(root: Path) -> Iterator[Row]:
@@ -104,30 +100,41 @@ def _read_beside(root: Path) -> Iterator[Row]:
         own = path.relative_to(root)
         image = names.get(own.with_suffix(""))
         name = own.as_posix() if image is None else image.relative_to(root).as_posix()
-        yield Row(own.as_posix(), name, path.read_text(encoding="utf-8").strip(), None)
+        yield Row(own.as_posix(), name, read_text(path).strip(), None)
 
 
 def _read_table(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        table = csv.DictReader(lines)
+    table = csv.DictReader(StringIO(read_text(file), newline=""))
+    try:
         lacking = {"file_name", "text"} - set(table.fieldnames or ())
         if lacking:
             raise ValueError(f"data {file}: no column {' or '.join(sorted(lacking))} (it has {table.fieldnames})")
         for row in table:
-            yield Row(f"line {table.line_num}", row["file_name"], row["text"] or "", row.get("split") or None)
+            yield Row(f"line {table.line_num}", row["file_name"] or "", row["text"] or "", row.get("split") or None)
+    except csv.Error as error:
+        raise ValueError(f"data {file}: line {table.line_num}: this is no CSV: {error}") from None
 
 
-def _read_names(content: dict[str, Any]) -> Iterator[Row]:
+def _read_names(content: dict[str, Any], file: Path) -> Iterator[Row]:
     for name, texts in content.items():
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in texts if isinstance(texts, list) else [texts]:
+            if not isinstance(text, str):
+                raise ValueError(f"data {file}: key {name!r}: captions are texts, not {type(text).__name__}")
             yield Row(f"key {name!r}", name, text, None)
 
 
-def _read_karpathy(images: list[dict[str, Any]]) -> Iterator[Row]:
-    for number, image in enumerate(images):
-        name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
-        for sentence in image["sentences"]:
-            yield Row(f"images[{number}]", name, sentence["raw"], image.get("split"))
+def _read_karpathy(images: Any, file: Path) -> Iterator[Row]:
+    for number, image in enumerate(images if isinstance(images, list) else [images]):
+        match image:
+            case {"filename": str(name), "sentences": list(sentences)}:
+                parts = (str(image.get("filepath") or ""), name)
+                split = None if image.get("split") is None else str(image["split"])
+            case _:
+                raise ValueError(f"data {file}: images[{number}]: an object with filename and sentences is wanted")
+        for sentence in sentences:
+            if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
+                raise ValueError(f"data {file}: images[{number}]: a sentence has its text as 'raw'")
+            yield Row(f"images[{number}]", "/".join(part for part in parts if part), sentence["raw"], split)
 
 
 def _refuse_wrong(rows: list[Row], file: Path, root: Path, names: list[str]) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-
-from PIL import Image
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.diffusion_config import DiffusionData
+from mmpeft.data.pictures import PictureFile
 from mmpeft.data.readers.captions import FILES, caption_files, captioned
 from mmpeft.data.readers.folder import images_under
 from mmpeft.data.readers.scenes import read_scenes, scenes_of
@@ -54,7 +52,7 @@ def _pictures(path: str, prompt: str | tuple[str, ...] | None, keys: str) -> lis
         return _with_captions(path, keys)
     root, files = _folder(path, f"{keys}path")
     return [
-        Sample(f"{path}/{file.relative_to(root).as_posix()}", None, partial(Image.open, file), caption=texts)
+        Sample(f"{path}/{file.relative_to(root).as_posix()}", None, PictureFile(str(file)), caption=texts)
         for file in files
     ]
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from mmpeft.data.config import DataConfig
 from mmpeft.data.samples import Sample
@@ -14,6 +13,8 @@ from mmpeft.data.samples import Sample
 
 def read_digits(config: DataConfig) -> list[Sample]:
     """Return the digits, light ink on black, 17 grey levels (UCI Optical Recognition of Handwritten Digits, 1998)."""
+    from sklearn.datasets import load_digits  # a second of imports that other data do without
+
     digits = load_digits()
     pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return [

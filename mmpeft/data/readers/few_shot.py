@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-from PIL import Image
+from typing import Any, NamedTuple
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile
 from mmpeft.data.protocols.few_shot import FEW_SHOT, FewShotTask
 from mmpeft.data.readers.datum import Datum, read_datums
 from mmpeft.data.readers.layout import dataset_folder, require_classes, require_files
+from mmpeft.data.readers.paths import listed_paths
 from mmpeft.data.samples import Sample, listed
+from mmpeft.data.text_files import read_json, read_text
 from mmpeft.settings import nearest
 
 SHOTS = "split_fewshot"
@@ -42,9 +41,12 @@ def read_few_shot(config: DataConfig) -> list[Sample]:
     """
     task = FEW_SHOT[str(config.dataset)]
     folder = dataset_folder(config, (task.folder,))
+    entries = _entries(folder, config)
+    names = [entry.path for entry in entries]
+    files = listed_paths(folder / task.images, names, config, str(folder))
     samples = [
-        Sample(entry.path, entry.label, partial(Image.open, folder / task.images / entry.path), entry.split)
-        for entry in _entries(folder, config)
+        Sample(entry.path, entry.label, PictureFile(file), entry.split)
+        for entry, file in zip(entries, files, strict=True)
     ]
     if config.shots is None or not (folder / SHOTS).is_dir():
         return samples
@@ -79,15 +81,25 @@ def _entries(folder: Path, config: DataConfig) -> list[Entry]:
 def _split_file(folder: Path, task: FewShotTask, config: DataConfig) -> list[Entry]:
     """``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``."""
     require_files(folder, (str(task.split), task.images), config)
-    parts = json.loads((folder / str(task.split)).read_text(encoding="utf-8"))
+    file = folder / str(task.split)
+    parts = read_json(file)
     names = {"train": "train", "val": "validation", "test": "test"}
-    return [Entry(path, int(label), name, names[part]) for part in names for path, label, name in parts[part]]
+    if not isinstance(parts, dict) or not all(isinstance(parts.get(part), list) for part in names):
+        raise ValueError(f"data {file}: lists of {', '.join(names)} are wanted")
+    return [_entry(values, split, file) for part, split in names.items() for values in parts[part]]
+
+
+def _entry(values: Any, split: str, file: Path) -> Entry:
+    match values:
+        case [str(path), int(label), str(name)]:
+            return Entry(path, label, name, split)
+    raise ValueError(f"data {file}: {listed([values])} is not [path, label, class name]")
 
 
 def imagenet_classes(folder: Path, config: DataConfig) -> list[tuple[str, str]]:
     """Return folder and name of each class from ``classnames.txt`` (``n01440764 tench``), in the folders' order."""
     require_files(folder, ("classnames.txt",), config)
-    lines = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_text(folder / "classnames.txt").splitlines()
     pairs = [line.strip().partition(" ") for line in lines if line.strip()]
     return sorted((wordnet, name) for wordnet, _, name in pairs)
 
@@ -110,11 +122,11 @@ def _aircraft(folder: Path, config: DataConfig) -> list[Entry]:
     """``images_variant_train.txt`` and so on, with lines ``1025794 707-320``; ``variants.txt`` gives the order."""
     lists = {"train": "train", "val": "validation", "test": "test"}
     require_files(folder, ["variants.txt", "images", *(f"images_variant_{part}.txt" for part in lists)], config)
-    variants = (folder / "variants.txt").read_text(encoding="utf-8").splitlines()
+    variants = read_text(folder / "variants.txt").splitlines()
     labels = {name.strip(): label for label, name in enumerate(variants)}
     entries = []
     for part, split in lists.items():
-        for line in (folder / f"images_variant_{part}.txt").read_text(encoding="utf-8").splitlines():
+        for line in read_text(folder / f"images_variant_{part}.txt").splitlines():
             image, _, name = line.strip().partition(" ")
             if name not in labels:
                 raise ValueError(f"data {folder}: {name!r} of {image} is not in variants.txt{nearest(name, labels)}")

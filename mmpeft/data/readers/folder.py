@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile
+from mmpeft.data.readers.paths import image_names
 from mmpeft.data.samples import Sample, listed
 from mmpeft.data.splits import ALIASES
-
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def read_folder(config: DataConfig) -> list[Sample]:
@@ -34,10 +31,10 @@ def read_folder(config: DataConfig) -> list[Sample]:
     )
     samples, empty = [], []
     for split, folder in pairs:
-        images = images_under(folder)
-        if not images:
-            empty.append(folder.relative_to(root).as_posix())
-        samples += [_sample(root, path, folder.name, split) for path in images]
+        names, before = image_names(folder), folder.relative_to(root).as_posix()
+        if not names:
+            empty.append(before)
+        samples += [Sample(f"{before}/{name}", folder.name, PictureFile(f"{folder}/{name}"), split) for name in names]
     if empty:
         raise ValueError(f"data {root}: {len(empty)} of {len(pairs)} class folders have no image: {listed(empty)}")
     return samples
@@ -45,12 +42,8 @@ def read_folder(config: DataConfig) -> list[Sample]:
 
 def images_under(folder: Path) -> list[Path]:
     """Return every image in a folder and the folders in it, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return [folder / name for name in image_names(folder)]
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _sample(root: Path, path: Path, label: str, split: str | None) -> Sample:
-    return Sample(id=path.relative_to(root).as_posix(), label=label, open=partial(Image.open, path), split=split)

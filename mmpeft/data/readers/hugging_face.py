@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile, checked_file
+from mmpeft.data.readers.labels import class_label, class_labels
+from mmpeft.data.readers.paths import listed_paths
 from mmpeft.data.samples import Sample
 from mmpeft.data.splits import ALIASES
 from mmpeft.optional import require
@@ -44,8 +46,8 @@ def _load(datasets: Any, config: DataConfig) -> dict[str, Any]:
         else:
             name, _, revision = path.partition("@")
             loaded = datasets.load_dataset(name, config.subset, revision=revision or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a reader of one of its many formats meets with
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"data.path: {path!r} is neither a local data set nor one the hub gave: {reason}") from error
     return loaded if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
@@ -61,18 +63,40 @@ def _read_split(datasets: Any, rows: Any, name: str, split: str | None, config: 
     label_feature = rows.features[config.label_column]
     names = label_feature.names if isinstance(label_feature, datasets.ClassLabel) else None
     encoded = rows.cast_column(config.image_column, datasets.Image(decode=False))
+    where = f"data {config.path}, column {config.label_column!r} of {name}"
+    labels = class_labels(rows[config.label_column], where, partial(_label, names=names))
     return [
-        Sample(f"{name}/{number}", _label(label, names), partial(_open, encoded, number, config.image_column), split)
-        for number, label in enumerate(rows[config.label_column])
+        Sample(f"{name}/{number}", label, PictureRow(f"{name}/{number}", encoded, number, config), split)
+        for number, label in enumerate(labels)
     ]
 
 
 def _label(value: Any, names: list[str] | None) -> str | int | None:
     if names is not None and value is not None and 0 <= value < len(names):
         return names[value]
-    return value if value is None or isinstance(value, int) else str(value)
+    label = class_label(value)
+    return str(value) if isinstance(label, int) and isinstance(value, float) else label
 
 
-def _open(rows: Any, number: int, column: str) -> Image.Image:
-    encoded = rows[number][column]
-    return Image.open(BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"])
+@dataclass(frozen=True, slots=True)
+class PictureRow(PictureFile):
+    """A picture in a row: its bytes, or the name of its file; ``path`` is what it is called."""
+
+    rows: Any
+    number: int
+    config: DataConfig
+
+    def _source(self) -> str | BytesIO:
+        encoded = self.rows[self.number][self.config.image_column]
+        if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
+            raise ValueError("the row has none")
+        if encoded["bytes"] is not None:
+            return BytesIO(encoded["bytes"])
+        (file,) = listed_paths(_home(self.config), [encoded["path"]], self.config, str(self.config.path))
+        return checked_file(file)
+
+
+def _home(config: DataConfig) -> Path:
+    """Return the folder in which the files of a data set lie: its own, or the one where the hub's are kept."""
+    local = Path(str(config.path)).expanduser()
+    return local if local.is_dir() else Path(require("datasets", "mmpeft[data]").config.HF_CACHE_HOME)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile, upright
 from mmpeft.data.readers.folder import images_under
 from mmpeft.data.samples import Sample, listed
 from mmpeft.data.splits import ALIASES
+from mmpeft.data.text_files import read_text
 
 NAMES = "classes.txt"
 
@@ -35,7 +37,7 @@ def read_masks(config: DataConfig) -> list[Sample]:
     splits = [ALIASES.get(name.parts[0].lower()) if len(name.parts) > 1 else None for name in images]
     kept = splits if None not in splits else [None] * len(splits)
     return [
-        Sample(name.as_posix(), None, partial(Image.open, path), split, mask=partial(open_mask, masks[_mask(name)]))
+        Sample(name.as_posix(), None, PictureFile(str(path)), split, mask=MaskFile(str(masks[_mask(name)])))
         for (name, path), split in zip(images.items(), kept, strict=True)
     ]
 
@@ -57,16 +59,16 @@ def _refuse_single(images: dict[Path, Path], masks: dict[Path, Path], roots: dic
         raise ValueError(f"data {roots['path']}: {'; '.join(problems)}")
 
 
-def open_mask(path: Path) -> Image.Image:
-    """Read a mask as indices, mode ``L``; the colours of a palette are left out.
+@dataclass(frozen=True, slots=True)
+class MaskFile(PictureFile):
+    """A mask in a file, read whenever it is called; what it raises is a `PictureError`."""
 
-    Raises:
-        ValueError: If its pixels are colours.
-    """
-    with Image.open(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise ValueError(f"mode {image.mode!r} where one index per pixel (mode 'L' or 'P') is wanted")
-        return Image.fromarray(np.asarray(image).astype(np.uint8))
+    def __call__(self) -> Image.Image:
+        """Return indices, mode ``L``; the colours of a palette are left out. It is turned as its own EXIF data say."""
+        with self.opened() as image:
+            if image.mode not in ("L", "P", "1"):
+                raise ValueError(f"mode {image.mode!r} where one index per pixel (mode 'L' or 'P') is wanted")
+            return Image.fromarray(np.asarray(upright(image)).astype(np.uint8))
 
 
 def read_mask_classes(config: DataConfig) -> tuple[str, ...]:
@@ -80,4 +82,4 @@ def read_mask_classes(config: DataConfig) -> tuple[str, ...]:
     path = Path(str(config.mask_path)).expanduser() / NAMES
     if not path.is_file():
         raise ValueError(f"data.classes: missing, and there is no {path} with one name per line")
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from mmpeft.data.config import DataConfig
+from mmpeft.data.pictures import PictureFile
 from mmpeft.data.protocols.vtab import VTAB
 from mmpeft.data.readers.layout import dataset_folder, require_files
-from mmpeft.data.samples import Sample
+from mmpeft.data.readers.paths import listed_paths
+from mmpeft.data.samples import Sample, listed
+from mmpeft.data.text_files import read_text
 
 TUNE = {"train800.txt": "train", "val200.txt": "validation", "test.txt": "test"}
 RETRAIN = {"train800val200.txt": "train", "test.txt": "test"}
+LONGEST = 9
+"""Digits of a label."""
 
 
 def read_vtab(config: DataConfig) -> list[Sample]:
@@ -25,7 +27,7 @@ def read_vtab(config: DataConfig) -> list[Sample]:
     folder = dataset_folder(config, (str(config.dataset), *VTAB[str(config.dataset)].spellings))
     lists = RETRAIN if config.validation is None else TUNE
     require_files(folder, lists, config)
-    return [sample for name, split in lists.items() for sample in _read(folder, name, split)]
+    return [sample for name, split in lists.items() for sample in _read(folder, name, split, config)]
 
 
 def name_vtab(config: DataConfig) -> tuple[str, ...]:
@@ -33,11 +35,15 @@ def name_vtab(config: DataConfig) -> tuple[str, ...]:
     return tuple(str(label) for label in range(VTAB[str(config.dataset)].classes))
 
 
-def _read(folder: Path, name: str, split: str) -> list[Sample]:
-    samples = []
-    for number, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
-        path, _, label = line.strip().rpartition(" ")
-        if not path or not label.isdecimal():
-            raise ValueError(f"data {folder / name}:{number}: {line!r} is not 'path label'")
-        samples.append(Sample(path, int(label), partial(Image.open, folder / path), split))
-    return samples
+def _read(folder: Path, name: str, split: str, config: DataConfig) -> list[Sample]:
+    images, labels = [], []
+    for number, line in enumerate(read_text(folder / name).splitlines(), 1):
+        image, _, label = line.strip().rpartition(" ")
+        if not image or not label.isdecimal() or len(label) > LONGEST:
+            raise ValueError(f"data {folder / name}:{number}: {listed([repr(line)])} is not 'path label'")
+        images.append(image)
+        labels.append(int(label))
+    files = listed_paths(folder, images, config, str(folder / name))
+    return [
+        Sample(image, label, PictureFile(file), split) for image, label, file in zip(images, labels, files, strict=True)
+    ]

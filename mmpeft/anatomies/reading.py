@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -94,9 +95,20 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _read(model: nn.Module) -> Anatomy:
-    readers = (*(library.read for library in external()), *READERS)
-    drawn = (read(model) for read in readers)
-    return next((known for known in drawn if known is not None), None) or generic.read(model)
+    """Return the map by the first reader that knows the model; one that fails on it is named, and the next is asked."""
+    for read in (*(library.read for library in external()), *READERS):
+        try:
+            known = read(model)
+        except Exception as error:  # whatever a reader raises on a model that its author never saw
+            warnings.warn(
+                f"anatomy: the reader {read.__module__} can't read this {plain_class(model).__name__} "
+                f"({type(error).__name__}: {error}): its map is that of the next reader, the generic one in the end",
+                stacklevel=3,
+            )
+        else:
+            if known is not None:
+                return known
+    return generic.read(model)
 
 
 def _headed(model: Headed) -> Anatomy:

@@ -11,36 +11,45 @@ from torch import nn
 
 from mmpeft.anatomies.anatomy import Anatomy, own_modules
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.layers import is_convolution, is_linear
 from mmpeft.anatomies.libraries.diffusers_encoder import UNetEncoder, bound, with_features, with_residuals
-from mmpeft.anatomies.libraries.linear import (
-    conv_site,
-    embed_site,
-    is_convolution,
-    is_linear,
-    is_norm,
-    linear_site,
-    norm_site,
-    with_slices,
-)
+from mmpeft.anatomies.libraries.linear import conv_site, embed_site, is_norm, linear_site, norm_site, with_slices
 from mmpeft.anatomies.sites import BranchSite, CrossAttentionSite, DenoiserSite, Site
 from mmpeft.anatomies.towers import Block, Tower
 
-BLOCK = re.compile(r"(^|\.)(single_)?transformer_blocks\.\d+$")
 ORDER = ("down_blocks", "mid_block", "up_blocks")
-ATTENTION = {"attn1": "attn", "attn2": "cross", "attn": "attn"}
-"""Names of a block's attention modules, by what diffusers calls them."""
+ATTENTION = re.compile(r"(^|_|\.)(attn\d?|attention)$")
+"""How diffusers calls a block's attention modules."""
+TOKENS = re.compile(r"transformer_blocks\.\d+$")
+"""Blocks of a UNet that work on tokens (batch, tokens, width), where others may work on maps (batch, width, h, w)."""
+CROSS = re.compile(r"cross|attn2$")
+QUERIES = ("to_q", "to_query", "to_qkv", "qkv", "to_qkv_mlp_proj", "q_proj", "img_attn_qkv", "img_qkv_proj")
+"""Names of the layer that makes queries, whose input is the residual stream."""
+PARTS = {
+    **{f"{form}{letter}": letter for letter in "qkv" for form in ("to_", "", "linear_")},
+    **{f"{letter}_proj": letter for letter in "qkv"},
+    "to_query": "q",
+    "to_key": "k",
+    "to_value": "v",
+    "to_out.0": "out",
+    "to_out": "out",
+    "out_proj": "out",
+    **dict.fromkeys(("to_qkv", "qkv", "to_qkv_mlp_proj"), "qkv"),
+    "to_kv": "kv",
+}
+"""Names of an attention's linear layers; what they are in the field's terms."""
 LINEARS = {
-    **{f"{own}.to_{part}": f"{name}.{part}" for own, name in ATTENTION.items() for part in "qkv"},
-    **{f"{own}.to_out.0": f"{name}.out" for own, name in ATTENTION.items()},
     **{f"attn.add_{part}_proj": f"context.{part}" for part in "qkv"},
     "attn.to_add_out": "context.out",
     "ff.net.0.proj": "mlp.up",
     "ff.net.2": "mlp.down",
+    "ffn.net.0.proj": "mlp.up",
+    "ffn.net.2": "mlp.down",
     "ff_context.net.0.proj": "context.up",
     "ff_context.net.2": "context.down",
     "proj_mlp": "mlp.up",
 }
-"""Names of a block's linear layers by their paths; ``context`` is the text's own stream through a joint attention."""
+"""Names of a block's other linear layers by their paths; ``context`` is the text's stream through a joint attention."""
 AROUND = {
     r"resnets\.\d+\.conv1": "resnet.conv1",
     r"resnets\.\d+\.conv2": "resnet.conv2",
@@ -68,7 +77,7 @@ def read(model: nn.Module) -> Anatomy | None:
         return None
     name = "unet" if ".unets" in home else "transformer"
     modules: dict[str, Any] = dict(own_modules(model))
-    paths = sorted(filter(BLOCK.search, modules), key=_place)
+    paths = sorted((path for path in modules if _is_block(modules, path)), key=_place)
     blocks = tuple(Block(i, at, tuple(_block_sites(modules[at], at, name, i))) for i, at in enumerate(paths))
     outer = (*_outer_sites(modules, name, paths), *_denoiser(model, name))
     return Anatomy(model, "diffusers", (Tower(name, _width(modules, paths), blocks, outer, MISSING),))
@@ -80,47 +89,80 @@ def _place(path: str) -> int:
     return ORDER.index(first) if first in ORDER else 0
 
 
+def _is_block(modules: dict[str, Any], path: str) -> bool:
+    """Whether a member of a stack attends: a module of its own does, or (in UNets without text) it does itself."""
+    parent = modules.get(path.rpartition(".")[0])
+    if not isinstance(parent, nn.ModuleList):
+        return False
+    return _attends(modules[path]) or any(ATTENTION.search(name) for name in _attentions(modules[path]))
+
+
+def _attends(module: nn.Module) -> bool:
+    return any(is_linear(module._modules.get(name)) for name in QUERIES)
+
+
+def _attentions(block: nn.Module) -> list[str]:
+    """Return the names of a block's attention modules."""
+    return [name for name, child in block._modules.items() if child is not None and _attends(child)]
+
+
 def _width(modules: dict[str, Any], paths: list[str]) -> int:
     """Return the width of the blocks where they all have the same, else 0."""
-    widths = {_first_norm(modules[path]) for path in paths}
+    widths = {_stream(modules[path]) for path in paths}
     return widths.pop() if len(widths) == 1 else 0
 
 
-def _first_norm(block: nn.Module) -> int:
-    return next(int(m.out_features) for path, m in block.named_modules() if path.endswith("to_q"))
+def _stream(block: nn.Module) -> int:
+    """Return the width of a block's residual stream: of what its first queries are made of."""
+    named = (m for path, m in block.named_modules() if path.rpartition(".")[2] in QUERIES and is_linear(m))
+    return next((int(m.in_features) for m in named), 0)  # type: ignore[arg-type]
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
     place: dict[str, Any] = {"tower": tower, "layer": layer}
-    width = _first_norm(block)
-    plain = getattr(block, "norm_type", "") == "layer_norm"
-    for inner, name, norm in (("attn1", "attn", "norm1"), ("attn", "attn", ""), ("attn2", "cross", "norm2"),
-                              ("ff", "mlp", "norm3"), ("ff_context", "context", "")):  # fmt: skip
-        host = getattr(block, inner, None)
-        if isinstance(host, nn.Module):
-            entry = getattr(block, norm) if plain and norm else None
-            ends: dict[str, Any] = {"entry": entry, "exit": None if entry is None else host}
-            own: dict[str, Any] = {
-                "name": name,
-                "path": f"{path}.{inner}",
-                "host": host,
-                "host_path": f"{path}.{inner}",
-            }
-            yield BranchSite(width=width, **own, **ends, **place)
-    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
+    width = _stream(block)
+    if tower == "transformer" or TOKENS.search(path):
+        yield from _branches(block, path, width, place)
+        yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
     for inner, module in block.named_modules():
-        at = f"{path}.{inner}"
+        at = f"{path}.{inner}".rstrip(".")
         if is_linear(module):
-            yield from _linear(block, inner, linear_site(LINEARS.get(inner, inner), module, at, **place))
+            yield from _linear(block, inner, linear_site(_named(inner), module, at, **place))
         elif is_norm(module):
             yield norm_site("norm" if re.fullmatch(r"norm\d", inner) else inner, module, at, **place)
     yield from _attention(block, path, **place)
 
 
+def _branches(block: Any, path: str, width: int, place: dict[str, Any]) -> Iterator[BranchSite]:
+    plain = getattr(block, "norm_type", "") == "layer_norm"
+    norms = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
+    for inner in (*_attentions(block), "ff", "ff_context"):
+        host = getattr(block, inner, None)
+        if isinstance(host, nn.Module):
+            entry = getattr(block, norms[inner]) if plain and inner in norms else None
+            name = {"ff": "mlp", "ff_context": "context"}.get(inner) or ("cross" if CROSS.search(inner) else "attn")
+            ends: dict[str, Any] = {"entry": entry, "exit": None if entry is None else host}
+            own: dict[str, Any] = {"path": f"{path}.{inner}", "host_path": f"{path}.{inner}"}
+            yield BranchSite(name=name, host=host, width=width, **own, **ends, **place)
+
+
+def _named(inner: str) -> str:
+    """Return the field's name for a linear layer by its path in its block, or the path where it has none."""
+    if inner in LINEARS:
+        return LINEARS[inner]
+    for end, part in PARTS.items():
+        attention, dot, _ = inner.rpartition(f".{end}") if inner.endswith(f".{end}") else ("", "", "")
+        if inner == end or (dot and ATTENTION.search(attention)):
+            return f"{'cross' if CROSS.search(attention) else 'attn'}.{part}"
+    return inner
+
+
 def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
     """Yield a linear site; of a gated layer also its two halves, the second of which is the gate."""
     parent = block.get_submodule(inner.rpartition(".")[0])
-    if plain_class(parent).__name__ == "GEGLU":
+    if inner.endswith("to_qkv_mlp_proj") and hasattr(parent, "inner_dim"):
+        yield from with_slices(site, dict.fromkeys(("attn.q", "attn.k", "attn.v"), int(parent.inner_dim)))
+    elif plain_class(parent).__name__ == "GEGLU":
         half = site.out_features // 2
         yield from with_slices(replace(site, name="mlp.gate_up"), {"mlp.up": half, "mlp.gate": half})
     else:
@@ -130,7 +172,9 @@ def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
 def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSite]:
     """Yield the cross-attention, where images attach: what its queries found in the text, before it is projected."""
     cross = getattr(block, "attn2", None)
-    if cross is None or getattr(cross, "norm_q", None) is not None:
+    parts = [getattr(cross, name, None) for name in ("to_q", "to_k", "to_v")]
+    ends = isinstance(getattr(cross, "to_out", None), nn.ModuleList) and hasattr(cross, "heads")
+    if not ends or not all(map(is_linear, parts)) or getattr(cross, "norm_q", None) is not None:
         return
     at = f"{path}.attn2"
     yield CrossAttentionSite(
@@ -174,9 +218,9 @@ def _around(path: str) -> str:
 
 def _denoiser(model: Any, tower: str) -> Iterator[DenoiserSite]:
     """Yield the UNet as a whole, whose encoder a ControlNet copies."""
-    if tower != "unet" or not hasattr(model, "down_blocks"):
+    context = getattr(model.config, "cross_attention_dim", None)
+    if tower != "unet" or context is None or not hasattr(model, "get_aug_embed"):
         return
-    context = model.config.cross_attention_dim
     yield DenoiserSite(
         name="denoiser",
         path="denoiser",

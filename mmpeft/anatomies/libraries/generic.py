@@ -8,16 +8,8 @@ from dataclasses import replace
 from torch import nn
 
 from mmpeft.anatomies.anatomy import Anatomy, own_modules
-from mmpeft.anatomies.libraries.linear import (
-    Switches,
-    conv_site,
-    is_convolution,
-    is_linear,
-    is_norm,
-    linear_site,
-    norm_site,
-    site_name,
-)
+from mmpeft.anatomies.layers import is_convolution, is_linear
+from mmpeft.anatomies.libraries.linear import Switches, conv_site, is_norm, linear_site, norm_site, site_name
 from mmpeft.anatomies.sites import Site
 from mmpeft.anatomies.towers import Block, Tower
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mmpeft.anatomies.layers import is_transposed
 from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, refuse
 from mmpeft.anatomies.sites import ConvSite, EmbedSite, LinearSite, NormSite
 
@@ -26,18 +27,13 @@ NAMES = {
 """Site names by the names that libraries give their linear layers."""
 
 
-def is_linear(module: nn.Module | None) -> bool:
-    """Whether a module is a linear layer that is called: it has in_features, out_features and a weight.
-
-    The output projection of ``nn.MultiheadAttention`` has a class of its own, and is read but never called.
-    """
-    return all(hasattr(module, name) for name in ("in_features", "out_features", "weight")) and not isinstance(
-        module, nn.modules.linear.NonDynamicallyQuantizableLinear
-    )
-
-
 def linear_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> LinearSite:
-    """Return the site of a whole linear layer."""
+    """Return the site of a whole linear layer, GPT-2's transposed ones included."""
+    transposed = is_transposed(module)
+    if transposed:
+        ins, outs = module.get_parameter("weight").shape
+    else:
+        ins, outs = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
     return LinearSite(
         name=name,
         path=path,
@@ -45,14 +41,10 @@ def linear_site(name: str, module: nn.Module, path: str, *, tower: str, layer: i
         host_path=path,
         tower=tower,
         layer=layer,
-        in_features=int(module.in_features),  # type: ignore[arg-type]
-        out_features=int(module.out_features),  # type: ignore[arg-type]
+        in_features=ins,
+        out_features=outs,
+        transposed=transposed,
     )
-
-
-def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution of images without groups, whose weight a low-rank delta is a delta of."""
-    return isinstance(module, nn.Conv2d) and module.groups == 1
 
 
 def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> ConvSite:

@@ -10,17 +10,10 @@ from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import Anatomy, Joint, own_modules
 from mmpeft.anatomies.hosts import parameter, plain_class
+from mmpeft.anatomies.layers import is_linear
 from mmpeft.anatomies.libraries import timm
 from mmpeft.anatomies.libraries.carriers import open_clip_pool
-from mmpeft.anatomies.libraries.linear import (
-    embed_site,
-    is_linear,
-    is_norm,
-    linear_site,
-    norm_site,
-    projection_sites,
-    site_name,
-)
+from mmpeft.anatomies.libraries.linear import embed_site, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, LinearSite, PromptSite, SequenceSite, Site
 from mmpeft.anatomies.towers import Block, Tower
 

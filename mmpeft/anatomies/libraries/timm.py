@@ -10,12 +10,11 @@ from torch import nn
 
 from mmpeft.anatomies.anatomy import Anatomy, own_modules, parameters_site
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.layers import is_convolution, is_linear
 from mmpeft.anatomies.libraries.linear import (
     Switches,
     conv_site,
     embed_site,
-    is_convolution,
-    is_linear,
     is_norm,
     linear_site,
     norm_site,
@@ -44,6 +43,8 @@ POST_NORM = {"ResPostBlock", "EvaBlockPostNorm", "SwinTransformerV2Block", "ResP
 """Blocks of x + drop_path1(norm1(attn(x))), then the same with mlp."""
 WINDOWED = {("SwinTransformerV2Block", "attn")}
 """Sublayers of the latter that see windows of the residual stream, not the stream."""
+OUTPUTS = ("proj", "fc2", "w3", "out_proj", "to_out", "c_proj")
+"""What timm calls the layer that a sublayer ends in."""
 SEQUENCES = {"VisionTransformer", "VisionTransformerDistilled", "Eva"}
 """Models of one stack whose attention takes any number of tokens."""
 
@@ -121,15 +122,28 @@ def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[
             continue
         norm, leaving = getattr(block, f"norm{number}", None), getattr(block, f"drop_path{number}", None)
         entry = norm if kind in PRE_NORM else host if kind in POST_NORM and (kind, name) not in WINDOWED else None
-        width = next((m.out_features for m in reversed(list(host.modules())) if is_linear(m)), None)
-        if width is not None:
+        width = _branch_width(host, norm)
+        if width:
             at = f"{path}.{name}"
             ends = {"entry": entry, "exit": leaving if entry is not None else None}
             own = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
-            yield BranchSite(width=int(width), prefix=prefix, **own, **ends)  # type: ignore[arg-type]
+            yield BranchSite(width=width, prefix=prefix, **own, **ends)  # type: ignore[arg-type]
     own = {"name": "block", "path": path, "host": block, "host_path": path, "tower": "vision", "layer": layer}
     stream = next((m._parameters["weight"] for m in block.modules() if is_norm(m)), None)
     yield BranchSite(width=0 if stream is None else stream.numel(), prefix=prefix, **own)  # type: ignore[arg-type]
+
+
+def _branch_width(sublayer: nn.Module, norm: nn.Module | None) -> int:
+    """Return the width of a sublayer's output: of its output layer, or else of a layer as wide as its norm; 0: unknown.
+
+    The last layer that is registered may be another one: CaiT mixes heads and ConViT weighs positions by linear layers.
+    """
+    ends = [getattr(sublayer, name) for name in OUTPUTS if isinstance(getattr(sublayer, name, None), nn.Module)]
+    if ends:
+        return int(ends[0].out_features) if is_linear(ends[0]) else 0
+    stream = norm._parameters.get("weight") if norm is not None else None
+    widths = [int(module.out_features) for module in sublayer.modules() if is_linear(module)]  # type: ignore[arg-type]
+    return stream.numel() if stream is not None and stream.numel() in widths else 0
 
 
 def _outer_sites(model: nn.Module, modules: dict[str, nn.Module], blocks: list[str]) -> Iterator[Site]:

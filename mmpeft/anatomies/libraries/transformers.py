@@ -10,15 +10,8 @@ from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import Anatomy, Joint, own_modules
 from mmpeft.anatomies.hosts import plain_class
-from mmpeft.anatomies.libraries.linear import (
-    embed_site,
-    is_linear,
-    is_norm,
-    linear_site,
-    norm_site,
-    projection_sites,
-    site_name,
-)
+from mmpeft.anatomies.layers import is_linear
+from mmpeft.anatomies.libraries.linear import embed_site, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.anatomies.libraries.open_clip import bias, scale
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, PromptSite, SequenceSite, Site
 from mmpeft.anatomies.towers import Block, Tower

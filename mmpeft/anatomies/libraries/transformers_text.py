@@ -10,7 +10,8 @@ from torch import nn
 
 from mmpeft.anatomies.anatomy import Anatomy, own_modules, parameters_site
 from mmpeft.anatomies.hosts import plain_class
-from mmpeft.anatomies.libraries.linear import embed_site, is_linear, is_norm, linear_site, norm_site
+from mmpeft.anatomies.layers import is_linear, is_transposed
+from mmpeft.anatomies.libraries.linear import embed_site, is_norm, linear_site, norm_site
 from mmpeft.anatomies.libraries.transformers_ladder import ladder_sites
 from mmpeft.anatomies.libraries.transformers_layouts import FAMILIES, BlockLayout, layouts
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, LadderSite, LinearSite, Site, WordsSite
@@ -181,12 +182,9 @@ def _linear_sites(
 ) -> Iterator[LinearSite]:
     """Yield the site of a linear layer, and of what is known to be fused in it."""
     at = f"{path}.{inner}"
-    if is_linear(module):
-        site = linear_site(inner, module, at, **place)
-    elif plain_class(module).__name__ == "Conv1D":
-        site = _transposed_site(inner, module, at, place)
-    else:
+    if not (is_linear(module) or is_transposed(module)):
         return
+    site = linear_site(inner, module, at, **place)
     names = (name for end, name in layout.linears.items() if f".{inner}".endswith(f".{end}"))
     site = replace(site, name=next(names, inner))
     yield site
@@ -200,13 +198,6 @@ def _linear_sites(
     for name, own in rows.items():
         beside = f"{at.rpartition('.')[0]}.{name.partition('.')[2]}"
         yield replace(site, name=name, path=beside, out_features=_count(own), rows=own)
-
-
-def _transposed_site(name: str, module: Any, path: str, place: dict[str, Any]) -> LinearSite:
-    """Return the site of GPT-2's linear layer, whose weight lies (in, out)."""
-    ins, outs = module.weight.shape
-    own: dict[str, Any] = {"host": module, "host_path": path, "in_features": int(ins), "out_features": int(outs)}
-    return LinearSite(name=name, path=path, transposed=True, **own, **place)
 
 
 def _attention_rows(attention: Any, outs: int, by_head: bool) -> dict[str, Rows]:
@@ -280,6 +271,6 @@ def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict
 def _projector(path: str, modules: Mapping[str, Any]) -> Tower:
     own = [name for name in modules if _under(name, path)]
     sites = tuple(_outer_sites(modules, own, {"tower": "projector"}))
-    width = next(site.out_features for site in reversed(sites) if isinstance(site, LinearSite))
+    width = next((site.out_features for site in reversed(sites) if isinstance(site, LinearSite)), 0)
     reason = "a projector has no blocks"
     return Tower("projector", width, (), sites, dict.fromkeys(("attn", "mlp", "attn.q", "mlp.up"), reason), path)

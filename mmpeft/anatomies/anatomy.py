@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.layers import unfit
 from mmpeft.anatomies.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
 from mmpeft.anatomies.towers import Layers, Tower, choose_layers
 from mmpeft.settings import nearest
@@ -222,6 +223,9 @@ class Anatomy:
         for tower in self.towers:
             if target in tower.missing:
                 return f"{self.describe()} has no {word} {target!r}: {tower.missing[target]}"
+        reasons = {unfit(module): path for path, module in own_modules(self.model) if fnmatchcase(path, target)}
+        for reason in filter(None, reasons):
+            return f"{self.describe()} has no {word} {target!r}: {reason} ({reasons[reason]})"
         return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
 
     def __str__(self) -> str:

@@ -50,7 +50,7 @@ def is_transposed(module: nn.Module) -> bool:
 def is_convolution(module: nn.Module) -> bool:
     """Whether a module is a convolution of images without groups, whose weight a low-rank delta is a delta of."""
     plain = _forward(module) in CONVOLUTION and _qualified(module, "_conv_forward").startswith("torch.nn.modules.conv.")
-    return plain and owns_weight(module) and module.groups == 1
+    return plain and owns_weight(module) and bool(module.groups == 1)
 
 
 def owns_weight(module: nn.Module) -> bool:

@@ -115,7 +115,7 @@ def _width(modules: dict[str, Any], paths: list[str]) -> int:
 def _stream(block: nn.Module) -> int:
     """Return the width of a block's residual stream: of what its first queries are made of."""
     named = (m for path, m in block.named_modules() if path.rpartition(".")[2] in QUERIES and is_linear(m))
-    return next((int(m.in_features) for m in named), 0)  # type: ignore[arg-type]
+    return next((int(m.in_features) for m in named), 0)
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
@@ -159,7 +159,7 @@ def _named(inner: str) -> str:
 
 def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
     """Yield a linear site; of a gated layer also its two halves, the second of which is the gate."""
-    parent = block.get_submodule(inner.rpartition(".")[0])
+    parent: Any = block.get_submodule(inner.rpartition(".")[0])
     if inner.endswith("to_qkv_mlp_proj") and hasattr(parent, "inner_dim"):
         yield from with_slices(site, dict.fromkeys(("attn.q", "attn.k", "attn.v"), int(parent.inner_dim)))
     elif plain_class(parent).__name__ == "GEGLU":
@@ -171,7 +171,7 @@ def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
 
 def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSite]:
     """Yield the cross-attention, where images attach: what its queries found in the text, before it is projected."""
-    cross = getattr(block, "attn2", None)
+    cross: Any = getattr(block, "attn2", None)
     parts = [getattr(cross, name, None) for name in ("to_q", "to_k", "to_v")]
     ends = isinstance(getattr(cross, "to_out", None), nn.ModuleList) and hasattr(cross, "heads")
     if not ends or not all(map(is_linear, parts)) or getattr(cross, "norm_q", None) is not None:

@@ -1,6 +1,7 @@
 """mmpeft adapts frozen foundation models - vision transformers, CLIP, Stable Diffusion, language models.
 
-Importing it is quick: torch and the model libraries load on first use.
+Importing it is quick: torch and the model libraries load on first use. Beside the names below every method of the
+registry is public by the name of its class; ``__init__.pyi`` lists all of them for type checkers and editors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOMES = {
     "adapt": "mmpeft.handle.adapters",
     "adapters": "mmpeft.handle.adapters",
     "Adapters": "mmpeft.handle.adapters",
@@ -19,73 +20,31 @@ _HOME = {
     "ImagePrompt": "mmpeft.edits",
     "load": "mmpeft.handle.loading",
     "load_model": "mmpeft.zoo",
-    "methods": "mmpeft",
+    "Method": "mmpeft.methods",
     "quantize": "mmpeft.zoo.quantization",
     "register_reader": "mmpeft.anatomies.reading",
     "use_attention": "mmpeft.handle.attention_backend",
     "use_memory": "mmpeft.handle.memory_level",
     "zero_shot": "mmpeft.zoo.zero_shot",
-    **dict.fromkeys(
-        (
-            "AdaptFormer",
-            "AdapterFusion",
-            "AdapterPlus",
-            "BitFit",
-            "CLIPAdapter",
-            "CLIPLoRA",
-            "CoCoOp",
-            "ControlNet",
-            "Convpass",
-            "CoOp",
-            "CustomDiffusion",
-            "DoRA",
-            "FacT",
-            "FullFineTuning",
-            "Houlsby",
-            "IA3",
-            "IPAdapter",
-            "IVLP",
-            "LadderSideTuning",
-            "LinearProbe",
-            "LLMAdapterLoRA",
-            "LLMAdapterParallel",
-            "LLMAdapterSeries",
-            "LoRA",
-            "LoRAFA",
-            "MAM",
-            "MaPLe",
-            "Method",
-            "NormTuning",
-            "ParallelAdapter",
-            "Pfeiffer",
-            "PrefixTuning",
-            "PTuning",
-            "PromptSRC",
-            "PromptTuning",
-            "RepAdapter",
-            "ResTuning",
-            "ResTuningBypass",
-            "SideTuning",
-            "SSF",
-            "T2IAdapter",
-            "TextualInversion",
-            "TipAdapter",
-            "UniPELT",
-            "VPT",
-        ),
-        "mmpeft.methods",
-    ),
 }
-__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "__all__":
+        return [*_HOMES, "methods", *_methods()]
     if name == "methods":
         return import_module("mmpeft.methods")
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if not name.startswith("_") and name in _methods():
+        return _methods()[name]
     raise AttributeError(f"module 'mmpeft' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__getattr__("__all__")]
+
+
+def _methods() -> dict[str, type]:
+    """Return the methods by the names of their classes."""
+    return import_module("mmpeft.methods.base").built_in()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,40 +10,7 @@ import pytest
 from tiny_models import MODELS
 
 import mmpeft
-
-SMALL: dict[str, dict[str, Any]] = {
-    "adapter_plus": {"bottleneck": 4, "drop_path": 0.0},
-    "adaptformer": {"bottleneck": 4, "dropout": 0.0},
-    "clip_lora": {"dropout": 0.0},
-    "coop": {"tokens": 3},
-    "convpass": {"bottleneck": 4, "dropout": 0.0},
-    "dora": {"rank": 2, "alpha": 3},
-    "fact": {"rank": 3, "dropout": 0.0},
-    "houlsby": {"bottleneck": 4},
-    "ivlp": {"layers": "first:2"},
-    "ladder_side_tuning": {"reduction": 2},
-    "llm_adapter_lora": {"rank": 2, "alpha": 3, "dropout": 0.0},
-    "llm_adapter_parallel": {"bottleneck": 4},
-    "llm_adapter_series": {"bottleneck": 4},
-    "lora": {"rank": 2, "alpha": 3},
-    "lora_fa": {"rank": 2, "alpha": 3},
-    "mam": {"tokens": 3, "hidden": 8, "bottleneck": 8},
-    "maple": {"layers": "first:2"},
-    "parallel_adapter": {"bottleneck": 4},
-    "pfeiffer": {"bottleneck": 4},
-    "prefix_tuning": {"tokens": 3, "hidden": 8},
-    "prompt_tuning": {"tokens": 3},
-    "promptsrc": {"layers": "first:2"},
-    "p_tuning": {"tokens": 3, "hidden": 8},
-    "repadapter": {"bottleneck": 4, "dropout": 0.0},
-    "res_tuning": {"bottleneck": 4},
-    "res_tuning_bypass": {"bottleneck": 4},
-    "side_tuning": {"channels": 4, "depth": 2},
-    "tip_adapter": {"shots": 2, "trained": True},
-    "unipelt": {"rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4},
-    "vpt": {"tokens": 3, "dropout": 0.0},
-}
-"""Options that fit a model of width 32; a method that is not here runs with its defaults."""
+from mmpeft.methods.facts import Facts
 
 GENERIC = {"mlp"}
 DECODERS = {"llama", "gpt2", "gpt_neox", "mixtral"}
@@ -56,46 +23,33 @@ READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 DENOISERS = {"unet", "sd3"}
 STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
-LACKING: dict[str, Any] = {
-    **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), ONE_TOWER),
-    **dict.fromkeys(("prompt_tuning", "p_tuning"), MODELS.keys() - LANGUAGE),
-    "bitfit": {"llama", "mixtral", "t5"},
-    "clip_adapter": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
-    "clip_lora": {"convnext", "mlp"},
-    "tip_adapter": MODELS.keys() - {"zero_shot"},
-    "vpt": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
-    "convpass": {"convnext"} | DENOISERS | GENERIC | LANGUAGE,
-    "fact": STAGED | GENERIC | {"llama", "mixtral"},
-    "norm_tuning": {"sd3"},
-    "repadapter": {"eva02", "convnext", "llama", "mixtral", "bert", "t5"} | HUGGING_FACE | DENOISERS | GENERIC,
-    "prefix_tuning": {"swin_v2", "convnext", "mlp"},
-    "mam": {"swin_v2", "convnext", "mlp"},
-    "unipelt": {"swin_v2", "convnext", "mlp"},
-    "res_tuning": {"convnext"} | GENERIC,
-    "res_tuning_bypass": {"beit"} | STAGED | DENOISERS | GENERIC | LANGUAGE,
-    "side_tuning": {"deit_distilled"} | DENOISERS | GENERIC | LANGUAGE,
-    "houlsby": {"convnext"} | GENERIC,
-    "adapter_plus": {"convnext", "gpt_neox", "sd3"} | GENERIC,
-    "adaptformer": {"convnext", "sd3"} | GENERIC,
-    "ladder_side_tuning": MODELS.keys() - {"llama", "gpt2", "bert", "t5"},
-    "llm_adapter_lora": {"convnext", "mlp", "mixtral"},
-    "llm_adapter_parallel": {"mixtral"},
-    "llm_adapter_series": {"mixtral"},
-    "pfeiffer": GENERIC,
-    "parallel_adapter": GENERIC,
-    "linear_probe": OPEN_CLIP | HUGGING_FACE | DENOISERS | GENERIC | {"bert"},
+KINDS = {
+    "vision": ONE_TOWER - DENOISERS - GENERIC - LANGUAGE,
+    "staged": STAGED,
+    "clips": OPEN_CLIP | HUGGING_FACE,
+    "hf_clips": HUGGING_FACE,
+    "denoisers": DENOISERS,
+    "generic": GENERIC,
+    "language": LANGUAGE,
 }
-"""By method, the models that have no site for it."""
+"""What a method's facts call models of a kind; a single model by its name."""
+
+
+def models_of(names: Iterable[str]) -> set[str]:
+    """Return the models that names of models and kinds mean."""
+    unknown = set(names) - KINDS.keys() - MODELS.keys()
+    assert not unknown, f"neither a kind of model nor a model: {unknown}"
+    return set().union(*(KINDS.get(name, {name}) for name in names))
+
+
+def lacking(method: str) -> set[str]:
+    """Return the models that have no site for a method."""
+    return models_of(mmpeft.methods()[method].facts.lacks)
 
 
 @dataclass(frozen=True)
 class Case:
     """One cell of the matrix."""
-
-    INSERTING = ("vpt", "maple", "ivlp", "promptsrc", "prompt_tuning", "p_tuning")
-    """Methods that make the sequence longer."""
-    REPLACING = ("ladder_side_tuning",)
-    """Methods that put their own in the place of what was there: of several, the last one is seen."""
 
     method: str
     model: str
@@ -103,15 +57,25 @@ class Case:
     @classmethod
     def at_home(cls, method: str) -> Case:
         """Return a method's cell on the first of a plain ViT, a zero-shot classifier and a Llama that has its site."""
-        lacking = LACKING.get(method, ())
-        return cls(method, next(model for model in ("vit", "zero_shot", "llama") if model not in lacking))
+        without = lacking(method)
+        return cls(method, next(model for model in ("vit", "zero_shot", "llama") if model not in without))
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the method."""
+        return mmpeft.methods()[self.method].facts
+
+    @property
+    def routable(self) -> bool:
+        """Whether samples of one batch can have different adapters."""
+        return self.model not in models_of(self.facts.unroutable)
 
     def __str__(self) -> str:
         return f"{self.method}-{self.model}"
 
     def specification(self) -> dict[str, Any]:
         """Return the method with small sizes, as in a YAML file."""
-        return {"method": self.method, **SMALL.get(self.method, {})}
+        return {"method": self.method, **self.facts.small}
 
     def build(self, seed: int = 0) -> Any:
         """Return the model, in eval mode; no parameter is at zero or one, where an edit could hide."""
@@ -204,22 +168,19 @@ class Case:
         return model(sample, text.expand(size, -1, -1), pooled.expand(size, -1), time).sample
 
 
-DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
-"""Methods of denoisers, which take conditions: test_diffusion.py has them."""
-APART = DIFFUSION | {"adapter_fusion"}
-"""With that of other adapters in the model, which test_fusion.py has."""
-MADE_OF_OTHERS = ("llm_adapter_lora", "llm_adapter_parallel", "llm_adapter_series", "mam", "unipelt")
+APART = {name for name, method in mmpeft.methods().items() if method.facts.tested_by}
+"""Methods that need more than a model."""
 SOME = {"vit", "open_clip", "gpt2", "llama", "bert", "t5"}
 """Where methods that others make up are tried: these others are, everywhere."""
 SUPPORTED = [
     Case(m, k)
     for m in mmpeft.methods().keys() - APART
     for k in MODELS
-    if k not in LACKING.get(m, ()) and (k in SOME or m not in MADE_OF_OTHERS)
+    if k not in lacking(m) and (k in SOME or not mmpeft.methods()[m].facts.composed)
 ]
 SUPPORTED.sort(key=str)
 HOMES = [Case.at_home(m) for m in sorted(mmpeft.methods().keys() - APART)]
-UNSUPPORTED = [Case(m, k) for m in LACKING for k in MODELS if k in LACKING[m]]
+UNSUPPORTED = [Case(m, k) for m in mmpeft.methods() for k in MODELS if k in lacking(m)]
 ONE = {**dict.fromkeys((*DENOISERS, *GENERIC), "lora"), "unet": "dora"}
 COMPILED = [c for c in SUPPORTED if c.model == "vit" or c.method == ONE.get(c.model, "ssf")]
 COMPILED = [c for c in COMPILED if c.model not in ("gpt2", "gpt_neox", "mixtral")]

@@ -30,7 +30,7 @@ WRITTEN_ELSEWHERE = {
 """Pages of the site that stand outside of docs/."""
 SECTIONS = {
     "Adapt a model": ("adapt", "adapters", "Adapters", "load"),
-    "Models": ("load_model", "zero_shot", "quantize", "anatomy"),
+    "Models": ("load_model", "zero_shot", "quantize", "anatomy", "register_reader"),
     "How it runs": ("use_attention", "use_memory"),
     "What a method is given": ("ControlImage", "ImagePrompt"),
     "The registry": ("methods", "Method"),

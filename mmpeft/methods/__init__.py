@@ -1,90 +1,30 @@
 """The methods: each a validated configuration that turns an anatomy into a list of edits.
 
-Importing them needs no torch. ``mmpeft.methods()`` returns the registry: the module itself is callable.
+Every module of this folder is imported, and registers the methods in it; none needs torch. ``mmpeft.methods()`` returns
+the registry, and ``from mmpeft.methods import LoRA`` a method.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 
-from mmpeft.methods.base import Method, parse, registry
-from mmpeft.methods.bottleneck import AdapterPlus, AdaptFormer, Houlsby, ParallelAdapter, Pfeiffer
-from mmpeft.methods.clip_adapters import CLIPAdapter, TipAdapter
-from mmpeft.methods.convpass import Convpass
-from mmpeft.methods.diffusion import ControlNet, CustomDiffusion, IPAdapter, T2IAdapter, TextualInversion
-from mmpeft.methods.fact import FacT
-from mmpeft.methods.fusion import AdapterFusion
-from mmpeft.methods.ia3 import IA3
-from mmpeft.methods.ladder import LadderSideTuning
-from mmpeft.methods.llm_adapters import LLMAdapterLoRA, LLMAdapterParallel, LLMAdapterSeries
-from mmpeft.methods.lora import CLIPLoRA, DoRA, LoRA, LoRAFA
-from mmpeft.methods.prefix_tuning import PrefixTuning
-from mmpeft.methods.prompts import IVLP, CoCoOp, CoOp, MaPLe, PromptSRC
-from mmpeft.methods.repadapter import RepAdapter
-from mmpeft.methods.res_tuning import ResTuning, ResTuningBypass
-from mmpeft.methods.side_tuning import SideTuning
-from mmpeft.methods.soft_prompts import PromptTuning, PTuning
-from mmpeft.methods.ssf import SSF
-from mmpeft.methods.unfreeze import BitFit, FullFineTuning, LinearProbe, NormTuning
-from mmpeft.methods.unified import MAM, UniPELT
-from mmpeft.methods.vpt import VPT
+from mmpeft.methods.base import Method, built_in, parse, registry
 
-__all__ = [
-    "IA3",
-    "IVLP",
-    "MAM",
-    "SSF",
-    "VPT",
-    "AdaptFormer",
-    "AdapterFusion",
-    "AdapterPlus",
-    "BitFit",
-    "CLIPAdapter",
-    "CLIPLoRA",
-    "CoCoOp",
-    "CoOp",
-    "ControlNet",
-    "Convpass",
-    "CustomDiffusion",
-    "DoRA",
-    "FacT",
-    "FullFineTuning",
-    "Houlsby",
-    "IPAdapter",
-    "LLMAdapterLoRA",
-    "LLMAdapterParallel",
-    "LLMAdapterSeries",
-    "LadderSideTuning",
-    "LinearProbe",
-    "LoRA",
-    "LoRAFA",
-    "MaPLe",
-    "Method",
-    "NormTuning",
-    "PTuning",
-    "ParallelAdapter",
-    "Pfeiffer",
-    "PrefixTuning",
-    "PromptSRC",
-    "PromptTuning",
-    "RepAdapter",
-    "ResTuning",
-    "ResTuningBypass",
-    "SideTuning",
-    "T2IAdapter",
-    "TextualInversion",
-    "TipAdapter",
-    "UniPELT",
-    "parse",
-    "registry",
-]
+for module in iter_modules(__path__):
+    import_module(f"{__name__}.{module.name}")
+globals().update(built_in())
+__all__ = ["Method", "parse", "registry", *built_in()]
 
 
-class _Methods(ModuleType):
+class _CallableModule(ModuleType):
+    """``mmpeft.methods``: importing the module puts it where the function ``mmpeft.methods()`` has to be found."""
+
     def __call__(self) -> dict[str, type[Method]]:
         """Return every known method class by its registry name."""
         return registry()
 
 
-sys.modules[__name__].__class__ = _Methods
+sys.modules[__name__].__class__ = _CallableModule

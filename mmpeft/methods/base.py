@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from mmpeft.methods.facts import Facts
 from mmpeft.plugins import METHODS, load_plugins, offers, package_offering
 from mmpeft.settings import Settings, nearest
 
@@ -34,6 +35,8 @@ class Method(Settings):
     """A way to adapt a frozen model. A subclass with a ``name`` is known to the registry by it."""
 
     name: ClassVar[str] = ""
+    facts: ClassVar[Facts] = Facts()
+    """What is known of the method beside its formula: tests hold it to that."""
     trains_head: ClassVar[bool] = False
     layered: ClassVar[bool] = True
     """Whether the method has something in each block, of which ``layers`` can choose."""
@@ -104,6 +107,11 @@ def registry() -> dict[str, type[Method]]:
     """Return every known method class by name, those of other packages (entry point ``mmpeft.methods``) included."""
     _load_plugins()
     return dict(sorted(_METHODS.items()))
+
+
+def built_in() -> dict[str, type[Method]]:
+    """Return the methods of mmpeft that are imported, by the names of their classes."""
+    return {cls.__name__: cls for cls in _METHODS.values() if cls.__module__.startswith("mmpeft.methods.")}
 
 
 @cache

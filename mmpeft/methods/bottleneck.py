@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -20,6 +21,18 @@ class Pfeiffer(Method):
     """One sequential adapter after the MLP of each block: y + s U phi(D y) (Pfeiffer et al. 2021, arXiv:2005.00247)."""
 
     name: ClassVar[str] = "pfeiffer"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("generic",),
+        small={"bottleneck": 4},
+        rate=0.005,
+        published=(
+            Published(VIT_B, 156_768, {"bottleneck": 8}),
+            Published(VIT_B, 1_779_840, {"bottleneck": 96}),
+            Published(VIT_B, 894_528),
+            Published("BERT-base", 894_528),
+            Published("BERT-base", 75_313, {"layers": [0], "gate": "auto"}),
+        ),
+    )
     reads: ClassVar[Reads] = "output"
 
     bottleneck: int = Field(default=48, ge=1)
@@ -61,6 +74,16 @@ class Houlsby(Pfeiffer):
     """
 
     name: ClassVar[str] = "houlsby"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("convnext", "generic"),
+        small={"bottleneck": 4},
+        rate=0.005,
+        published=(
+            Published(VIT_B, 313_536, {"bottleneck": 8}),
+            Published(VIT_B, 2_379_264),
+            Published("BERT-base", 1_789_056, {"bottleneck": 48}),
+        ),
+    )
 
     bottleneck: int = Field(default=64, ge=1)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
@@ -71,6 +94,16 @@ class ParallelAdapter(Pfeiffer):
     """A scaled adapter beside the MLP, on its normalised input: y + s U phi(D x) (He et al. 2022, arXiv:2110.04366)."""
 
     name: ClassVar[str] = "parallel_adapter"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("generic",),
+        small={"bottleneck": 4},
+        learns={"bottleneck": 32},
+        rate=0.001,
+        published=(
+            Published(VIT_B, 156_768, {"bottleneck": 8}),
+            Published("BART-large", 25_202_688),
+        ),
+    )
     reads: ClassVar[Reads] = "input"
 
     bottleneck: int = Field(default=512, ge=1)
@@ -84,6 +117,17 @@ class AdaptFormer(Pfeiffer):
     """
 
     name: ClassVar[str] = "adaptformer"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("convnext", "sd3", "generic"),
+        small={"bottleneck": 4, "dropout": 0.0},
+        rate=0.005,
+        published=(
+            Published(VIT_B, 27_660, {"bottleneck": 1}),
+            Published(VIT_B, 156_768, {"bottleneck": 8}),
+            Published(VIT_B, 1_189_632),
+            Published(VIT_B, 1_266_532, classes=100, source="printed by the authors' code"),
+        ),
+    )
     reads: ClassVar[Reads] = "residual"
 
     bottleneck: int = Field(default=64, ge=1)
@@ -99,6 +143,12 @@ class AdapterPlus(Pfeiffer):
     """
 
     name: ClassVar[str] = "adapter_plus"
+    facts: ClassVar[Facts] = Facts(
+        start="both matrices are random",
+        lacks=("convnext", "gpt_neox", "sd3", "generic"),
+        small={"bottleneck": 4, "drop_path": 0.0},
+        published=(Published(VIT_B, 165_984),),
+    )
     reads: ClassVar[Reads] = "stream"
 
     bottleneck: int = Field(default=8, ge=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -22,6 +23,15 @@ class CLIPAdapter(Method):
     """
 
     name: ClassVar[str] = "clip_adapter"
+    facts: ClassVar[Facts] = Facts(
+        start="blends features with changed ones",
+        lacks=("deit_distilled", "denoisers", "generic", "language"),
+        rate=0.003,
+        published=(
+            Published("ViT-B-16", 131_072, classes=100),
+            Published("RN50", 524_288, classes=100),
+        ),
+    )
     layered: ClassVar[bool] = False
 
     towers: str | tuple[str, ...] = "vision"
@@ -47,6 +57,18 @@ class TipAdapter(Method):
     """
 
     name: ClassVar[str] = "tip_adapter"
+    facts: ClassVar[Facts] = Facts(
+        start="the cache was filled",
+        lacks=("vision", "clips", "denoisers", "generic", "language"),
+        small={"shots": 2, "trained": True},
+        learns={"shots": 8, "trained": True, "alpha": 10.0, "beta": 5.5},
+        rate=0.001,
+        published=(
+            Published("ViT-B-16", 0, classes=1000),
+            Published("ViT-B-16", 8_192_000, {"trained": True}, classes=1000),
+            Published("RN50", 16_384_000, {"trained": True}, classes=1000),
+        ),
+    )
     layered: ClassVar[bool] = False
 
     shots: int = Field(default=16, ge=1)

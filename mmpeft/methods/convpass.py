@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -22,6 +23,14 @@ class Convpass(Method):
     """
 
     name: ClassVar[str] = "convpass"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("convnext", "denoisers", "generic", "language"),
+        small={"bottleneck": 4, "dropout": 0.0},
+        published=(
+            Published(VIT_B, 327_552),
+            Published(VIT_B, 163_776, {"targets": ["attn"]}),
+        ),
+    )
 
     bottleneck: int = Field(default=8, ge=1)
     """Channels of the convolution."""

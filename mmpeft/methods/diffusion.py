@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -23,6 +24,7 @@ class ControlNet(Method):
     """
 
     name: ClassVar[str] = "controlnet"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_diffusion_matrix.py")
 
     channels: PositiveInt = 3
     """Channels of the control image."""
@@ -51,6 +53,7 @@ class IPAdapter(Method):
     """
 
     name: ClassVar[str] = "ip_adapter"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_diffusion_matrix.py")
 
     features: PositiveInt = 1024
     """Width of the image features (CLIP ViT-H: 1024)."""
@@ -93,6 +96,7 @@ class T2IAdapter(Method):
     """
 
     name: ClassVar[str] = "t2i_adapter"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_diffusion_matrix.py")
 
     channels: PositiveInt = 3
     """Channels of the control image."""
@@ -121,6 +125,7 @@ class CustomDiffusion(Method):
     """
 
     name: ClassVar[str] = "custom_diffusion"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_diffusion_matrix.py")
 
     queries: bool = False
     """Train queries and output projections too (the authors advise it for faces)."""
@@ -144,6 +149,7 @@ class TextualInversion(Method):
     """
 
     name: ClassVar[str] = "textual_inversion"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_diffusion_matrix.py")
 
     towers: str | tuple[str, ...] = "text"
     words: tuple[str, ...] = Field(default=("<new1>",), min_length=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -24,6 +25,17 @@ class FacT(Method):
     """
 
     name: ClassVar[str] = "fact"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        lacks=("staged", "generic", "llama", "mixtral"),
+        small={"rank": 3, "dropout": 0.0},
+        published=(
+            Published(VIT_B, 21_504, {"rank": 8}),
+            Published(VIT_B, 61_440, {"rank": 16}),
+            Published(VIT_B, 30_976, {"rank": 16, "form": "tk"}),
+            Published(VIT_B, 86_528, {"rank": 32, "form": "tk"}),
+        ),
+    )
 
     rank: int = Field(default=16, ge=1)
     """Rank of the shared factors."""

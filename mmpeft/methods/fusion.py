@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class AdapterFusion(Method):
     """
 
     name: ClassVar[str] = "adapter_fusion"
+    facts: ClassVar[Facts] = Facts(tested_by="tests/methods/test_fusion.py")
 
     adapters: tuple[str, ...] = Field(min_length=1)
     """Names of the adapters to fuse."""

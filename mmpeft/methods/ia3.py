@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -20,6 +21,15 @@ class IA3(Method):
     """
 
     name: ClassVar[str] = "ia3"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        rate=0.03,
+        published=(
+            Published(VIT_B, 55_296),
+            Published("Llama-2-7B", 614_400),
+            Published("Llama-3-8B", 524_288),
+        ),
+    )
 
     targets: str | tuple[str, ...] | None = None
     """Linear sites whose output is scaled, bias included; by default attn.k and attn.v."""

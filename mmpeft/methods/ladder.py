@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -23,6 +24,20 @@ class LadderSideTuning(Method):
     """
 
     name: ClassVar[str] = "ladder_side_tuning"
+    facts: ClassVar[Facts] = Facts(
+        start="the head reads the side network alone",
+        replaces=True,
+        lacks=("vision", "clips", "zero_shot", "denoisers", "generic", "gpt_neox", "mixtral"),
+        small={"reduction": 2},
+        published=(
+            Published(
+                "T5-base",
+                3_878_706,
+                {"layers": [1, 2, 3, 5, 6, 7, 9, 10, 11]},
+                source="the paper's 3,878,712, but for 6 gates that the authors' code has and never reads",
+            ),
+        ),
+    )
 
     reduction: int = Field(default=8, ge=1)
     """What all widths are divided by; it must divide the width of an attention head."""

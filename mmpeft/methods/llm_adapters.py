@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts, Published
 from mmpeft.methods.lora import LoRA
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ class LLMAdapterParallel(Method):
     """
 
     name: ClassVar[str] = "llm_adapter_parallel"
+    facts: ClassVar[Facts] = Facts(
+        composed=True,
+        lacks=("mixtral",),
+        small={"bottleneck": 4},
+        rate=0.001,
+        published=(Published("Llama-2-7B", 247_463_936),),
+    )
 
     bottleneck: int = Field(default=256, ge=1)
     """Width of the bottleneck."""
@@ -61,6 +69,13 @@ class LLMAdapterSeries(LLMAdapterParallel):
     """
 
     name: ClassVar[str] = "llm_adapter_series"
+    facts: ClassVar[Facts] = Facts(
+        composed=True,
+        lacks=("mixtral",),
+        small={"bottleneck": 4},
+        rate=0.001,
+        published=(Published("Llama-2-7B", 67_108_864),),
+    )
 
     targets: str | tuple[str, ...] = ("mlp.down",)
 
@@ -72,6 +87,14 @@ class LLMAdapterLoRA(LoRA):
     """LoRA of q, k, v and the MLP's up and down with rank 32 and alpha 64 (Hu et al. 2023, arXiv:2304.01933)."""
 
     name: ClassVar[str] = "llm_adapter_lora"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        composed=True,
+        lacks=("convnext", "mlp", "mixtral"),
+        small={"rank": 2, "alpha": 3, "dropout": 0.0},
+        rate=0.001,
+        published=(Published("Llama-2-7B", 56_098_816),),
+    )
 
     rank: int = Field(default=32, ge=1)
     alpha: float | None = Field(default=64.0, gt=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -24,6 +25,22 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        small={"rank": 2, "alpha": 3},
+        published=(
+            Published(VIT_B, 147_456, {"rank": 4, "targets": "attn.qkv"}),
+            Published(VIT_B, 294_912, {"rank": 8, "targets": "attn.qkv"}),
+            Published(VIT_B, 294_912, {"rank": 8}),
+            Published(VIT_B, 442_368, {"rank": 8, "targets": ["attn.q", "attn.k", "attn.v"]}),
+            Published("Llama-2-7B", 4_194_304, {"rank": 8}),
+            Published("Llama-3-8B", 3_407_872, {"rank": 8}),
+            Published("Llama-2-7B", 19_988_480, {"rank": 8, "targets": ("attn.*", "mlp.*")}),
+            Published("Llama-3-8B", 41_943_040, {"rank": 16, "targets": "all"}),
+            Published("BERT-base", 294_912, {"rank": 8}),
+            Published("GPT-2", 294_912, {"rank": 8, "targets": "attn.qkv"}),
+        ),
+    )
     fixes_a: ClassVar[bool] = False
 
     rank: int = Field(default=8, ge=1)
@@ -70,6 +87,14 @@ class DoRA(LoRA):
     """
 
     name: ClassVar[str] = "dora"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        small={"rank": 2, "alpha": 3},
+        published=(
+            Published(VIT_B, 313_344, {"rank": 8}),
+            Published("Llama-2-7B", 4_456_448, {"rank": 8}),
+        ),
+    )
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One decomposed delta per linear site or convolution."""
@@ -86,6 +111,14 @@ class LoRAFA(LoRA):
     """
 
     name: ClassVar[str] = "lora_fa"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        small={"rank": 2, "alpha": 3},
+        published=(
+            Published(VIT_B, 147_456, {"rank": 8}),
+            Published("Llama-2-7B", 2_097_152, {"rank": 8}),
+        ),
+    )
     fixes_a: ClassVar[bool] = True
 
 
@@ -96,6 +129,12 @@ class CLIPLoRA(LoRA):
     """
 
     name: ClassVar[str] = "clip_lora"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        lacks=("convnext", "mlp"),
+        small={"dropout": 0.0},
+        published=(Published("ViT-B-16", 184_320, classes=100),),
+    )
 
     rank: int = Field(default=2, ge=1)
     alpha: float | None = Field(default=1.0, gt=0)

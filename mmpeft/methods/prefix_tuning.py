@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -25,6 +26,19 @@ class PrefixTuning(Method):
     """
 
     name: ClassVar[str] = "prefix_tuning"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        lacks=("swin_v2", "convnext", "mlp"),
+        small={"tokens": 3, "hidden": 8},
+        learns={"hidden": None},
+        rate=0.1,
+        published=(
+            Published(VIT_B, 368_640, {"hidden": None}),
+            Published(VIT_B, 9_864_704),
+            Published("Llama-2-7B", 5_242_880, {"hidden": None}),
+            Published("Llama-3-8B", 1_310_720, {"hidden": None}),
+        ),
+    )
 
     tokens: int = Field(default=20, ge=1)
     """Length of the prefix."""

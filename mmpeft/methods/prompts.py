@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -72,6 +73,19 @@ class CoOp(_Words):
     """
 
     name: ClassVar[str] = "coop"
+    facts: ClassVar[Facts] = Facts(
+        start="learned words take the place of the text's own",
+        lacks=("vision", "denoisers", "generic", "language"),
+        small={"tokens": 3},
+        learns={"tokens": 4},
+        rate=0.002,
+        published=(
+            Published("ViT-B-16", 8_192, classes=100),
+            Published("ViT-B-16", 2_048, {"tokens": 4}, classes=100),
+            Published("ViT-B-16", 819_200, {"tokens": 16, "class_specific": True}, classes=100),
+            Published("RN50", 8_192, classes=100),
+        ),
+    )
     layered: ClassVar[bool] = False
 
     tokens: int = Field(default=16, ge=1)
@@ -127,6 +141,13 @@ class CoCoOp(_Words):
     """
 
     name: ClassVar[str] = "cocoop"
+    facts: ClassVar[Facts] = Facts(
+        start="learned words take the place of the text's own",
+        lacks=("vision", "denoisers", "generic", "language"),
+        learns={"tokens": 4},
+        rate=0.002,
+        published=(Published("ViT-B-16", 35_360, classes=100),),
+    )
     layered: ClassVar[bool] = False
 
     reduction: int = Field(default=16, ge=1)
@@ -149,6 +170,19 @@ class MaPLe(_Words):
     """
 
     name: ClassVar[str] = "maple"
+    facts: ClassVar[Facts] = Facts(
+        start="learned words take the place of the text's own",
+        inserts=True,
+        lacks=("vision", "denoisers", "generic", "language"),
+        small={"layers": "first:2"},
+        learns={"layers": "first:3"},
+        rate=0.003,
+        published=(
+            Published("ViT-B-16", 3_555_072, classes=100),
+            Published("ViT-B-16", 1_185_024, {"layers": "first:3"}, classes=100),
+            Published("ViT-B-16", 395_008, {"layers": "first:1"}, classes=100),
+        ),
+    )
 
     tokens: int = Field(default=2, ge=1)
     layers: str | tuple[int, ...] = Field(default="first:9", examples=["first:9", "all", [0, 1, 2]])
@@ -172,6 +206,19 @@ class IVLP(_Words):
     """
 
     name: ClassVar[str] = "ivlp"
+    facts: ClassVar[Facts] = Facts(
+        start="learned words take the place of the text's own",
+        inserts=True,
+        lacks=("vision", "denoisers", "generic", "language"),
+        small={"layers": "first:2"},
+        rate=0.003,
+        published=(
+            Published("ViT-B-16", 30_720, classes=100),
+            Published("ViT-B-16", 46_080, {"tokens": 4, "vision_tokens": 4, "layers": "first:9"}, classes=100),
+            Published("ViT-B-16", 73_728, {"tokens": 0, "vision_tokens": 8}, classes=100),
+            Published("ViT-B-16", 24_576, {"tokens": 4, "vision_tokens": 0}, classes=100),
+        ),
+    )
 
     tokens: int = Field(default=2, ge=0)
     """Number of learned words; 0 leaves the text tower alone."""
@@ -201,6 +248,15 @@ class PromptSRC(IVLP):
     """
 
     name: ClassVar[str] = "promptsrc"
+    facts: ClassVar[Facts] = Facts(
+        start="learned words take the place of the text's own",
+        inserts=True,
+        lacks=("vision", "denoisers", "generic", "language"),
+        small={"layers": "first:2"},
+        learns={"layers": "first:3"},
+        rate=0.003,
+        published=(Published("ViT-B-16", 46_080, classes=100),),
+    )
 
     tokens: int = Field(default=4, ge=0)
     vision_tokens: int = Field(default=4, ge=0)

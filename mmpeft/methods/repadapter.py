@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -22,6 +23,12 @@ class RepAdapter(Method):
     """
 
     name: ClassVar[str] = "repadapter"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        lacks=("eva02", "convnext", "hf_clips", "denoisers", "generic", "llama", "mixtral", "bert", "t5"),
+        small={"bottleneck": 4, "dropout": 0.0},
+        published=(Published(VIT_B, 239_808),),
+    )
 
     bottleneck: int = Field(default=8, ge=1)
     """Width of the bottleneck."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mmpeft.methods.base import Method
 from mmpeft.methods.bottleneck import Pfeiffer
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -25,6 +26,9 @@ class ResTuning(Pfeiffer):
     """
 
     name: ClassVar[str] = "res_tuning"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("convnext", "generic"), small={"bottleneck": 4}, published=(Published(VIT_B, 1_198_848),)
+    )
     reads: ClassVar[Reads] = "input"
 
     bottleneck: int = Field(default=32, ge=1)
@@ -39,6 +43,12 @@ class ResTuningBypass(Method):
     """
 
     name: ClassVar[str] = "res_tuning_bypass"
+    facts: ClassVar[Facts] = Facts(
+        start="the paths add up",
+        lacks=("beit", "staged", "denoisers", "generic", "language"),
+        small={"bottleneck": 4},
+        published=(Published(VIT_B, 1_198_848, {"gated": False}),),
+    )
 
     bottleneck: int = Field(default=32, ge=1)
     """Width of each tuner."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -22,6 +23,12 @@ class SideTuning(Method):
     """
 
     name: ClassVar[str] = "side_tuning"
+    facts: ClassVar[Facts] = Facts(
+        start="the side network has one half",
+        lacks=("deit_distilled", "denoisers", "generic", "language"),
+        small={"channels": 4, "depth": 2},
+        published=(Published(VIT_B, 586_273),),
+    )
     layered: ClassVar[bool] = False
 
     channels: int = Field(default=32, ge=1)

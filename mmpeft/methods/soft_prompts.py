@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -23,6 +24,13 @@ class PromptTuning(Method):
     """
 
     name: ClassVar[str] = "prompt_tuning"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        inserts=True,
+        lacks=("vision", "clips", "zero_shot", "denoisers", "generic"),
+        small={"tokens": 3},
+        published=(Published("Llama-2-7B", 81_920, source="vectors x width"),),
+    )
     layered: ClassVar[bool] = False
 
     tokens: int = Field(default=20, ge=1)
@@ -67,6 +75,16 @@ class PTuning(Method):
     """
 
     name: ClassVar[str] = "p_tuning"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        inserts=True,
+        lacks=("vision", "clips", "zero_shot", "denoisers", "generic"),
+        small={"tokens": 3, "hidden": 8},
+        published=(
+            Published("Llama-2-7B", 1_151_232),
+            Published("Llama-2-7B", 81_920, {"encoder": None}, source="vectors x width"),
+        ),
+    )
     layered: ClassVar[bool] = False
 
     tokens: int = Field(default=20, ge=1)

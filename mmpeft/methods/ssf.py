@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -22,6 +23,16 @@ class SSF(Method):
     """
 
     name: ClassVar[str] = "ssf"
+    facts: ClassVar[Facts] = Facts(
+        start="scales start around one",
+        merges=True,
+        unroutable=("swin_v2",),
+        rate=0.03,
+        published=(
+            Published(VIT_B, 205_824),
+            Published(VIT_B, 282_724, classes=100, source="printed by the authors' code"),
+        ),
+    )
 
     std: float = Field(default=0.02, ge=0)
     """Standard deviation of the initial scales around one and shifts around zero."""

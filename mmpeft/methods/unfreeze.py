@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -17,6 +18,12 @@ class FullFineTuning(Method):
     """Every parameter, as a trainable copy beside the frozen one: the limit case all methods are compared with."""
 
     name: ClassVar[str] = "full_fine_tuning"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        unroutable=("vision", "clips", "zero_shot", "bert", "gpt2", "mixtral", "t5"),
+        rate=0.001,
+        published=(Published(VIT_B, 85_798_656),),
+    )
     trains_head: ClassVar[bool] = True
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
@@ -28,6 +35,15 @@ class LinearProbe(Method):
     """The task head only; in a list with another method, the head beside it."""
 
     name: ClassVar[str] = "linear_probe"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        lacks=("clips", "denoisers", "generic", "bert"),
+        rate=0.005,
+        published=(
+            Published(VIT_B, 76_900, classes=100, source="printed by the authors' code"),
+            Published(VIT_B, 76_900, {"norm": True}, classes=100, source="printed by the authors' code"),
+        ),
+    )
     layered: ClassVar[bool] = False
     trains_head: ClassVar[bool] = True
 
@@ -52,6 +68,16 @@ class BitFit(Method):
     """Every bias, those of the norms included (Ben Zaken et al. 2022, arXiv:2106.10199); not the task head's."""
 
     name: ClassVar[str] = "bitfit"
+    facts: ClassVar[Facts] = Facts(
+        merges=True,
+        lacks=("llama", "mixtral", "t5"),
+        unroutable=("eva", "beit", "swin_v2", "open_clip", "open_clip_attention", "siglip", "zero_shot"),
+        rate=0.03,
+        published=(
+            Published(VIT_B, 102_912),
+            Published("BERT-base", 102_912),
+        ),
+    )
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every module with a bias, outside the head."""
@@ -67,6 +93,7 @@ class NormTuning(Method):
     """Weights and biases of every normalisation layer."""
 
     name: ClassVar[str] = "norm_tuning"
+    facts: ClassVar[Facts] = Facts(merges=True, lacks=("sd3",), rate=0.03, published=(Published(VIT_B, 38_400),))
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every norm site."""

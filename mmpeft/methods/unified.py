@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mmpeft.methods.base import Method
 from mmpeft.methods.bottleneck import ParallelAdapter, Pfeiffer
+from mmpeft.methods.facts import Facts, Published
 from mmpeft.methods.lora import LoRA
 from mmpeft.methods.prefix_tuning import PrefixTuning
 
@@ -25,6 +26,15 @@ class MAM(Method):
     """
 
     name: ClassVar[str] = "mam"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        composed=True,
+        lacks=("swin_v2", "convnext", "mlp"),
+        small={"tokens": 3, "hidden": 8, "bottleneck": 8},
+        learns={"bottleneck": 32},
+        rate=0.001,
+        published=(Published("BART-large", 27_414_528, {"hidden": None}),),
+    )
 
     tokens: int = Field(default=30, ge=1)
     """Length of the prefix."""
@@ -54,6 +64,16 @@ class UniPELT(Method):
     """
 
     name: ClassVar[str] = "unipelt"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        composed=True,
+        lacks=("swin_v2", "convnext", "mlp"),
+        small={"rank": 2, "tokens": 3, "hidden": 8, "bottleneck": 4},
+        published=(
+            Published("BERT-base", 11_083_376),
+            Published("BERT-base", 1_410_672, {"hidden": None}),
+        ),
+    )
 
     rank: int = Field(default=8, ge=1)
     """Rank of LoRA, at attn.q and attn.v."""

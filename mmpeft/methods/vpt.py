@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mmpeft.methods.base import Method
+from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
@@ -23,6 +24,21 @@ class VPT(Method):
     """
 
     name: ClassVar[str] = "vpt"
+    facts: ClassVar[Facts] = Facts(
+        start="tokens are attended to",
+        inserts=True,
+        lacks=("beit", "staged", "denoisers", "generic", "language"),
+        small={"tokens": 3, "dropout": 0.0},
+        rate=0.03,
+        published=(
+            Published(VIT_B, 38_400, {"tokens": 50, "deep": False}),
+            Published(VIT_B, 92_160, {"tokens": 10}),
+            Published(VIT_B, 921_600, {"tokens": 100}),
+            Published(VIT_B, 926_214, {"tokens": 100}, classes=6, source="printed by the authors' code"),
+            Published(VIT_B, 929_290, {"tokens": 100}, classes=10, source="printed by the authors' code"),
+            Published(VIT_B, 351_373, {"tokens": 5}, classes=397, source="printed by the authors' code"),
+        ),
+    )
 
     tokens: int = Field(default=10, ge=1)
     """Number of tokens."""

@@ -33,16 +33,15 @@ def assert_untouched(model, before):
         assert torch.equal(flags[name][1], value)
 
 
-TWO_TOWERS = {"coop", "cocoop", "ivlp", "maple", "promptsrc", "tip_adapter"}
-"""Methods without a place in a ViT; the matrix saves and loads these too, on models of text and images."""
+IN_A_VIT = [
+    name
+    for name, method in mmpeft.methods().items()
+    if "vision" not in method.facts.lacks and not method.facts.tested_by
+]
+"""The matrix saves and loads the others, on models that they have a site in."""
 
-DIFFUSION = {"controlnet", "custom_diffusion", "ip_adapter", "t2i_adapter", "textual_inversion"}
-"""Nor these, which the tests of their files save and load."""
-ELSEWHERE = {"adapter_fusion", "ladder_side_tuning", "p_tuning", "prompt_tuning"}
-"""Nor those that need other adapters or a language tower: ``test_fusion.py`` and the matrix save and load these."""
 
-
-@pytest.mark.parametrize("name", sorted(mmpeft.methods().keys() - TWO_TOWERS - DIFFUSION - ELSEWHERE))
+@pytest.mark.parametrize("name", IN_A_VIT)
 def test_every_method_comes_back_bit_identical(name, adapted, vit, images, tmp_path):
     model, handle = adapted(name, "flowers")
     with torch.no_grad():

@@ -18,30 +18,8 @@ import mmpeft
 MARGIN = 0.2
 FEW_SHOT_MARGIN = 0.1
 SHOTS = 8
-RATES = {
-    **dict.fromkeys(("adaptformer", "houlsby", "linear_probe", "pfeiffer"), 5e-3),
-    **dict.fromkeys(("full_fine_tuning", "parallel_adapter", "mam"), 1e-3),
-    **dict.fromkeys(("llm_adapter_lora", "llm_adapter_parallel", "llm_adapter_series"), 1e-3),
-    "prefix_tuning": 1e-1,
-    **dict.fromkeys(("bitfit", "ia3", "norm_tuning", "ssf", "vpt"), 3e-2),
-}
-"""Learning rates that are not 0.01."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    **{name: {"bottleneck": 32} for name in ("parallel_adapter", "mam")},
-    "prefix_tuning": {"hidden": None},
-}
-"""Options that are not the defaults: thirty steps are few for a network that makes prefixes."""
-TWO_TOWERS: dict[str, tuple[dict[str, Any], float]] = {
-    "coop": ({"tokens": 4}, 2e-3),
-    "cocoop": ({"tokens": 4}, 2e-3),
-    "maple": ({"layers": "first:3"}, 3e-3),
-    "ivlp": ({}, 3e-3),
-    "promptsrc": ({"layers": "first:3"}, 3e-3),
-    "clip_adapter": ({}, 3e-3),
-    "clip_lora": ({}, 3e-3),
-    "tip_adapter": ({"shots": SHOTS, "trained": True, "alpha": 10.0, "beta": 5.5}, 1e-3),
-}
-"""Options and learning rates."""
+FOR_CLIP = ("clip_adapter", "clip_lora")
+"""Made for models of text and images, with sites in all."""
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +56,22 @@ def scenes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pictures[trains], labels[trains], pictures[~trains], labels[~trains]
 
 
-DIFFUSION = {name for name, method in mmpeft.methods().items() if method.__module__ == "mmpeft.methods.diffusion"}
-"""What these learn is measured in docs/diffusion.md."""
-ELSEWHERE = {"adapter_fusion", "ladder_side_tuning", "p_tuning", "prompt_tuning"}
-"""Methods that need other adapters in the model, or words."""
+FACTS = {name: method.facts for name, method in mmpeft.methods().items() if not method.facts.tested_by}
+ON_DIGITS = sorted(name for name, facts in FACTS.items() if "vision" not in facts.lacks)
+ON_SCENES = [*sorted(name for name in FACTS.keys() - {*ON_DIGITS} if "zero_shot" not in FACTS[name].lacks), *FOR_CLIP]
+"""Methods that have sites in a vision transformer, and those for models of text and images; test_soft_prompts.py and
+test_ladder.py have those for language models only."""
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*mmpeft.methods()} - DIFFUSION - ELSEWHERE - TWO_TOWERS.keys() | {"clip_adapter", "clip_lora"})
-)
+@pytest.mark.parametrize("name", ON_DIGITS)
 def test_it_learns(name: str, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     torch.manual_seed(0)
     model: Any = mmpeft.load_model("tiny/vit", num_classes=10)
     nn.init.orthogonal_(model.head.weight)
     frozen = accuracy(model, images[200:], labels[200:])
-    adapters = mmpeft.adapt(model, {"method": name} | OPTIONS.get(name, {}))
-    optimizer = torch.optim.AdamW(adapters.parameters(), lr=RATES.get(name, 1e-2), weight_decay=0)
+    adapters = mmpeft.adapt(model, {"method": name, **FACTS[name].learns})
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=FACTS[name].rate, weight_decay=0)
     model.train()
     for _ in range(30):
         batch = torch.randint(0, 200, (32,))
@@ -104,20 +81,19 @@ def test_it_learns(name: str, digits: tuple[Tensor, Tensor]) -> None:
     assert accuracy(model, images[200:], labels[200:]) > frozen + MARGIN
 
 
-@pytest.mark.parametrize("name", TWO_TOWERS)
+@pytest.mark.parametrize("name", ON_SCENES)
 def test_it_learns_from_few_pictures(name: str, scenes: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     from mmpeft.data.scenes import SHAPES
 
     images, labels, *test = scenes
-    options, rate = TWO_TOWERS[name]
     model: Any = mmpeft.zero_shot("tiny/clip", SHAPES)
     frozen = accuracy(model, *test)
     torch.manual_seed(0)
-    adapters = mmpeft.adapt(model, {"method": name, **options})
+    adapters = mmpeft.adapt(model, {"method": name, **FACTS[name].learns})
     if name == "tip_adapter":
         with torch.no_grad():
             adapters._edits("main")[0].fill(model.joint.image(images), labels)
-    optimizer = torch.optim.AdamW(adapters.parameters(), lr=rate, weight_decay=0)
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=FACTS[name].rate, weight_decay=0)
     model.train()
     for _ in range(60):
         batch = torch.randint(0, len(labels), (16,))

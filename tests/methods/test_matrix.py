@@ -10,19 +10,6 @@ import torch
 
 import mmpeft
 
-NOT_IDENTITY = {
-    "ssf": "scales start around one",
-    **dict.fromkeys(("coop", "cocoop", "maple", "ivlp", "promptsrc"), "learned words take the place of the text's own"),
-    "clip_adapter": "blends features with changed ones",
-    "tip_adapter": "the cache was filled",
-    **dict.fromkeys(("vpt", "prefix_tuning", "prompt_tuning", "p_tuning", "mam", "unipelt"), "tokens are attended to"),
-    "adapter_plus": "both matrices are random",
-    "res_tuning_bypass": "the paths add up",
-    "ladder_side_tuning": "the head reads the side network alone",
-    "side_tuning": "the side network has one half",
-}
-"""The documented exceptions: these methods do not start at the frozen model."""
-
 
 def snapshot(model: torch.nn.Module) -> dict[str, Any]:
     return {
@@ -47,7 +34,7 @@ def test_starts_as_the_frozen_model(case: Any) -> None:
     model = case.build()
     frozen = case.run(model)
     adapters = case.adapt(model)
-    if case.method in NOT_IDENTITY:
+    if case.facts.start:
         assert not case.same(case.run(model), frozen)
     elif case.model in ("open_clip", "siglip", "zero_shot"):
         torch.testing.assert_close(case.run(model), frozen, rtol=1e-5, atol=1e-6)
@@ -116,15 +103,9 @@ def test_merging_changes_nothing_and_is_undone_to_the_bit(case: Any) -> None:
     assert snapshot(model) == plain
 
 
-MERGING = {
-    *("bitfit", "clip_lora", "dora", "fact", "full_fine_tuning", "ia3"),
-    *("linear_probe", "llm_adapter_lora", "lora", "lora_fa", "norm_tuning", "repadapter", "ssf"),
-}
-
-
 def test_these_methods_merge(home: Any) -> None:
     adapters = home.adapt(home.build())
-    if home.method in MERGING:
+    if home.facts.merges:
         adapters.merge()
         assert adapters.trees[""].merged
     else:

@@ -9,17 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-OWNERS = ("vit", "deit_distilled", "dinov2", "qk_norm", "eva", "eva02", "dinov3", "beit", "swin", "swin_v2", "convnext")
-UNROUTABLE = {
-    *(("full_fine_tuning", model) for model in OWNERS),
-    *(("bitfit", model) for model in ("eva", "beit", "swin_v2")),
-    *(("full_fine_tuning", model) for model in ("bert", "gpt2", "mixtral", "t5")),
-    ("ssf", "swin_v2"),
-    *(("full_fine_tuning", model) for model in ("open_clip", "open_clip_attention", "hf_clip", "siglip", "zero_shot")),
-    *(("bitfit", model) for model in ("open_clip", "open_clip_attention", "siglip", "zero_shot")),
-}
-"""These change parameters of modules that hold other modules, or what is computed once for all samples (positions)."""
-
 
 def gradients(adapters: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     names = (name for name, _ in adapters.named_parameters("main"))
@@ -39,8 +28,8 @@ def test_two_adapters_switch_mix_and_leave_each_other_alone(case: Any) -> None:
     assert case.same(case.run(model), b)
     adapters.activate("a", "b")
     both = case.run(model)
-    assert not torch.equal(both, a) and (case.method in case.REPLACING or not torch.equal(both, b))
-    if case.method in case.INSERTING:
+    assert not torch.equal(both, a) and (case.facts.replaces or not torch.equal(both, b))
+    if case.facts.inserts:
         with pytest.raises(ValueError, match="can't be mixed by weight"):
             adapters.activate("a", weights=[0.5])
     else:
@@ -59,12 +48,12 @@ def test_a_routed_batch_equals_its_samples_one_by_one(case: Any) -> None:
     a = case.run(model, batch)
     case.adapt(model, "b", seed=2)
     b = case.run(model, batch)
-    if (case.method, case.model) in UNROUTABLE:
+    if not case.routable:
         with pytest.raises(ValueError, match="route: "), adapters.route(["a", "b", None, "a"]):
             case.run(model, batch)
         assert case.same(case.run(model, batch), b)
         return
-    names = ["a", "b", "b", "a"] if case.method in case.INSERTING else ["a", "b", None, "a"]
+    names = ["a", "b", "b", "a"] if case.facts.inserts else ["a", "b", None, "a"]
     with adapters.route(names):
         routed = case.run(model, batch)
     expected = torch.stack([{"a": a, "b": b, None: frozen}[name][i] for i, name in enumerate(names)])

@@ -120,5 +120,5 @@ UNIFIED: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     ({"method": "unipelt", "rank": 2, "bottleneck": 4, **SMALL}, Gated),
 ]
 """Method and formula."""
-ELSEWHERE = {"adapter_fusion", "ladder_side_tuning", "prompt_tuning", "p_tuning"}
-"""Methods that no ViT has a place for, with formulas and counts in test files of their own."""
+ELSEWHERE = {"ladder_side_tuning", "prompt_tuning", "p_tuning"}
+"""Methods for language models alone, with formulas in test files of their own."""

@@ -11,8 +11,8 @@ from typing import Any
 _NAMES = {
     "anatomy": "Anatomy Joint NoSiteError own_modules parameters_site",
     "hosts": "plain_class",
-    "libraries.linear": "conv_site embed_site is_convolution is_linear is_norm linear_site norm_site projection_sites "
-    "site_name with_slices",
+    "layers": "is_convolution is_linear",
+    "libraries.linear": "conv_site embed_site is_norm linear_site norm_site projection_sites site_name with_slices",
     "sites": "AttentionSite BranchSite ConvSite CrossAttentionSite DenoiserSite EmbedSite FeaturesSite LadderSite "
     "LinearSite LogitsSite NormSite ParametersSite PositionsSite PromptSite SequenceSite Site WeightSite WordsSite",
     "towers": "Block Tower",

@@ -5,10 +5,10 @@ from mmpeft.anatomies.anatomy import NoSiteError as NoSiteError
 from mmpeft.anatomies.anatomy import own_modules as own_modules
 from mmpeft.anatomies.anatomy import parameters_site as parameters_site
 from mmpeft.anatomies.hosts import plain_class as plain_class
+from mmpeft.anatomies.layers import is_convolution as is_convolution
+from mmpeft.anatomies.layers import is_linear as is_linear
 from mmpeft.anatomies.libraries.linear import conv_site as conv_site
 from mmpeft.anatomies.libraries.linear import embed_site as embed_site
-from mmpeft.anatomies.libraries.linear import is_convolution as is_convolution
-from mmpeft.anatomies.libraries.linear import is_linear as is_linear
 from mmpeft.anatomies.libraries.linear import is_norm as is_norm
 from mmpeft.anatomies.libraries.linear import linear_site as linear_site
 from mmpeft.anatomies.libraries.linear import norm_site as norm_site

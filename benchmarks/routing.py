@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import mmpeft
-from mmpeft.edits.base import Together
+from mmpeft.edits.together import Together
 
 WORDS = 1024
 TARGETS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down")

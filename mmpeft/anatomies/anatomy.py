@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from mmpeft.anatomies.layers import unfit
 from mmpeft.anatomies.sites import AttentionSite, ConvSite, LinearSite, ParametersSite, Site, WeightSite
 from mmpeft.anatomies.towers import Layers, Tower, choose_layers
 from mmpeft.settings import nearest
+
+S = TypeVar("S", bound=Site)
 
 
 class NoSiteError(ValueError):
@@ -95,24 +97,32 @@ class Anatomy:
             return list(self.towers)
         return [known[name] for name in wanted if name in known]
 
-    def sites(self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]:
+    @overload
+    def sites(self, *, layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[Site]: ...
+
+    @overload
+    def sites(self, kind: type[S], layers: Layers = "all", towers: str | Iterable[str] = "all") -> list[S]: ...
+
+    def sites(
+        self, kind: type[Site] = Site, layers: Layers = "all", towers: str | Iterable[str] = "all"
+    ) -> Sequence[Site]:
         """Return every site of a kind, in order of the forward pass of each tower."""
-        found = (site for tower in self.chosen_towers(towers) for site in tower.all_sites(layers))
-        return [site for site in found if isinstance(site, kind)]
+        sites = (site for tower in self.chosen_towers(towers) for site in tower.all_sites(layers))
+        return [site for site in sites if isinstance(site, kind)]
 
     def select(
         self,
         targets: Iterable[str],
-        kind: type[Site] = LinearSite,
+        kind: type[S],
         layers: Layers = "all",
         towers: str | Iterable[str] = "all",
-    ) -> list[Site]:
+    ) -> list[S]:
         """Return the sites that the targets name: site names or fnmatch patterns over site names and module paths.
 
         A target that matches nothing, here and in a pipeline's other models, raises a NoSiteError with the nearest
         names; so does a model without any of them. A choice of layers that leaves a target out is a ValueError.
         """
-        targets, whole, chosen = list(targets), self.sites(kind, "all", towers), dict[str, Site]()
+        targets, whole, chosen = list(targets), self.sites(kind, "all", towers), dict[str, S]()
         for target in targets:
             matches = _without_fused([site for site in whole if _matches(site, target)])
             if not matches and not self._elsewhere(target, kind, towers):
@@ -142,14 +152,14 @@ class Anatomy:
 
         None means the ``default`` targets, or every linear layer in a model none of whose sites has such a name.
         """
-        pool = [site for site in self.sites(LinearSite, layers, towers) if isinstance(site, LinearSite)]
+        pool = self.sites(LinearSite, layers, towers)
         if targets is None:
             named = {site.name for site in pool}
             targets = default if named.intersection(default) else "all"
         if targets == "all":
             return [site for site in pool if site.rows is None]
         wanted = [targets] if isinstance(targets, str) else targets
-        return self.select(wanted, LinearSite, layers, towers)  # type: ignore[return-value]
+        return self.select(wanted, LinearSite, layers, towers)
 
     def weight_sites(
         self,
@@ -162,7 +172,7 @@ class Anatomy:
         if targets is None or targets == "all":
             return [*self.linear_sites(targets, layers, towers, default)]
         wanted = [targets] if isinstance(targets, str) else targets
-        return self.select(wanted, WeightSite, layers, towers)  # type: ignore[return-value]
+        return self.select(wanted, WeightSite, layers, towers)
 
     def owners(
         self,
@@ -216,7 +226,7 @@ class Anatomy:
         """One short name for error messages, such as ``VisionTransformer (timm)``."""
         return f"{plain_class(self.model).__name__} ({self.library})"
 
-    def _nothing(self, target: str, pool: list[Site], kind: type[Site]) -> str:
+    def _nothing(self, target: str, pool: Sequence[Site], kind: type[Site]) -> str:
         word = f"{kind.__name__.removesuffix('Site').lower()} site"
         if kind is WeightSite:
             word = "linear site or convolution" if any(isinstance(s, ConvSite) for s in pool) else "linear site"
@@ -236,7 +246,8 @@ class Anatomy:
 
 def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules of a model by path, adapters left out."""
-    walk = model.named_modules(memo={model._modules.get("mmpeft")})  # type: ignore[arg-type]  # never enters them
+    adapters = model._modules.get("mmpeft")
+    walk = model.named_modules(memo=set() if adapters is None else {adapters})  # what is in memo is not entered
     return ((path, module) for path, module in walk if "mmpeft" not in path.split("."))
 
 
@@ -261,7 +272,7 @@ def _under(path: str, prefixes: Iterable[str]) -> bool:
     return any(not prefix or path == prefix or path.startswith(prefix + ".") for prefix in prefixes)
 
 
-def _without_fused(sites: list[Site]) -> list[Site]:
+def _without_fused(sites: list[S]) -> list[S]:
     """Leave out a fused weight where the same target names slices of it: nothing is adapted twice."""
     sliced = {id(site.host) for site in sites if isinstance(site, LinearSite) and site.rows}
     return [site for site in sites if id(site.host) not in sliced or (isinstance(site, LinearSite) and site.rows)]

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 
+class Tap:
+    """What a module was given and what it made in this forward pass, for edits at other hosts that read it."""
+
+    def __init__(self) -> None:
+        self.open = False
+        """Whether an active edit reads it."""
+        self.readers: set[str] = set()
+        """The adapters with such edits."""
+        self.seen: Tensor | None = None
+        self.made: Any = None
+
+
 class Carried(Protocol):
-    """What a host carries, as far as the rooms below injection see it (``mmpeft.injection.graft.Graft``)."""
+    """What a host carries, as far as rooms see it that don't graft (it is ``mmpeft.injection.graft.Graft``)."""
 
     switches: list[tuple[nn.Module, str, Any, Any]]
+    """Attributes (module, name, value with edits, value without) that are set while edits are active."""
+    tap: Tap
+
+    @property
+    def calls(self) -> Sequence[Any]:
+        """The active edits at this host, in order."""
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        """The forward that the host runs below its edits; None for that of its class."""
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the active edits on these rows."""
 
     def mixed(self, host: nn.Module) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own just now, by name."""
+
+
+def carried_by(module: nn.Module) -> Carried | None:
+    """Return what a module carries; None for one that is no host."""
+    carried: Carried | None = module.__dict__.get("_graft")
+    return carried
 
 
 def graft_of(host: nn.Module) -> Carried:
@@ -28,10 +57,17 @@ def graft_of(host: nn.Module) -> Carried:
 def parameter(host: nn.Module, name: str) -> Tensor:
     """Return the tensor that a host computes with under this name: its own, or the one that stands in for it."""
     own: Tensor = getattr(host, name)
-    carried: Carried | None = host.__dict__.get("_graft")
+    carried = carried_by(host)
     return own if carried is None else carried.mixed(host).get(name, own)
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer that a module has under this name."""
+    tensor: Tensor = getattr(module, name)
+    return tensor
 
 
 def plain_class(module: nn.Module) -> type:
     """Return the class that a module has without its graft."""
-    return type(module).__bases__[0] if "_graft" in module.__dict__ else type(module)
+    cls = type(module)
+    return cls.__bases__[0] if "_graft" in module.__dict__ else cls

@@ -17,9 +17,10 @@ LINEAR = frozenset(
     )
 )
 """Forwards that are ``W x + b`` with W (out, in) and b as the module holds them."""
-PACKED = frozenset(
+FOUR_BITS = frozenset(("bitsandbytes.nn.modules.Linear4bit.forward",))
+"""Forwards of ``W x + b`` with a W of 4 bits, which `kernels.quantized` reads."""
+PACKED = FOUR_BITS.union(
     (
-        "bitsandbytes.nn.modules.Linear4bit.forward",
         "bitsandbytes.nn.modules.Linear8bitLt.forward",
         "transformers.integrations.finegrained_fp8.FP8Linear.forward",
         "transformers.integrations.fbgemm_fp8.FbgemmFp8Linear.forward",
@@ -75,6 +76,11 @@ def unfit(module: nn.Module) -> str:
     return (
         f"{kind.__name__} computes something else than {plain} ({_forward(module)}): an edit of its weight has no place"
     )
+
+
+def name_of(forward: Callable[..., Any]) -> str:
+    """Return the name by which a class's forward is known here."""
+    return f"{forward.__module__}.{forward.__qualname__}"
 
 
 def _forward(module: nn.Module) -> str:

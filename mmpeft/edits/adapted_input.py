@@ -10,18 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import LinearSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit, Fold
-from mmpeft.edits.low_rank import bind_linear_input
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, Fold, Merges
 from mmpeft.kernels.dropout import dropped
 
 
-class AdaptedInput(Edit):
+class AdaptedInput(ChangesInput, Merges):
     """``z + s (B drop(A z + a) + b)`` before the layer, B in ``groups`` blocks (RepAdapter, Luo et al. 2023).
 
     A (bottleneck, in) starts by Xavier, B (in, bottleneck / groups) and the biases at zero.
     """
 
-    mergeable = True
     shifts = True
 
     def __init__(self, site: LinearSite, *, bottleneck: int, groups: int, scale: float, dropout: float) -> None:
@@ -35,7 +33,7 @@ class AdaptedInput(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the linear layer."""
-        return bind_linear_input(self, site)
+        return self.bind_input(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Adapt the input."""

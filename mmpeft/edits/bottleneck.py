@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import BranchSite, Site
-from mmpeft.edits.base import Binding, Call, Edit
+from mmpeft.edits.base import Binding, Call, ChangesOutput, Point
+from mmpeft.edits.together import StacksOutput, Together
 from mmpeft.kernels.bottleneck import ACTIVATIONS, Shape, bottleneck
 from mmpeft.kernels.dropout import dropped
 from mmpeft.kernels.routing import Stack, routed, stacked_linear, stacked_norm
-
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
 
 Reads = Literal["output", "input", "residual", "stream"]
 Scale = float | Literal["learned", "channels"]
 
 
-class Bottleneck(Edit):
+class Bottleneck(ChangesOutput, StacksOutput):
     """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer.
 
     ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), the
@@ -68,8 +66,8 @@ class Bottleneck(Edit):
         if self.reads in ("residual", "stream"):
             if site.entry is None or site.exit is None or (site.parallel and self.reads == "stream"):
                 raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
-            return [Binding(edit=self, host=site.exit, point="output", site=site, tap=site.entry)]
-        return [Binding(edit=self, host=site.host, point="output", site=site, tap=site.source)]
+            return [Binding(edit=self, host=site.exit, point=Point.OUTPUT, site=site, tap=site.entry)]
+        return [Binding(edit=self, host=site.host, point=Point.OUTPUT, site=site, tap=site.source)]
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""

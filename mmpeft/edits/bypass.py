@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.sites import Site
-from mmpeft.edits.base import Binding, Call, Edit
+from mmpeft.edits.base import Call, ChangesOutput
+from mmpeft.edits.references import Borrowed
 from mmpeft.kernels.passed import Passed
 
 
@@ -32,7 +30,7 @@ class BypassResidual(nn.Module):
         return z + F.linear(hidden, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype))
 
 
-class BypassLayer(Edit):
+class BypassLayer(ChangesOutput):
     """``b_l = g R_lateral(x_l) + (1 - g) R_vertical(b_{l-1})`` beside block l; the last replaces the block's output.
 
     b_0 is the input of the first block, g the sigmoid of a learned scalar from 0; without ``gated`` both terms are
@@ -41,20 +39,16 @@ class BypassLayer(Edit):
 
     def __init__(self, width: int, previous: BypassLayer | None, *, bottleneck: int, gated: bool, last: bool) -> None:
         super().__init__()
-        object.__setattr__(self, "previous", previous)
+        self.previous = Borrowed(previous)
         self.last = last
         self.lateral = BypassResidual(width, bottleneck, zero=last)
         self.vertical = BypassResidual(width, bottleneck, zero=last)
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.passed = Passed()
 
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the output of the block."""
-        return [Binding(edit=self, host=site.host, point="output", site=site)]
-
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Go one layer up; only the last layer's result enters the model."""
-        previous: BypassLayer | None = self.previous  # type: ignore[assignment]
+        previous = self.previous.value
         below = x.detach() if previous is None else previous.passed.value
         assert below is not None
         lateral, vertical = self.lateral(y.detach()), self.vertical(below)

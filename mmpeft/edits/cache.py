@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import LogitsSite
-from mmpeft.edits.base import Call, Edit
+from mmpeft.edits.base import Call, ChangesOutput
 
 
-class FeatureCache(Edit):
+class FeatureCache(ChangesOutput):
     """``logits + alpha exp(-beta (1 - f K^T)) V`` of the normalised features f (Zhang et al. 2022, arXiv:2207.09519).
 
     Keys K (samples, width) are the normalised features of labelled samples, values V (samples, classes) their one-hot

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import DenoiserSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Condition, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput
+from mmpeft.edits.references import Condition
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +49,7 @@ class HintEncoder(nn.Module):
         return hint
 
 
-class ControlBranch(Edit):
+class ControlBranch(ChangesInput):
     """Adds ``s Z_i h_i`` to each hidden state that the denoiser hands to its decoder (Zhang et al. 2023).
 
     h_i are the states of a copy of its encoder, which sees the same sample, time and text, and the hint of the control
@@ -74,7 +75,7 @@ class ControlBranch(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the denoiser."""
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return self.bind_input(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Add the residuals to the denoiser's arguments."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.sites import BranchSite, Site
-from mmpeft.edits.base import Binding, Call, Edit
+from mmpeft.anatomies.sites import BranchSite
+from mmpeft.edits.base import Call, ChangesOutput
 from mmpeft.kernels.dropout import dropped
 
 
-class ConvolutionalBottleneck(Edit):
+class ConvolutionalBottleneck(ChangesOutput):
     """``y + s U drop(q(conv3x3(q(D z))))`` with q the quick GELU and z the sublayer's normalised input (Convpass).
 
     The patches are convolved on their square grid, each token in front of them as a picture of its own. D (bottleneck,
@@ -44,10 +43,6 @@ class ConvolutionalBottleneck(Edit):
             nn.init.xavier_uniform_(self.conv.weight)
         else:
             nn.init.dirac_(self.conv.weight)
-
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach beside the sublayer."""
-        return [Binding(edit=self, host=site.host, point="output", site=site)]
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the bottleneck of the input to the output."""

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import CrossAttentionSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, Point
 from mmpeft.edits.image_tokens import ImageTokens, Looked
+from mmpeft.edits.references import Borrowed
 
 
-class DecoupledAttention(Edit):
+class DecoupledAttention(ChangesInput):
     """``Attention(q, K f, V f)`` of image tokens f, with a softmax of its own, added with the adapter's weight.
 
     K and V (width, context) start as copies of those for the text, so the model starts changed, unless the weight is 0
@@ -25,27 +27,27 @@ class DecoupledAttention(Edit):
 
     def __init__(self, site: CrossAttentionSite, image: ImageTokens, *, scale: float) -> None:
         super().__init__()
-        object.__setattr__(self, "image", image)
+        self.image = Borrowed(image)
         self.heads, self.scale = site.heads, scale
         self.to_k = nn.Linear(site.context, site.width, bias=False)
         self.to_v = nn.Linear(site.context, site.width, bias=False)
         with torch.no_grad():
             for own, text in ((self.to_k, site.key), (self.to_v, site.value)):
-                own.weight.copy_(text.weight)  # type: ignore[arg-type]
+                own.weight.copy_(tensor_of(text, "weight"))
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to what the queries found, with a tap on the queries."""
         assert isinstance(site, CrossAttentionSite)
-        return [Binding(edit=self, host=site.host, point="input", site=site, tap=site.query)]
+        return [Binding(edit=self, host=site.host, point=Point.INPUT, site=site, tap=site.query)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Add what the queries find in the images; nothing is computed where that counts 0."""
         scale = self.scale * call.weight
         if scale == 0.0:
             return args, kwargs
-        image: ImageTokens = self.image  # type: ignore[assignment]
-        assert image.passed.value is not None
-        return (args[0] + scale * self._found(call.tapped_output(), image.passed.value), *args[1:]), kwargs
+        looked = self.image.value.passed.value
+        assert looked is not None
+        return (args[0] + scale * self._found(call.tapped_output(), looked), *args[1:]), kwargs
 
     def _found(self, queries: Tensor, looked: Looked) -> Tensor:
         """Return what the queries (batch, places, width) find in the images."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import LinearSite, Site
-from mmpeft.edits.base import Binding, Call, Edit, Fold
-from mmpeft.edits.low_rank import bind_linear
+from mmpeft.edits.base import Binding, Call, ChangesOutput, Edit, Fold, Merges
+from mmpeft.edits.references import Borrowed
 from mmpeft.kernels.dropout import dropped
 
 
@@ -36,17 +36,15 @@ class SharedFactors(Edit):
         return []
 
 
-class FactorDelta(Edit):
+class FactorDelta(ChangesOutput, Merges):
     """``y + s V drop(S U x)`` for each width x width slice of the layer's weight, S (rank, rank) its own per slice.
 
     ``S`` is free (tensor train) or ``sum_k C[:, :, k] P[k, j]`` for slice j (Tucker).
     """
 
-    mergeable = True
-
     def __init__(self, site: LinearSite, shared: SharedFactors, *, first: int, scale: float, dropout: float) -> None:
         super().__init__()
-        object.__setattr__(self, "shared", shared)
+        self.shared = Borrowed(shared)
         rank, width = shared.u.shape
         self.outs, self.ins, self.first = site.out_features // width, site.in_features // width, first
         self.scale, self.dropout = scale, dropout
@@ -54,13 +52,9 @@ class FactorDelta(Edit):
             self.core = nn.Parameter(torch.empty(self.outs, self.ins, rank, rank))
             nn.init.uniform_(self.core, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
 
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the rows of the linear layer's output."""
-        return bind_linear(self, site)
-
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta."""
-        shared: SharedFactors = self.shared  # type: ignore[assignment]
+        shared = self.shared.value
         low = F.linear(x.unflatten(-1, (self.ins, -1)), shared.u.to(x.dtype))
         mixed = torch.einsum("...is,oirs->...or", low, self._core().to(x.dtype))
         mixed = dropped(mixed, self.dropout, self.training)
@@ -68,7 +62,7 @@ class FactorDelta(Edit):
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s V S U``, slice by slice."""
-        shared: SharedFactors = self.shared  # type: ignore[assignment]
+        shared = self.shared.value
         u, v, core = (tensor.to(weight) for tensor in (shared.u, shared.v, self._core()))
         delta = torch.einsum("dr,oirs,se->odie", v, core, u).reshape(weight.shape)
         return weight + self.scale * delta, bias
@@ -77,7 +71,7 @@ class FactorDelta(Edit):
         """S of every slice, (outs, ins, rank, rank)."""
         if isinstance(core := self._parameters.get("core"), Tensor):
             return core
-        shared: SharedFactors = self.shared  # type: ignore[assignment]
+        shared = self.shared.value
         own = shared.p[:, self.first : self.first + self.outs * self.ins]
         return torch.einsum("rsk,kj->jrs", shared.c, own).unflatten(0, (self.outs, self.ins))
 

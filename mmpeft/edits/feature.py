@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import FeaturesSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput, Point
 
 
-class FeatureBlend(Edit):
+class FeatureBlend(ChangesInput, ChangesOutput):
     """``r relu(U relu(D f)) + (1 - r) f`` of the features f (batch, width), without biases (Gao et al. 2021).
 
     D (width / reduction, width) and U start as torch's linear layers do.
@@ -29,7 +29,7 @@ class FeatureBlend(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach where the features are."""
         assert isinstance(site, FeaturesSite)
-        return [Binding(edit=self, host=site.host, point=site.point, site=site)]
+        return [Binding(edit=self, host=site.host, point=Point(site.point), site=site)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Blend the features that enter the head."""

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import DenoiserSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Condition, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput
+from mmpeft.edits.references import Condition
 
 
 class ResidualConvolution(nn.Module):
@@ -48,7 +49,7 @@ class Stage(nn.Module):
         return x if self.out_conv is None else self.out_conv(x)
 
 
-class FeatureMaps(Edit):
+class FeatureMaps(ChangesInput):
     """Adds ``s f_k`` behind block k of the denoiser's encoder (Mou et al. 2023, arXiv:2302.08453).
 
     f_k are the maps of a convolutional network of the control image (batch, channels, height, width), which sees
@@ -78,7 +79,7 @@ class FeatureMaps(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the denoiser."""
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return self.bind_input(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Add the maps to the denoiser's arguments."""

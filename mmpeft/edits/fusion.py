@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.sites import BranchSite, Site
-from mmpeft.edits.base import Binding, Call, Edit
+from mmpeft.anatomies.sites import BranchSite
+from mmpeft.edits.base import Call, ChangesOutput
 from mmpeft.edits.bottleneck import Bottleneck
+from mmpeft.edits.references import Borrowed
 
 
-class Fusion(Edit):
+class Fusion(ChangesOutput):
     """``y + sum_t w_t V f_t(y)`` with ``w = softmax_t((Q y + q) . (K f_t(y) + k))`` of frozen bottlenecks f_t.
 
     Q and K (width, width) start as N(0, 0.02^2) with zero biases, V (width, width) at the identity with 1e-6 beside the
@@ -23,21 +24,16 @@ class Fusion(Edit):
 
     def __init__(self, site: BranchSite, adapters: Iterable[Bottleneck]) -> None:
         super().__init__()
-        object.__setattr__(self, "adapters", tuple(adapters))
+        self.adapters = Borrowed(tuple(adapters))
         self.query, self.key = nn.Linear(site.width, site.width), nn.Linear(site.width, site.width)
         for layer in (self.query, self.key):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.value = nn.Parameter(torch.eye(site.width) + 1e-6 * (1 - torch.eye(site.width)))
 
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the sublayer, where the adapters are."""
-        return [Binding(edit=self, host=site.host, point="output", site=site)]
-
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the weighted sum of what the adapters make of the output."""
-        adapters: tuple[Bottleneck, ...] = self.adapters  # type: ignore[assignment]
-        found = torch.stack([adapter.change(y) for adapter in adapters], -2)
+        found = torch.stack([adapter.change(y) for adapter in self.adapters.value], -2)
         query = F.linear(y, self.query.weight.to(y.dtype), self.query.bias.to(y.dtype))
         keys = F.linear(found, self.key.weight.to(y.dtype), self.key.bias.to(y.dtype))
         weights = (keys @ query[..., None]).softmax(-2)
@@ -45,4 +41,4 @@ class Fusion(Edit):
 
     def extra_repr(self) -> str:
         """How many adapters."""
-        return f"{len(self.adapters)} adapters"  # type: ignore[arg-type]
+        return f"{len(self.adapters.value)} adapters"

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import DenoiserSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Condition, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, Edit
+from mmpeft.edits.references import Condition
 from mmpeft.kernels.passed import Passed
 
 
@@ -44,7 +45,7 @@ class Looked(NamedTuple):
     """Height and width of the denoiser's sample."""
 
 
-class ImageTokens(Edit):
+class ImageTokens(ChangesInput):
     """Image features to ``tokens`` tokens each: ``norm(W f + b)``; an `ImagePrompt`, or only its features.
 
     Features alone may also be (batch, width), of one image. The projection starts as torch's linear layers do (Ye et
@@ -65,7 +66,7 @@ class ImageTokens(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the denoiser, before any attention wants the tokens."""
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return self.bind_input(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Make the tokens, and leave the arguments as they are."""

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import LadderSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput, Point
+from mmpeft.edits.references import Borrowed
 from mmpeft.kernels.passed import Passed
 
 ARGUMENTS, START, END = -1, -2, -3
@@ -18,7 +20,7 @@ ARGUMENTS, START, END = -1, -2, -3
 TEMPERATURE = 0.1
 
 
-class Ladder(Edit):
+class Ladder(ChangesInput, ChangesOutput):
     """``up(s_n)`` in place of the tower's final hidden states: s_n are those of a narrow tower (Sung et al. 2022).
 
     ``s_i = block_i(mu_i D_i h_i + (1 - mu_i) s_{i-1})``, ``mu_i = sigmoid(alpha_i / 0.1)`` with alpha from 0; h_i is
@@ -32,7 +34,7 @@ class Ladder(Edit):
 
     def __init__(self, site: LadderSite, *, reduction: int, layers: list[int], listens_to: Ladder | None) -> None:
         super().__init__()
-        object.__setattr__(self, "listens_to", listens_to)
+        self.listens_to = Borrowed(listens_to)
         self.side = site.narrow(reduction, layers)
         narrow = site.width // reduction
         self.layers, self.answers = tuple(layers), site.reader is None
@@ -46,11 +48,11 @@ class Ladder(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the tower's arguments, to what enters and leaves its blocks, and to its final hidden states."""
         assert isinstance(site, LadderSite)
-        yield Binding(edit=self, host=site.host, point="input", site=site, index=ARGUMENTS)
-        yield Binding(edit=self, host=site.blocks[0], point="input", site=site, index=START)
+        yield Binding(edit=self, host=site.host, point=Point.INPUT, site=site, index=ARGUMENTS)
+        yield Binding(edit=self, host=site.blocks[0], point=Point.INPUT, site=site, index=START)
         for layer in self.layers:
-            yield Binding(edit=self, host=site.blocks[layer], point="output", site=site, index=layer)
-        yield Binding(edit=self, host=site.end, point="output", site=site, index=END)
+            yield Binding(edit=self, host=site.blocks[layer], point=Point.OUTPUT, site=site, index=layer)
+        yield Binding(edit=self, host=site.end, point=Point.OUTPUT, site=site, index=END)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Keep what the tower was given, and what enters its first block: no gradient goes back from there.
@@ -94,7 +96,7 @@ class Ladder(Edit):
             gate = torch.sigmoid(self.alpha[index] / TEMPERATURE)
             return gate * rung + (1 - gate) * state
 
-        source: Ladder | None = self.listens_to  # type: ignore[assignment]
+        source = self.listens_to.value
         heard = None if source is None else source.heard(given["encoder_hidden_states"])
         states: Tensor = self.side(self._linear(self.start, start), enter, given, cache, heard)
         return states
@@ -111,8 +113,8 @@ class Ladder(Edit):
         return states if times == 1 else states.repeat_interleave(times, 0)
 
     def _linear(self, layer: nn.Module, z: Tensor) -> Tensor:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        return F.linear(z.to(weight.dtype), weight, layer.bias)  # type: ignore[arg-type]
+        weight = tensor_of(layer, "weight")
+        return F.linear(z.to(weight.dtype), weight, layer._parameters["bias"])
 
 
 _STRANGE = (

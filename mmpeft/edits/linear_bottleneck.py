@@ -9,14 +9,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import LinearSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
-from mmpeft.edits.low_rank import bind_linear, bind_linear_input
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput
 from mmpeft.kernels.bottleneck import Shape, bottleneck
 
 Place = Literal["beside", "front", "behind"]
 
 
-class LinearBottleneck(Edit):
+class LinearBottleneck(ChangesInput, ChangesOutput):
     """``f(z) = s U phi(D z)`` at a layer ``y = W x + b``, without biases (Hu et al. 2023).
 
     ``beside`` it is ``y + f(x)``, in ``front`` of it ``W (x + f(x)) + b``, ``behind`` it ``y + f(y)``. D (bottleneck,
@@ -50,7 +49,7 @@ class LinearBottleneck(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the layer's input or output."""
-        return bind_linear_input(self, site) if self.place == "front" else bind_linear(self, site)
+        return self.bind_input(site) if self.place == "front" else self.bind_output(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Add the adapter to what enters the layer."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.sites import LinearSite, Site, WeightSite
-from mmpeft.edits.base import Binding, Call, Edit, Fold, Point
+from mmpeft.anatomies.sites import WeightSite
+from mmpeft.edits.base import Binding, Call, Fold, Merges, UpdatesWeight
 from mmpeft.edits.low_rank_start import Start, started
+from mmpeft.edits.together import StacksOutput, Together
 from mmpeft.kernels.dropout import dropped, new_seed, transformed
 from mmpeft.kernels.low_rank import low_rank_add
 from mmpeft.kernels.per_weight import PerWeight
@@ -22,11 +23,8 @@ from mmpeft.kernels.routing import routed_low_rank
 from mmpeft.kernels.rows import take
 from mmpeft.kernels.updates import Update
 
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
 
-
-class LowRank(Edit):
+class LowRank(UpdatesWeight, Merges, StacksOutput):
     """``y + s B A drop(x)``: A (rank, in) uniform in +-1/sqrt(in), B (out, rank) zero (Hu et al. 2021).
 
     ``scale`` s is alpha/rank, or alpha/sqrt(rank) when rank-stabilised (Kalajdzievski 2023). Where A and B start from
@@ -34,8 +32,6 @@ class LowRank(Edit):
     kept as ``start_A`` and ``start_B``. ``ratio`` is B's learning rate over A's (LoRA+, Hayou et al. 2024); a ``fixed``
     A is not trained (LoRA-FA, Zhang et al. 2023).
     """
-
-    mergeable = True
 
     def __init__(
         self,
@@ -64,10 +60,6 @@ class LowRank(Edit):
         if "start" in self.parts:
             self.register_buffer("start_A", a.detach().clone())
             self.register_buffer("start_B", -b.detach())
-
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the rows of the linear layer's output."""
-        return bind_linear(self, site)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta; the small factors are cast to the input's precision, never the input to theirs."""
@@ -186,17 +178,3 @@ class DecomposedLowRank(LowRank):
         cross = ((w @ a.T) * b).sum(1)
         own = ((b @ (a @ a.T)) * b).sum(1)
         return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()
-
-
-def bind_linear_input(edit: Edit, site: Site) -> list[Binding]:
-    """Bind an edit to the input of a linear site."""
-    assert isinstance(site, LinearSite)
-    point: Point = "input" if site.weight == "weight" else "projected"
-    return [Binding(edit=edit, host=site.host, point=point, site=site)]
-
-
-def bind_linear(edit: Edit, site: Site) -> list[Binding]:
-    """Bind an edit to the output rows of a linear site."""
-    assert isinstance(site, LinearSite)
-    point: Point = "output" if site.weight == "weight" else "projection"
-    return [Binding(edit=edit, host=site.host, point=point, site=site, rows=site.rows)]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.sites import Site
-from mmpeft.edits.base import Binding, Call, Edit
+from mmpeft.edits.base import Call
 from mmpeft.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.kernels.dropout import dropped
 
@@ -18,10 +15,6 @@ class ConvLowRank(LowRank):
 
     That is ``dW[o, i, k, l] = s sum_r B[o, r] A[r, i, k, l]``. A starts as torch's own convolutions do, B at zero.
     """
-
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the convolution's output."""
-        return Edit.bind(self, site)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the delta."""

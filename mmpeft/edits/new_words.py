@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import PromptSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput
 from mmpeft.kernels.passed import Passed
 
 
-class NewWords(Edit):
+class NewWords(ChangesInput, ChangesOutput):
     """Vectors (words, width) of the ids ``ids``, which lie behind the embedding's own rows (Gal et al. 2022).
 
     No row of the embedding is touched, by an optimizer's weight decay or else. They start as the embeddings of
@@ -23,7 +24,7 @@ class NewWords(Edit):
     def __init__(self, site: PromptSite, *, ids: tuple[int, ...], start: tuple[int, ...]) -> None:
         super().__init__()
         self.ids = ids
-        rows: Tensor = site.host.weight  # type: ignore[assignment]
+        rows = tensor_of(site.host, "weight")
         vectors = torch.randn(len(ids), site.width) * 0.02
         if start:
             vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach().float().clone()
@@ -32,8 +33,7 @@ class NewWords(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to both sides of the embedding."""
-        for point in ("input", "output"):
-            yield Binding(edit=self, host=site.host, point=point, site=site)
+        return [*self.bind_input(site), *self.bind_output(site)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Hide the new ids from the embedding, which has no rows for them."""

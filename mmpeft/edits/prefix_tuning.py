@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import AttentionSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import AddsKeys, Arguments, Binding, Call, ChangesInput, Edit, Point, StartsFromWords
+from mmpeft.edits.references import Borrowed
+from mmpeft.edits.together import StacksKeys, Together
 from mmpeft.kernels.attention import Extra
 
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
 
-
-class ShiftedPositions(Edit):
+class ShiftedPositions(ChangesInput):
     """Learned positions start behind ``count`` tokens that are not there: p + count in place of p."""
 
     weighs_itself = True
@@ -27,7 +26,7 @@ class ShiftedPositions(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the table."""
-        return [Binding(edit=self, host=site.host, point="input", site=site)]
+        return self.bind_input(site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Shift the numbers."""
@@ -60,7 +59,7 @@ class PrefixNetwork(Edit):
         return {}
 
 
-class Prefix(Edit):
+class Prefix(AddsKeys, StacksKeys, StartsFromWords):
     """``softmax(s q [P_k; k]^T) [P_v; v]``: keys P_k and values P_v (tokens, heads x width), which every query sees.
 
     They are free, from a normal distribution of the standard deviation ``std``, or linear images of a network's hidden
@@ -69,7 +68,7 @@ class Prefix(Edit):
 
     def __init__(self, site: AttentionSite, *, tokens: int, std: float, network: PrefixNetwork | None = None) -> None:
         super().__init__()
-        object.__setattr__(self, "network", network)
+        self.network = Borrowed(network)
         if not site.heads or not site.key_width:
             raise ValueError(f"{site.path}: it is not known how wide the keys of {type(site.host).__name__} are")
         self.tokens, self.heads = tokens, site.heads
@@ -81,7 +80,7 @@ class Prefix(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the attention kernel."""
-        return [Binding(edit=self, host=site.host, point="attention", site=site)]
+        return [Binding(edit=self, host=site.host, point=Point.ATTENTION, site=site)]
 
     def extra(self, x: Tensor, call: Call) -> Extra:
         """Return the prefix, the same for every sample."""
@@ -94,7 +93,7 @@ class Prefix(Edit):
 
     def sources(self) -> Iterable[nn.Module]:
         """Keys and values, or what they are made of."""
-        network: PrefixNetwork | None = self.network  # type: ignore[assignment]
+        network = self.network.value
         return (*self.modules(), *(() if network is None else network.modules()))
 
     @staticmethod
@@ -119,7 +118,7 @@ class Prefix(Edit):
 
     def prefix(self) -> tuple[Tensor, Tensor]:
         """Return keys and values (tokens, heads x width)."""
-        network: PrefixNetwork | None = self.network  # type: ignore[assignment]
+        network = self.network.value
         if network is None:
             return self.keys, self.values
         keys, values = self.up(network.hidden()).split(self.widths, -1)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import FeaturesSite, PromptSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput, Point
 from mmpeft.kernels.passed import Passed
 
 Position = Literal["end", "middle", "front"]
@@ -18,7 +19,7 @@ EMBEDDING, IMAGE = -1, -2
 """Indices of the bindings that are not at a block."""
 
 
-class Prompt(Edit):
+class Prompt(ChangesInput, ChangesOutput):
     """``tokens`` learned vectors (tokens, width) in the place of as many words; deep ones anew before later blocks.
 
     ``position`` says where the class name stands in the text: at the ``end``, behind all learned words, in the
@@ -43,12 +44,13 @@ class Prompt(Edit):
         super().__init__()
         if position != "end" and not site.end_of_text:
             raise ValueError(f"position: {position!r} needs texts with a marked end; those of {site.path} have none")
-        beyond = [number for number in ids or () if number >= len(site.host.weight)]  # type: ignore[arg-type]
+        rows = tensor_of(site.host, "weight")
+        beyond = [number for number in ids or () if number >= len(rows)]
         if beyond:
-            raise ValueError(f"ids: {beyond} beyond the {len(site.host.weight)} tokens of {site.host_path}")  # type: ignore[arg-type]
+            raise ValueError(f"ids: {beyond} beyond the {len(rows)} tokens of {site.host_path}")
         self.tokens, self.template, self.position, self.width = tokens, template, position, site.width
         self.layers, self.start = tuple(sorted(layers)), site.start if start is None else start
-        words = None if ids is None else site.host.weight[list(ids)].detach()  # type: ignore[index]
+        words = None if ids is None else rows[list(ids)].detach()
         shape = (tokens, site.width) if classes is None else (classes, tokens, site.width)
         self.context = nn.Parameter(torch.randn(shape) * 0.02 if words is None else words.expand(shape).clone())
         if len(self.layers) > 1:
@@ -61,15 +63,15 @@ class Prompt(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the embedding, and to the input of each later layer's block."""
         assert isinstance(site, PromptSite)
-        yield Binding(edit=self, host=site.host, point="output", site=site, index=EMBEDDING)
+        yield Binding(edit=self, host=site.host, point=Point.OUTPUT, site=site, index=EMBEDDING)
         for index in self.layers[1:]:
-            yield Binding(edit=self, host=site.blocks[index], point="input", site=site, index=index)
+            yield Binding(edit=self, host=site.blocks[index], point=Point.INPUT, site=site, index=index)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Exchange the embeddings of the replaced words for the vectors; of several prompts the differences add up."""
         places = self._places(x)
         index = places[..., None].expand(-1, -1, y.shape[-1])
-        plain = F.embedding(x.gather(1, places), call.binding.host.weight).to(y.dtype)  # type: ignore[arg-type]
+        plain = F.embedding(x.gather(1, places), tensor_of(call.binding.host, "weight")).to(y.dtype)
         return y.scatter(1, index, y.gather(1, index) - plain + self._context(len(x)).to(y.dtype))
 
     def _context(self, texts: int) -> Tensor:
@@ -120,7 +122,7 @@ class ConditionalPrompt(Prompt):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the embedding, and to the features of the image."""
         yield from super().bind(site)
-        yield Binding(edit=self, host=self.image.host, point="output", site=self.image, index=IMAGE)
+        yield Binding(edit=self, host=self.image.host, point=Point.OUTPUT, site=self.image, index=IMAGE)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Note the features of the image; move the words by them."""

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import LinearSite, NormSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit, Fold
-from mmpeft.edits.low_rank import bind_linear, bind_linear_input
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput, Fold, Merges
+from mmpeft.edits.together import StacksInput, StacksOutput, Together
 from mmpeft.kernels.routing import routed_affine, routed_scale
 
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
 
-
-class Scale(Edit):
+class Scale(ChangesInput, ChangesOutput, Merges, StacksInput, StacksOutput):
     """``l * y`` on a linear layer's output, or ``W (l * x)`` on its input; l starts at one (IA3, Liu et al. 2022)."""
-
-    mergeable = True
 
     def __init__(self, site: LinearSite, *, on: Literal["input", "output"]) -> None:
         super().__init__()
@@ -29,9 +24,7 @@ class Scale(Edit):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach before or after the linear layer."""
-        if self.on == "output":
-            return bind_linear(self, site)
-        return bind_linear_input(self, site)
+        return self.bind_output(site) if self.on == "output" else self.bind_input(site)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Scale the output, its bias included."""
@@ -66,10 +59,9 @@ class Scale(Edit):
         return weight * scale[:, None], None if bias is None else bias * scale
 
 
-class Affine(Edit):
+class Affine(ChangesOutput, Merges, StacksOutput):
     """``gamma * y + beta`` after a layer; gamma ~ N(1, 0.02), beta ~ N(0, 0.02) (SSF, Lian et al. 2022)."""
 
-    mergeable = True
     shifts = True
 
     def __init__(self, site: LinearSite | NormSite, *, std: float) -> None:
@@ -78,10 +70,6 @@ class Affine(Edit):
         self.axis = -1 if isinstance(site, LinearSite) else site.axis
         self.scale = nn.Parameter(torch.empty(width).normal_(1.0, std))
         self.shift = nn.Parameter(torch.empty(width).normal_(0.0, std))
-
-    def bind(self, site: Site) -> Iterable[Binding]:
-        """Attach to the output."""
-        return bind_linear(self, site) if isinstance(site, LinearSite) else super().bind(site)
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Scale and shift the channels."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import FeaturesSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesInput, ChangesOutput, Point
 
 
-class SideNetwork(Edit):
+class SideNetwork(ChangesInput, ChangesOutput):
     """``g f + (1 - g) side(image)``: f the frozen backbone's features (detached), g the sigmoid of a scalar from 0.
 
     The side network is four strided 3x3 convolutions with group norm and a linear layer (Zhang et al. 2020). The scalar
@@ -35,7 +35,7 @@ class SideNetwork(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach where the features are, with a tap on the image."""
         assert isinstance(site, FeaturesSite)
-        return [Binding(edit=self, host=site.host, point=site.point, site=site, tap=site.model)]
+        return [Binding(edit=self, host=site.host, point=Point(site.point), site=site, tap=site.model)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Blend the features that enter the head."""

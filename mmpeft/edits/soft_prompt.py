@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import Site, WordsSite
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
-
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesOutput, InsertsTokens, Point
+from mmpeft.edits.together import StacksInput, Together
 
 Start = Literal["random", "vocabulary"]
 READER = -1
 """Index of the binding at the tower that reads this one's output."""
 
 
-class SoftPrompt(Edit):
+class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
     """``count`` vectors (count, width) in front of every text; all of it attends to them, and they are not returned.
 
     So the model's output has as many positions as its input, and the user's labels fit. The vectors take the first
@@ -37,7 +36,7 @@ class SoftPrompt(Edit):
         self._make(site, start)
 
     def _make(self, site: WordsSite, start: Start | tuple[int, ...]) -> None:
-        rows: Tensor = site.embedding.weight  # type: ignore[assignment]
+        rows = tensor_of(site.embedding, "weight")
         if start == "random":
             self.vectors = nn.Parameter(torch.rand(self.count, site.width) - 0.5)
             return
@@ -55,11 +54,11 @@ class SoftPrompt(Edit):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to both sides of the tower; where another reads what it returns, to that one's input instead."""
         assert isinstance(site, WordsSite)
-        yield Binding(edit=self, host=site.host, point="input", site=site)
+        yield Binding(edit=self, host=site.host, point=Point.INPUT, site=site)
         if site.reader is None:
-            yield Binding(edit=self, host=site.host, point="output", site=site)
+            yield Binding(edit=self, host=site.host, point=Point.OUTPUT, site=site)
         else:
-            yield Binding(edit=self, host=site.reader, point="input", site=site, index=READER)
+            yield Binding(edit=self, host=site.reader, point=Point.INPUT, site=site, index=READER)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Put the vectors in front of the words, unless a cache holds them, and make room in masks and positions."""
@@ -74,7 +73,8 @@ class SoftPrompt(Edit):
             raise ValueError(f"{self.path}: give a model with a prompt all but its first argument by name")
         words = kwargs.get("inputs_embeds")
         if words is None:
-            words = call.binding.site.embedding(args[0])  # type: ignore[attr-defined]
+            assert isinstance(call.binding.site, WordsSite)
+            words = call.binding.site.embedding(args[0])
         first = not self._cached(kwargs.get("past_key_values"))
         if first:
             words = placed(words)

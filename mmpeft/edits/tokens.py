@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import SequenceSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit
+from mmpeft.edits.base import Arguments, Binding, Call, ChangesOutput, InsertsTokens, Point, RefusesFeatures
 from mmpeft.edits.prompt import Prompt
+from mmpeft.edits.references import Borrowed
+from mmpeft.edits.together import StacksInput, Together
 from mmpeft.kernels.dropout import dropped
-
-if TYPE_CHECKING:
-    from mmpeft.edits.base import Together
 
 ENTRY = -1
 """Index of the binding at the norm in front of the first block."""
 
 
-class Tokens(Edit):
+class Tokens(InsertsTokens, ChangesOutput, RefusesFeatures, StacksInput):
     """``count`` learned vectors per layer in ``layers``, behind the class token: (layers, count, width).
 
     They enter before each of the layers and leave after the block before the next one (deep prompts do not
@@ -61,14 +60,14 @@ class Tokens(Edit):
         assert isinstance(site, SequenceSite)
         if self.before_norm:
             assert site.norm is not None
-            yield Binding(edit=self, host=site.norm, point="input", site=site, index=ENTRY)
+            yield Binding(edit=self, host=site.norm, point=Point.INPUT, site=site, index=ENTRY)
         last = len(site.blocks) - 1
         for index in range(self.layers[0], last + 1):
-            yield Binding(edit=self, host=site.blocks[index], point="input", site=site, index=index)
+            yield Binding(edit=self, host=site.blocks[index], point=Point.INPUT, site=site, index=index)
             if index == last or index + 1 in self.layers:
-                yield Binding(edit=self, host=site.blocks[index], point="output", site=site)
+                yield Binding(edit=self, host=site.blocks[index], point=Point.OUTPUT, site=site)
             else:
-                yield Binding(edit=self, host=site.host, point="features", site=site)
+                yield Binding(edit=self, host=site.host, point=Point.FEATURES, site=site)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Insert the tokens or let them flow, ``call.offset`` places behind the class token."""
@@ -133,22 +132,22 @@ class CoupledTokens(Tokens):
     """
 
     def __init__(self, site: SequenceSite, prompt: Prompt, *, layers: Iterable[int]) -> None:
-        object.__setattr__(self, "prompt", prompt)
+        self.prompt = Borrowed(prompt)
         super().__init__(site, tokens=prompt.tokens, layers=layers, before_norm=True)
 
     def _make(self, site: SequenceSite, std: float | None) -> None:
-        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        prompt = self.prompt.value
         self.maps = nn.ModuleList(nn.Linear(prompt.width, site.width) for _ in self.layers)
         for later in self.maps[2:]:
             later.load_state_dict(self.maps[1].state_dict())
 
     def vectors(self, position: int) -> Tensor:
         """Return the image of the text prompt of this layer."""
-        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        prompt = self.prompt.value
         mapped: Tensor = self.maps[position](prompt.vectors(position))
         return mapped
 
     def sources(self) -> Iterable[nn.Module]:
         """The maps and the prompt."""
-        prompt: Prompt = self.prompt  # type: ignore[assignment]
+        prompt = self.prompt.value
         return (*self.modules(), prompt)

@@ -9,18 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import ParametersSite, Site
-from mmpeft.edits.base import Arguments, Binding, Call, Edit, Fold
+from mmpeft.edits.base import (
+    Arguments,
+    Binding,
+    Call,
+    ChangesInput,
+    ChangesOutput,
+    Fold,
+    Merges,
+    Point,
+    ReplacesParameters,
+)
 from mmpeft.kernels.quantized import is_quantized
 
 
-class Unfreeze(Edit):
+class Unfreeze(ReplacesParameters, ChangesOutput, Merges):
     """The host computes with trainable copies of its parameters ``names`` in place of the frozen ones.
 
     With ``detach_first`` the first of a sequence of outputs gives no gradient (Custom Diffusion: a text's start).
     """
-
-    mergeable = True
 
     def __init__(self, site: ParametersSite, *, detach_first: bool = False) -> None:
         super().__init__()
@@ -37,14 +46,14 @@ class Unfreeze(Edit):
         for host, theirs, own in site.tied:
             owners.setdefault(id(host), (host, {}))[1][theirs] = own
         for host, names in owners.values():
-            yield Binding(edit=self, host=host, point="parameters", site=site, names=names)
+            yield Binding(edit=self, host=host, point=Point.PARAMETERS, site=site, names=names)
         if self.detach_first:
-            yield Binding(edit=self, host=site.host, point="output", site=site)
+            yield Binding(edit=self, host=site.host, point=Point.OUTPUT, site=site)
 
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """The trainable copies, in the precision of the base."""
-        base, own = binding.host._parameters, self._parameters
-        return {name: own[mine].to(base[name].dtype) for name, mine in binding.names.items()}  # type: ignore[union-attr]
+        host, names = binding.host, binding.names
+        return {name: self.get_parameter(mine).to(tensor_of(host, name).dtype) for name, mine in names.items()}
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Let no gradient through the first position of what the copies made."""
@@ -56,10 +65,10 @@ class Unfreeze(Edit):
 
     def extra_repr(self) -> str:
         """Names and shapes."""
-        return ", ".join(f"{name} {tuple(self._parameters[name].shape)}" for name in self.names)  # type: ignore[union-attr]
+        return ", ".join(f"{name} {tuple(self.get_parameter(name).shape)}" for name in self.names)
 
 
-class NormalisedHead(Unfreeze):
+class NormalisedHead(Unfreeze, ChangesInput):
     """``W (x - mean) / sqrt(var + eps) + b``: trainable copies of W and b behind a batch norm without weights.
 
     In training, mean and variance are the batch's, and running ones (momentum 0.1) are kept for evaluation; in a head
@@ -79,7 +88,7 @@ class NormalisedHead(Unfreeze):
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the head's parameters, and to its input."""
-        return [*super().bind(site), Binding(edit=self, host=site.host, point="input", site=site)]
+        return [*super().bind(site), *self.bind_input(site)]
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Normalise the features (batch, width)."""

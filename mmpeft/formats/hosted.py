@@ -17,7 +17,7 @@ from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.native import read as read_native
 from mmpeft.formats.saved_adapter import read_tensors
 from mmpeft.injection.pipelines import modules_of
-from mmpeft.injection.planning import sketch
+from mmpeft.injection.planning import anatomies_of, sketch
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods import Method
 
@@ -83,8 +83,10 @@ class Opened:
 def open_adapter(directory: Path, base: Any) -> Opened:
     """Read one of our directories for a model; one that doesn't fit it is a ValueError."""
     source, model = read_native(directory), Model(base)
-    notes = source.manifest.differences(modules_of(base)) if source.manifest else []
-    tensors, planned = read_tensors(base, source, notes), sketch(base, source.methods)
+    anatomies = anatomies_of(base)
+    notes = source.manifest.differences(modules_of(base), anatomies) if source.manifest else []
+    tensors = read_tensors(base, source, notes, anatomies=anatomies)
+    planned = sketch(anatomies, source.methods)
     parts = {role: planned[label] for role, label in model.labels.items()}
     own = {role: {key: tensors[model.key(role, key)] for key in part.state_dict()} for role, part in parts.items()}
     return Opened(directory, model, parts, own)
@@ -113,6 +115,6 @@ class Hosted(Foreign):
 
 def enter_all(ledger: Ledger, model: Model, methods: list[Method], theirs: Callable[[str], str]) -> None:
     """Enter every tensor that methods have in a model, under what ``theirs`` makes of our name for it in its part."""
-    for label, part in sketch(model.base, methods).items():
+    for label, part in sketch(anatomies_of(model.base), methods).items():
         for key, value in part.state_dict().items():
             ledger.enter(f"{label}.{key}".lstrip("."), theirs(key), tuple(value.shape))

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from mmpeft import __version__
+from mmpeft.anatomies.anatomy import Anatomy
 from mmpeft.anatomies.headed import backbone_of
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.reading import anatomy
@@ -31,10 +32,11 @@ class Base(Settings):
     """SHA-256 of the parameters' names and shapes."""
 
     @classmethod
-    def of(cls, module: nn.Module) -> Base:
-        """Describe a module; one without its adapters gives the same."""
+    def of(cls, module: nn.Module, known: Anatomy | None = None) -> Base:
+        """Describe a module, whose anatomy may be ``known``; one without its adapters gives the same."""
         module = backbone_of(module)
-        heads = [site.host_path for tower in anatomy(module).towers for site in tower.sites if site.name == "head"]
+        known = anatomy(module) if known is None else known
+        heads = [site.host_path for tower in known.towers for site in tower.sites if site.name == "head"]
         own = ("mmpeft.", *(f"{head}." for head in heads))
         rest = {key: tuple(shape_of(p)) for key, p in module.named_parameters() if not key.startswith(own)}
         lines = "\n".join(f"{key} {shape}" for key, shape in sorted(rest.items()))
@@ -68,9 +70,9 @@ class Manifest(Settings):
     notes: tuple[str, ...] = ()
     """Where an import came from, and what it assumed and left out."""
 
-    def differences(self, modules: Mapping[str, nn.Module]) -> list[str]:
+    def differences(self, modules: Mapping[str, nn.Module], anatomies: Mapping[str, Anatomy]) -> list[str]:
         """Say for each module that is not built like the one that the adapter was made for what it is."""
-        present = {label: Base.of(module) for label, module in modules.items() if label in self.base}
+        present = {label: Base.of(own, anatomies[label]) for label, own in modules.items() if label in self.base}
         return [
             f"made for {self.base[label]}, and {f'{label!r}' if label else 'this'} is {own}"
             for label, own in present.items()

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mmpeft.anatomies.headed import backbone_of
-from mmpeft.anatomies.reading import anatomy
 from mmpeft.anatomies.sites import WeightSite
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
 from mmpeft.formats.hf_peft.peft_layout import TensorLayout
@@ -19,7 +18,7 @@ from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
 from mmpeft.injection.pipelines import modules_of
-from mmpeft.injection.planning import sketch
+from mmpeft.injection.planning import Anatomies, anatomies_of, sketch
 from mmpeft.methods import Method
 
 
@@ -36,11 +35,19 @@ class SavedAdapter:
 
 
 def read_tensors(
-    model: nn.Module | Mapping[str, nn.Module], source: SavedAdapter, notes: list[str], *, allow_nan: bool = False
+    model: nn.Module | Mapping[str, nn.Module],
+    source: SavedAdapter,
+    notes: list[str],
+    *,
+    allow_nan: bool = False,
+    anatomies: Anatomies | None = None,
 ) -> dict[str, Tensor]:
-    """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error."""
-    modules = modules_of(model)
-    layout, expected = _expected(source, model, notes)
+    """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error.
+
+    ``anatomies`` are the model's, where they have been read.
+    """
+    modules, anatomies = modules_of(model), anatomies_of(model) if anatomies is None else anatomies
+    layout, expected = _expected(source, modules, anatomies, notes)
     problems = source.file.problems(expected)
     if layout and source.config:
         problems += layout.disagreements(source.config, backbone_of(modules[""]))
@@ -55,12 +62,11 @@ def read_tensors(
 
 
 def _expected(
-    source: SavedAdapter, model: nn.Module | Mapping[str, nn.Module], notes: list[str]
+    source: SavedAdapter, modules: Mapping[str, nn.Module], anatomies: Anatomies, notes: list[str]
 ) -> tuple[TensorLayout | None, Shapes]:
     """Return the shapes that this model needs, and their layout when it is peft's."""
-    modules = modules_of(model)
     try:
-        sketches = sketch(model, source.methods)
+        sketches = sketch(anatomies, source.methods)
         if source.config is None:
             states = ((label, key, value) for label, own in sketches.items() for key, value in own.state_dict().items())
             return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
@@ -72,11 +78,11 @@ def _expected(
             layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes
     except ValueError as error:
-        raise refusal(source.directory, [str(error), *_strangers(source, modules), *notes]) from None
+        raise refusal(source.directory, [str(error), *_strangers(source, anatomies), *notes]) from None
 
 
-def _strangers(source: SavedAdapter, modules: Mapping[str, nn.Module]) -> list[str]:
-    known = {site.host_path for module in modules.values() for site in anatomy(module).sites(WeightSite)}
+def _strangers(source: SavedAdapter, anatomies: Anatomies) -> list[str]:
+    known = {site.host_path for anatomy in anatomies.values() for site in anatomy.sites(WeightSite)}
     config = source.config
     paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)
     return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from mmpeft.edits.base import Edit, Route
+from mmpeft.edits.base import Edit, UpdatesWeight
+from mmpeft.edits.routes import Route
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
-from mmpeft.injection.planning import plan
+from mmpeft.injection.planning import Anatomies, anatomies_of, plan
 from mmpeft.injection.tree import Adapter, Tree
 from mmpeft.methods.base import parse
 from mmpeft.settings import nearest
@@ -83,7 +84,8 @@ class Adapters:
 
     def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
         """Return A and s of every ``s B A`` of which only B is trained, by B's name."""
-        return {f"{key}.{own}": fixed for key, edit in self._running() for own, fixed in edit.fixed_factors().items()}
+        edits = ((key, edit) for key, edit in self._running() if isinstance(edit, UpdatesWeight))
+        return {f"{key}.{name}": fixed for key, edit in edits for name, fixed in edit.fixed_factors().items()}
 
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return one adapter's tensors, by key inside the adapter (behind the module's label in a pipeline)."""
@@ -335,13 +337,23 @@ def adapt(
     and fp32 on a half-precision base. A method without its sites in this model (in any module of a pipeline) raises a
     ValueError before anything is changed.
     """
+    return inject(model, parse(methods), name, dtype)
+
+
+def inject(
+    model: nn.Module | Modules,
+    methods: Sequence[Method],
+    name: str,
+    dtype: torch.dtype | None = None,
+    anatomies: Anatomies | None = None,
+) -> Adapters:
+    """Do what `adapt` does; ``anatomies`` are the model's, where they have been read."""
     modules = modules_of(model)
-    chosen = parse(methods)
     handle = Adapters(modules)
     _check_name(handle, name)
     handle._unmerged("adapt")
     vocabularies = vocabularies_of(model)
-    planned = plan(model, chosen, dtype)
+    planned = plan(anatomies_of(model) if anatomies is None else anatomies, methods, dtype)
     with handle.off():
         for label, adapter in planned.items():
             start_from_words(modules[label], adapter)

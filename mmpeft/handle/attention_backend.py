@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.anatomy import own_modules
-from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.hosts import carried_by, plain_class
 from mmpeft.anatomies.reading import attention_sites
 from mmpeft.anatomies.sites import AttentionSite
-from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
+from mmpeft.injection.graft import check_forward, graft, ungraft
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.kernels.attention import check_name
 from mmpeft.kernels.backends import Backend
@@ -46,8 +46,7 @@ def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Bac
 
 
 def _now(site: AttentionSite) -> Backend:
-    carried: Graft | None = site.host.__dict__.get("_graft")
-    return "auto" if carried is None else carried.backend
+    return graft(site.host).backend if carried_by(site.host) else "auto"
 
 
 def _set(site: AttentionSite, backend: Backend) -> None:
@@ -55,11 +54,11 @@ def _set(site: AttentionSite, backend: Backend) -> None:
     if backend != "auto":
         own = graft(host)
         own.note(site.switches)
-        own.compute_with(backend, site)
+        own.backend, own.attention = backend, site
         own.switch()
-    elif "_graft" in host.__dict__:
+    elif carried_by(host):
         own = graft(host)
-        own.compute_with(backend, None)
+        own.backend, own.attention = backend, None
         own.switch()
         if not own.needed:
             ungraft(host)

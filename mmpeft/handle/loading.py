@@ -12,8 +12,9 @@ from torch import nn
 from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.native import read
 from mmpeft.formats.saved_adapter import SavedAdapter, read_tensors
-from mmpeft.handle.adapters import Adapters, adapt
+from mmpeft.handle.adapters import Adapters, inject
 from mmpeft.injection.pipelines import modules_of
+from mmpeft.injection.planning import anatomies_of
 
 
 def load_source(
@@ -26,11 +27,12 @@ def load_source(
     dtype: torch.dtype | None,
 ) -> Adapters:
     """Graft an adapter into a model; on any problem raise one ValueError that names them all and change nothing."""
-    notes = source.manifest.differences(modules_of(model)) if source.manifest else []
-    tensors = read_tensors(model, source, notes, allow_nan=allow_nan)
+    anatomies = anatomies_of(model)
+    notes = source.manifest.differences(modules_of(model), anatomies) if source.manifest else []
+    tensors = read_tensors(model, source, notes, allow_nan=allow_nan, anatomies=anatomies)
     wide = torch.promote_types(source.file.dtype, torch.float32) if trainable else source.file.dtype
     name = name or source.name
-    handle = adapt(model, source.methods, name, dtype=dtype or wide)
+    handle = inject(model, source.methods, name, dtype or wide, anatomies)
     handle.load_state_dict(tensors, name)
     handle.activate(name, trainable=trainable)
     if source.manifest:

@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 from torch import nn
 
+from mmpeft.anatomies.hosts import carried_by
 from mmpeft.anatomies.reading import anatomy
-from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
+from mmpeft.injection.graft import check_forward, graft, ungraft
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.settings import nearest
@@ -49,12 +50,11 @@ def _hosts(model: nn.Module) -> list[nn.Module]:
 
 
 def _now(host: nn.Module) -> MemoryLevel:
-    carried: Graft | None = host.__dict__.get("_graft")
-    return "standard" if carried is None else carried.level
+    return graft(host).level if carried_by(host) else "standard"
 
 
 def _set(host: nn.Module, level: MemoryLevel) -> None:
-    if level == "standard" and "_graft" not in host.__dict__:
+    if level == "standard" and not carried_by(host):
         return
     own = graft(host)
     own.level = level

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.anatomies.sites import AttentionSite
-from mmpeft.edits.base import Edit
+from mmpeft.edits.base import StartsFromWords
 from mmpeft.handle.attention_backend import use_attention
 from mmpeft.injection.tree import Adapter
 
@@ -47,9 +47,9 @@ def start_from_words(model: nn.Module, adapter: Adapter) -> None:
 
     Call it while no adapter is active, before this one is attached.
     """
-    waiting: dict[tuple[int, ...], list[tuple[AttentionSite, Edit]]] = {}
+    waiting: dict[tuple[int, ...], list[tuple[AttentionSite, StartsFromWords]]] = {}
     for site, edit, _ in adapter.places:
-        if edit.words is not None:
+        if isinstance(edit, StartsFromWords) and edit.words is not None:
             assert isinstance(site, AttentionSite)
             waiting.setdefault(edit.words, []).append((site, edit))
     for words, places in waiting.items():

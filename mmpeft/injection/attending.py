@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.anatomies.sites import AttentionSite
-from mmpeft.edits.base import Call, Together
+from mmpeft.edits.base import AddsKeys, Call
+from mmpeft.edits.together import StacksKeys, Together
 from mmpeft.kernels.attention import Extra, attention
 from mmpeft.kernels.backends import Backend
 
@@ -23,10 +24,10 @@ class Attending(TorchFunctionMode):
     it in another way, and neither backend nor edits had any effect.
     """
 
-    def __init__(self, calls: Sequence[Call], backend: Backend, place: AttentionSite | None, entered: Any) -> None:
+    def __init__(self, calls: Sequence[Call], backend: Backend, site: AttentionSite | None, entered: Any) -> None:
         super().__init__()
         self.calls, self.backend, self.entered = calls, backend, entered
-        self.place = place if place is not None else calls[0].binding.site
+        self.site = site if site is not None else calls[0].binding.site
         self.called = False
 
     def __torch_function__(
@@ -42,7 +43,7 @@ class Attending(TorchFunctionMode):
         super().__exit__(kind, error, trace)
         if kind is None and not self.called:
             raise ValueError(
-                f"{self.place.path}: {type(self.place.host).__name__} did not call torch's attention, so that no "
+                f"{self.site.path}: {type(self.site.host).__name__} did not call torch's attention, so that no "
                 "backend and no extra keys reach it: does it return attention weights, or run a processor of its own?"
             )
 
@@ -60,16 +61,16 @@ class Attending(TorchFunctionMode):
         """Return what ``scaled_dot_product_attention`` of these arguments is, with the extra keys and values."""
         how: dict[str, Any] = {"mask": attn_mask, "causal": is_causal, "scale": scale, "dropout": dropout_p}
 
-        def found(calls: Sequence[Call]) -> Tensor:
+        def attended(calls: Sequence[Call]) -> Tensor:
             extra = _together([self._extra(call, query) for call in calls], len(query)) if calls else None
             return attention(query, key, value, backend=self.backend, extra=extra, **how)
 
         shares = [(call, self._share(call)) for call in self.calls]
         whole = [call for call, share in shares if share is None]
-        plain = y = found(whole)
+        plain = y = attended(whole)
         for call, share in shares:
             if share is not None:
-                y = y + share * (found([*whole, call]) - plain)
+                y = y + share * (attended([*whole, call]) - plain)
         return y
 
     def _share(self, call: Call) -> float | Tensor | None:
@@ -90,9 +91,12 @@ class Attending(TorchFunctionMode):
 
 def _limited(call: Call, query: Tensor) -> Extra:
     """Return an edit's keys and values, shown to the samples that it serves."""
+    edit = call.binding.edit
     if isinstance(call, Together):
-        return call.binding.edit.routed_extra(query, call)
-    extra = call.binding.edit.extra(query, call)
+        assert isinstance(edit, StacksKeys)
+        return edit.routed_extra(query, call)
+    assert isinstance(edit, AddsKeys)
+    extra = edit.extra(query, call)
     if call.route is None:
         return extra
     rows = call.route.rows(len(query))

@@ -9,27 +9,25 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.edits.base import Call
+from mmpeft.anatomies.hosts import tensor_of
+from mmpeft.anatomies.layers import CONVOLUTION, FOUR_BITS, LINEAR, TRANSPOSED, name_of
+from mmpeft.edits.base import Call, UpdatesWeight
 from mmpeft.kernels.low_rank import fusible, low_rank_linear
 from mmpeft.kernels.low_rank_convolution import fusible_convolution, low_rank_convolution, worth_fusing
 from mmpeft.kernels.rows import overlap
 from mmpeft.kernels.updates import Update
-
-LINEAR = "torch.nn.modules.linear.Linear.forward"
-TRANSPOSED = "transformers.pytorch_utils.Conv1D.forward"
-CONVOLUTION = "torch.nn.modules.conv.Conv2d.forward"
-PACKED = "bitsandbytes.nn.modules.Linear4bit.forward"
 
 
 def updates_of(host: nn.Module, forward: Callable[..., Any], x: Tensor, calls: Sequence[Call]) -> list[Update]:
     """Return the low-rank updates in front of all other edits, where they can be computed along with the host."""
     if not calls:
         return []
-    name = _name(forward)
-    if name == CONVOLUTION:
+    name = name_of(forward)
+    if name in CONVOLUTION:
         updates = _leading(calls) if fusible_convolution(host, x) else []
         return updates if updates and worth_fusing(host, x, updates) else []
-    return _leading(calls) if name in (LINEAR, TRANSPOSED, PACKED) and fusible(host, x) else []
+    known = name in LINEAR or name in TRANSPOSED or name in FOUR_BITS
+    return _leading(calls) if known and fusible(host, x) else []
 
 
 def projection_updates(host: nn.Module, x: Tensor, calls: Sequence[Call]) -> list[Update]:
@@ -39,41 +37,36 @@ def projection_updates(host: nn.Module, x: Tensor, calls: Sequence[Call]) -> lis
 
 def computed(host: nn.Module, forward: Callable[..., Any], x: Tensor, updates: Sequence[Update]) -> Tensor:
     """Return the host's output with these updates."""
-    name = _name(forward)
-    if name == CONVOLUTION:
+    name = name_of(forward)
+    if name in CONVOLUTION:
         assert isinstance(host, nn.Conv2d)
         return low_rank_convolution(host, x, updates)
     weight, bias = host._parameters["weight"], host._parameters["bias"]
     assert weight is not None
-    return low_rank_linear(x, weight.T if name == TRANSPOSED else weight, bias, updates)
+    return low_rank_linear(x, weight.T if name in TRANSPOSED else weight, bias, updates)
 
 
 def projected(host: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:
     """Return ``in_proj_weight x + in_proj_bias`` with these updates, if any."""
-    weight: Tensor = host.in_proj_weight  # type: ignore[assignment]
-    bias: Tensor | None = host.in_proj_bias  # type: ignore[assignment]
+    weight, bias = tensor_of(host, "in_proj_weight"), host._parameters.get("in_proj_bias")
     return low_rank_linear(x, weight, bias, updates) if updates else F.linear(x, weight, bias)
 
 
 def _leading(calls: Sequence[Call]) -> list[Update]:
-    found: list[Update] = []
+    updates: list[Update] = []
     for call in calls:
         update = _update(call)
-        if update is None or (update.ratio is not None and any(overlap(update.rows, own.rows) for own in found)):
-            return found
-        found.append(update)
-    return found
+        if update is None or (update.ratio is not None and any(overlap(update.rows, own.rows) for own in updates)):
+            return updates
+        updates.append(update)
+    return updates
 
 
 def _update(call: Call) -> Update | None:
     edit = call.binding.edit
-    if call.route is not None or edit.input_gate is not None:
+    if call.route is not None or edit.input_gate is not None or not isinstance(edit, UpdatesWeight):
         return None
     update = edit.update(call.binding)
     if update is None or (update.ratio is not None and call.weight != 1.0):
         return None
     return replace(update, scale=update.scale * call.weight, rows=call.binding.rows)
-
-
-def _name(forward: Callable[..., Any]) -> str:
-    return f"{forward.__module__}.{forward.__qualname__}"

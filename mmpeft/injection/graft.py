@@ -6,59 +6,42 @@ Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dic
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.hosts import Tap, plain_class, tensor_of
+from mmpeft.anatomies.libraries.entries import ENTRIES, FEATURES
 from mmpeft.anatomies.sites import AttentionSite, Switch
-from mmpeft.edits.base import Binding, Call, Together
+from mmpeft.edits.base import Binding, Call, ChangesInput, ChangesOutput, RefusesFeatures, ReplacesParameters
+from mmpeft.edits.together import StacksInput, StacksOutput, Together
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
+from mmpeft.injection.schedule import EMPTY, Forward
 from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.recompute import recomputing
 from mmpeft.kernels.rows import Interleaved, put, take
 
-Forward = Callable[..., Any]
-ENTRIES = (
-    "forward_features",
-    "forward_head",
-    "forward_intermediates",
-    "get_intermediate_layers",
-    "encode_image",
-    "encode_text",
-)
-"""Other public doors of whole models: parameters that the model owns itself are replaced behind these too."""
-
 
 class Graft:
-    """What a host carries: all bindings by adapter, the calls of the active ones in order, and its attention kernel."""
+    """What a host carries: all bindings by adapter, the schedule of the active ones, and how it computes."""
 
     def __init__(self) -> None:
         self.bindings: dict[str, list[Binding]] = {}
-        self.calls: tuple[Call, ...] = ()
-        self.inputs: tuple[Call, ...] = ()
-        self.parameters: tuple[Call, ...] = ()
-        self.features: tuple[Call, ...] = ()
-        self.outputs: tuple[Call, ...] = ()
-        self.projected: tuple[Call, ...] = ()
-        self.projections: tuple[Call, ...] = ()
-        self.attentions: tuple[Call, ...] = ()
+        self.schedule = EMPTY
         self.backend: Backend = "auto"
-        self.place: AttentionSite | None = None
+        self.attention: AttentionSite | None = None
+        """Where the host calls the kernel of attention; None: that is computed as its library does it."""
         self.level: MemoryLevel = "standard"
-        self.carry: Forward | None = None
-        self.taps: tuple[nn.Module, ...] = ()
-        self.tapped = False
-        self.tapped_by: set[str] = set()
-        self.seen: Tensor | None = None
-        self.made: Any = None
-        self.replaced = False
-        self.originals: dict[str, Tensor] = {}
+        self.tap = Tap()
         self.stand_in: Forward | None = None
+        """A forward in place of that of the host's class: of merged plain numbers, or one that a tracer watches."""
+        self.replaced = False
+        """Whether tensors stand in for the host's parameters just now."""
+        self.originals: dict[str, Tensor] = {}
+        """The base's parameters, while adapters are merged into them."""
         self.switches: list[Switch] = []
 
     def attach(self, name: str, binding: Binding) -> None:
@@ -72,36 +55,25 @@ class Graft:
         self.switches += [switch for switch in switches if switch[:2] not in known]
 
     @property
+    def calls(self) -> tuple[Call, ...]:
+        """The active edits at this host, in order."""
+        return self.schedule.calls
+
+    @property
+    def inner(self) -> Forward | None:
+        """The forward that the host runs below its edits; None for that of its class."""
+        by_kernel = None if self.attention is None or self.attention.carrier is None else self.attention.carrier[1]
+        return self.stand_in or self.schedule.carry or by_kernel
+
+    @property
     def needed(self) -> bool:
         """Whether the host has to carry this."""
-        return bool(self.bindings) or self.place is not None or self.level != "standard"
+        return bool(self.bindings) or self.attention is not None or self.level != "standard"
 
     @property
     def running(self) -> bool:
         """Whether the host does not run as its library wrote it."""
-        return bool(self.calls) or self.place is not None
-
-    def compute_with(self, backend: Backend, place: AttentionSite | None) -> None:
-        """Make this the kernel of the host's attention, which lies at ``place``; None: as its library does it."""
-        self.backend, self.place = backend, place
-        self.activate([*self.calls])
-
-    def activate(self, calls: list[Call]) -> None:
-        """Make these the calls that the host's forward runs; none of them leaves the original forward."""
-        self.calls = tuple(calls)
-        self.inputs = tuple(call for call in calls if call.binding.point == "input")
-        self.parameters = tuple(call for call in calls if call.binding.point == "parameters")
-        self.features = tuple(call for call in calls if call.binding.point == "features")
-        self.outputs = tuple(call for call in calls if call.binding.point == "output")
-        self.projected = tuple(call for call in calls if call.binding.point == "projected")
-        self.projections = tuple(call for call in calls if call.binding.point == "projection")
-        self.attentions = tuple(call for call in calls if call.binding.point == "attention")
-        self.carry = next((call.binding.carry for call in calls if call.binding.point == "carrier"), None)
-        if self.carry is None and self.place is not None and self.place.carrier is not None:
-            self.carry = self.place.carrier[1]
-        self.taps = tuple(
-            {id(tap): tap for call in (*self.inputs, *self.outputs) if (tap := call.binding.tap) is not None}.values()
-        )
+        return bool(self.schedule.calls) or self.attention is not None
 
     def switch(self) -> None:
         """Set the switches as this host runs."""
@@ -110,66 +82,75 @@ class Graft:
 
     def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
-        forward = self.carry or forward
-        if self.tapped:
-            self.seen = args[0]
-        for call in self.inputs:
+        schedule, forward = self.schedule, self.inner or forward
+        if self.tap.open:
+            self.tap.seen = args[0]
+        for call in schedule.inputs:
             args, kwargs = _enter(call, args, kwargs)
-        updates = [] if self.parameters else updates_of(host, forward, args[0], self.outputs)
+        updates = [] if schedule.parameters else updates_of(host, forward, args[0], schedule.outputs)
         if updates:
             y = computed(host, forward, args[0], updates)
-        elif self.attentions or self.place is not None:
-            with Attending(self.attentions, self.backend, self.place, args[0]):
+        elif schedule.attentions or self.attention is not None:
+            with Attending(schedule.attentions, self.backend, self.attention, args[0]):
                 y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
         own = forward is nn.Linear.forward and not torch.is_grad_enabled() and y.is_contiguous()
-        for call in self.outputs[len(updates) :]:
+        for call in schedule.outputs[len(updates) :]:
             y = _leave(call, args[0], y, own=own)
-        for tap in self.taps:
-            tap._graft.seen = tap._graft.made = None  # type: ignore[union-attr]
-        if self.tapped:
-            self.made = y
+        for tap in schedule.taps:
+            tap.seen = tap.made = None
+        if self.tap.open:
+            self.tap.made = y
         return y
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
-        for call in self.projected:
+        for call in self.schedule.projected:
             (x,), _ = _enter(call, (x,), {})
-        updates = projection_updates(host, x, self.projections)
+        projections = self.schedule.projections
+        updates = projection_updates(host, x, projections)
         y = projected(host, x, updates)
-        for call in self.projections[len(updates) :]:
+        for call in projections[len(updates) :]:
             y = _leave(call, x, y)
         return y
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        routed = [call for call in self.parameters if call.route is not None]
+        routed = [call for call in self.schedule.parameters if call.route is not None]
         if not routed:
             return replaced(host, self.mixed(host), forward, args, kwargs)
         y = forward(host, *args, **kwargs)
         for call in routed:
-            rows = call.route.rows(len(args[0]))  # type: ignore[union-attr]
-            tensors = call.binding.edit.parameters_of(call.binding)
-            y = y.index_copy(0, rows, replaced(host, tensors, forward, (args[0][rows], *args[1:]), kwargs))
+            assert call.route is not None
+            rows = call.route.rows(len(args[0]))
+            y = y.index_copy(0, rows, replaced(host, _tensors(call), forward, (args[0][rows], *args[1:]), kwargs))
         return y
 
     def mixed(self, host: nn.Module) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own: base + sum of weight * (copy - base)."""
-        if len(self.parameters) == 1 and self.parameters[0].weight == 1.0:
-            binding = self.parameters[0].binding
-            return binding.edit.parameters_of(binding)
+        parameters = self.schedule.parameters
+        if len(parameters) == 1 and parameters[0].weight == 1.0:
+            return _tensors(parameters[0])
         mixed: dict[str, Tensor] = {}
-        for call in self.parameters:
-            for name, value in call.binding.edit.parameters_of(call.binding).items():
-                base: Tensor = host._parameters[name]  # type: ignore[assignment]
+        for call in parameters:
+            for name, value in _tensors(call).items():
+                base = tensor_of(host, name)
                 mixed[name] = mixed.get(name, base) + call.weight * (value - base)
         return mixed
+
+
+def _tensors(call: Call) -> dict[str, Tensor]:
+    edit = call.binding.edit
+    assert isinstance(edit, ReplacesParameters)
+    return edit.parameters_of(call.binding)
 
 
 def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     edit, x = call.binding.edit, args[0]
     if isinstance(call, Together):
+        assert isinstance(edit, StacksInput)
         return edit.routed_input(args, kwargs, call)
+    assert isinstance(edit, ChangesInput)
     new, kwargs = edit.input(args, kwargs, call)
     if call.weight != 1.0 and not edit.weighs_itself:
         return (x + call.weight * (new[0] - x), *new[1:]), kwargs
@@ -181,21 +162,24 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
 def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
     """Return the output after a call; one that is the host's ``own``, and nobody else's, may be written into."""
-    binding = call.binding
+    binding, edit = call.binding, call.binding.edit
     if isinstance(y, tuple):
         return (_leave(call, x, y[0]), *y[1:])
     if binding.tap is not None:
         x = call.tapped()
     part = y if binding.rows is None else take(y, binding.rows, -1)
     if isinstance(call, Together):
-        new = binding.edit.routed_output(x, part, call, own=own and not isinstance(binding.rows, Interleaved))
+        assert isinstance(edit, StacksOutput)
+        new = edit.routed_output(x, part, call, own=own and not isinstance(binding.rows, Interleaved))
         if new is part:
             return y
-    elif call.route is None:
-        new = binding.edit.gated(x, part, call)
     else:
-        rows = call.route.rows(len(y))
-        new = part.index_copy(0, rows, binding.edit.gated(x[rows], part[rows], call))
+        assert isinstance(edit, ChangesOutput)
+        if call.route is None:
+            new = edit.gated(x, part, call)
+        else:
+            rows = call.route.rows(len(y))
+            new = part.index_copy(0, rows, edit.gated(x[rows], part[rows], call))
     if call.weight != 1.0:
         new = part + call.weight * (new - part)
     return new if binding.rows is None else put(y, binding.rows, new, -1)
@@ -205,22 +189,27 @@ def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args
     """Run ``forward`` while ``tensors`` stand in for the host's parameters of those names."""
     if not tensors:
         return forward(host, *args, **kwargs)
-    own = {name: host._parameters[name] for name in tensors}
-    host._graft.replaced = True  # type: ignore[union-attr]
+    parameters = parameters_of(host)
+    own = {name: parameters[name] for name in tensors}
+    carried = graft(host)
+    carried.replaced = True
     try:
-        for name, value in tensors.items():
-            host._parameters[name] = value  # type: ignore[assignment]
+        parameters.update(tensors)
         return forward(host, *args, **kwargs)
     finally:
-        host._graft.replaced = False  # type: ignore[union-attr]
-        for name, parameter in own.items():
-            host._parameters[name] = parameter
+        carried.replaced = False
+        parameters.update(own)
 
 
-_GENERATED: dict[type, type] = {}
+def parameters_of(host: nn.Module) -> dict[str, Tensor | None]:
+    """Return a host's own parameters as a dict that also takes tensors that are no parameters, for a while."""
+    return cast(dict[str, Tensor | None], host._parameters)
 
 
-def grafted_class(cls: type) -> type:
+_GENERATED: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def grafted_class(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the generated subclass of a module class; the same one each time."""
     if cls not in _GENERATED:
         entries = {name: _entry(name, getattr(cls, name)) for name in ENTRIES if hasattr(cls, name)}
@@ -235,32 +224,32 @@ def grafted_class(cls: type) -> type:
     return _GENERATED[cls]
 
 
-def _forward(cls: type) -> Forward:
-    original: Forward = cls.forward  # type: ignore[attr-defined]
+def _forward(cls: type[nn.Module]) -> Forward:
+    original: Forward = cls.forward
     first = next(islice(inspect.signature(original).parameters, 1, None), "")
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        graft: Graft = self._graft  # type: ignore[assignment]
-        with recomputing(graft.level):
-            if graft.calls or graft.tapped or graft.place is not None:
+        carried: Graft = self.__dict__["_graft"]
+        with recomputing(carried.level):
+            if carried.running or carried.tap.open:
                 if not args:
                     args = (kwargs.pop(first, None),)
-                return graft.run(self, original, args, kwargs)
-            return (graft.stand_in or original)(self, *args, **kwargs)
+                return carried.run(self, original, args, kwargs)
+            return (carried.stand_in or original)(self, *args, **kwargs)
 
     return forward
 
 
 def _entry(name: str, original: Forward) -> Forward:
     def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        graft: Graft = self._graft  # type: ignore[assignment]
-        if name == "forward_intermediates":
-            for call in graft.features:
-                call.binding.edit.features()
-        with recomputing(graft.level):
-            if graft.replaced:
+        carried: Graft = self.__dict__["_graft"]
+        for call in carried.schedule.features if name == FEATURES else ():
+            assert isinstance(call.binding.edit, RefusesFeatures)
+            call.binding.edit.features()
+        with recomputing(carried.level):
+            if carried.replaced:
                 return original(self, *args, **kwargs)
-            return replaced(self, graft.mixed(self), original, args, kwargs)
+            return replaced(self, carried.mixed(self), original, args, kwargs)
 
     return entry
 
@@ -271,7 +260,7 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     return (_rebuild, (cls, *arguments[1:]), *rest)
 
 
-def _rebuild(cls: type, *arguments: Any) -> Any:
+def _rebuild(cls: type[nn.Module], *arguments: Any) -> Any:
     new = grafted_class(cls)
     return new.__new__(new, *arguments)
 
@@ -290,7 +279,8 @@ def graft(host: nn.Module) -> Graft:
     if "_graft" not in host.__dict__:
         object.__setattr__(host, "_graft", Graft())
         host.__class__ = grafted_class(type(host))
-    return host._graft  # type: ignore[return-value]
+    carried: Graft = host.__dict__["_graft"]
+    return carried
 
 
 def ungraft(host: nn.Module) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import WeightSite
-from mmpeft.edits.base import Call
-from mmpeft.injection.graft import graft
+from mmpeft.edits.base import Call, Merges, Point
+from mmpeft.injection.graft import graft, parameters_of
 from mmpeft.injection.tree import Tree
 from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, plain_forward, plain_parameter
 from mmpeft.kernels.rows import put, take
@@ -29,7 +30,7 @@ def merge(trees: Mapping[str, Tree]) -> None:
     folded = [(host, _folded(host)) for group in hosts.values() for host in group]
     _say_what_grows(folded)
     for host, tensors in folded:
-        graft(host).originals = {name: _original(host._parameters[name]) for name in tensors}  # type: ignore[arg-type]
+        graft(host).originals = {name: _original(tensor_of(host, name)) for name in tensors}
     for host, tensors in folded:
         _write(host, tensors)
     for tree in trees.values():
@@ -70,21 +71,21 @@ def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
 def _problems(host: nn.Module) -> list[str]:
     found = []
     for call in graft(host).calls:
-        binding = call.binding
-        if binding.point == "carrier":
+        binding, edit = call.binding, call.binding.edit
+        if binding.point == Point.CARRIER:
             continue
-        if binding.edit.input_gate is not None:
-            found.append(f"{binding.site.path}: {type(binding.edit).__name__} has a gate, which depends on the input")
-        elif not binding.edit.mergeable:
-            found.append(f"{binding.site.path}: {type(binding.edit).__name__} is no change of a weight")
+        if edit.input_gate is not None:
+            found.append(f"{binding.site.path}: {type(edit).__name__} has a gate, which depends on the input")
+        elif not isinstance(edit, Merges):
+            found.append(f"{binding.site.path}: {type(edit).__name__} is no change of a weight")
         elif getattr(binding.site, "shared", False):
             found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
-        elif binding.point == "output" and getattr(host, "weight", None) is None:
+        elif binding.point == Point.OUTPUT and getattr(host, "weight", None) is None:
             found.append(f"{binding.site.path}: the layer has no weight")
-        elif getattr(binding.site, "activated", False) and binding.point == "output":
+        elif getattr(binding.site, "activated", False) and binding.point == Point.OUTPUT:
             found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
-        elif binding.edit.shifts and _bias(call) is None:
-            found.append(f"{binding.site.path}: {type(binding.edit).__name__} needs a bias, and the layer has none")
+        elif edit.shifts and _bias(call) is None:
+            found.append(f"{binding.site.path}: {type(edit).__name__} needs a bias, and the layer has none")
     return found
 
 
@@ -96,18 +97,19 @@ def _bias(call: Call) -> Tensor | None:
 
 def _folded(host: nn.Module) -> dict[str, Tensor]:
     """The host's new parameters, folded in the order in which the edits run."""
-    own = graft(host)
+    schedule = graft(host).schedule
     tensors: dict[str, Tensor] = {}
     with torch.no_grad():
-        if own.parameters:
-            tensors = {name: value.detach() for name, value in own.mixed(host).items()}
-        for call in (*own.projections, *own.projected, *own.outputs, *own.inputs):
+        if schedule.parameters:
+            tensors = {name: value.detach() for name, value in graft(host).mixed(host).items()}
+        for call in (*schedule.projections, *schedule.projected, *schedule.outputs, *schedule.inputs):
             tensors |= _fold(host, call, tensors)
     return tensors
 
 
 def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     site, edit = call.binding.site, call.binding.edit
+    assert isinstance(edit, Merges)
     names = (site.weight, site.bias) if isinstance(site, WeightSite) else ("weight", "bias")
     weight, bias = (tensors.get(name, getattr(host, name)) for name in names)
     weight = dense(weight)
@@ -142,7 +144,7 @@ def _write(host: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Write numbers into a host's parameters; plain ones take the place of a quantised weight, and compute."""
     with torch.no_grad():
         for name, value in tensors.items():
-            own: Tensor = host._parameters[name]  # type: ignore[assignment]
+            own = tensor_of(host, name)
             if is_quantized(own):
                 host._parameters[name] = plain_parameter(value.to(dtype_of(own)))
                 graft(host).stand_in = plain_forward
@@ -155,7 +157,7 @@ def _restore(host: nn.Module) -> None:
     with torch.no_grad():
         for name, value in own.originals.items():
             if is_quantized(value):
-                host._parameters[name] = value  # type: ignore[assignment]
+                parameters_of(host)[name] = value
             else:
-                host._parameters[name].copy_(value)  # type: ignore[union-attr]
+                tensor_of(host, name).copy_(value)
     own.originals, own.stand_in = {}, None

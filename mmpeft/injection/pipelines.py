@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from mmpeft.anatomies.libraries.pipeline_labels import tokenizers
+
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
@@ -32,9 +34,7 @@ class Vocabulary:
 
 def vocabularies_of(model: Any) -> dict[str, Vocabulary]:
     """Return the vocabulary of each text encoder of a pipeline, by the encoder's label."""
-    components = getattr(model, "components", {})
-    found = {label.replace("text_encoder", "tokenizer"): label for label in components if label.startswith("text_enc")}
-    return {label: Vocabulary(components[own]) for own, label in found.items() if components.get(own) is not None}
+    return {label: Vocabulary(own) for label, own in tokenizers(getattr(model, "components", {})).items()}
 
 
 Modules = Mapping[str, nn.Module]

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 Pairs = list[tuple[Site, Edit]]
 
 
-def plan(model: nn.Module | Modules, methods: Sequence[Method], dtype: torch.dtype | None = None) -> dict[str, Adapter]:
+Anatomies = Mapping[str, Anatomy]
+"""The anatomies of a model's modules by label: "" for a single module."""
+
+
+def plan(anatomies: Anatomies, methods: Sequence[Method], dtype: torch.dtype | None = None) -> dict[str, Adapter]:
     """Make an adapter's weights for each module of a model, without touching it.
 
     Of several modules, each gets the methods that have their sites there, and says what it lacks for others. A method
@@ -36,20 +40,19 @@ def plan(model: nn.Module | Modules, methods: Sequence[Method], dtype: torch.dty
         own = dtype or torch.promote_types(reference.dtype, torch.float32)
         return torch.device(reference.device), lambda edit: edit.to(own).train(module.training)
 
-    return _plan(model, methods, made)
+    return _plan(anatomies, methods, made)
 
 
-def sketch(model: nn.Module | Modules, methods: Sequence[Method]) -> dict[str, Adapter]:
+def sketch(anatomies: Anatomies, methods: Sequence[Method]) -> dict[str, Adapter]:
     """Plan an adapter on the meta device: places and shapes, without weights."""
-    return _plan(model, methods, lambda module: (torch.device("meta"), lambda edit: edit.to("meta")))
+    return _plan(anatomies, methods, lambda module: (torch.device("meta"), lambda edit: edit.to("meta")))
 
 
 def _plan(
-    model: nn.Module | Modules,
+    anatomies: Anatomies,
     methods: Sequence[Method],
     how: Callable[[nn.Module], tuple[AbstractContextManager[object], Callable[[Edit], Edit]]],
 ) -> dict[str, Adapter]:
-    anatomies = _anatomies(model)
     planned = {label: Adapter([]) for label in anatomies}
     problems: list[str] = []
     for method in methods:
@@ -94,7 +97,7 @@ def _pairs(method: Method, anatomy: Anatomy) -> tuple[Method, Pairs]:
     return method, pairs
 
 
-def _lost(method: Method, anatomies: Mapping[str, Anatomy], lacking: Mapping[str, str]) -> list[str]:
+def _lost(method: Method, anatomies: Anatomies, lacking: Mapping[str, str]) -> list[str]:
     """Return the problems of a method that has its sites nowhere, or in no module that one of its ``towers`` names."""
     lost: set[str] = set()
     problems: list[str] = []
@@ -118,15 +121,16 @@ def _nothing(methods: Sequence[Method], anatomies: Iterable[Anatomy]) -> str:
     return f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"
 
 
-def _anatomies(model: nn.Module | Modules) -> dict[str, Anatomy]:
-    found, vocabularies = {}, vocabularies_of(model)
+def anatomies_of(model: nn.Module | Modules) -> dict[str, Anatomy]:
+    """Read the anatomy of each module of a model; each knows the others and, of a pipeline, its tokenizer's words."""
+    anatomies, vocabularies = {}, vocabularies_of(model)
     for label, module in modules_of(model).items():
-        found[label] = replace(anatomy(module), label=label)
+        anatomies[label] = replace(anatomy(module), label=label)
         if label in vocabularies:
             words = vocabularies[label]
-            found[label] = replace(found[label], words=words.words, ids_for=words.ids_for)
-    return {label: replace(own, others=_others(own, found)) for label, own in found.items()}
+            anatomies[label] = replace(anatomies[label], words=words.words, ids_for=words.ids_for)
+    return {label: replace(own, others=_others(own, anatomies)) for label, own in anatomies.items()}
 
 
-def _others(own: Anatomy, found: Mapping[str, Anatomy]) -> tuple[Anatomy, ...]:
-    return tuple(other for other in found.values() if other is not own)
+def _others(own: Anatomy, anatomies: Anatomies) -> tuple[Anatomy, ...]:
+    return tuple(other for other in anatomies.values() if other is not own)

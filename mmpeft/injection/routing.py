@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import fields
 
-from mmpeft.edits.base import Call, RoutingTable, Stacked, Together
+from mmpeft.edits.base import Call, Point
+from mmpeft.edits.routes import RoutingTable
+from mmpeft.edits.together import Stacked, Stacks, Together
 
-POINTS = ("input", "output", "projected", "projection", "attention")
+POINTS = (Point.INPUT, Point.OUTPUT, Point.PROJECTED, Point.PROJECTION, Point.ATTENTION)
 """Where calls can be one: the others replace parameters."""
 
 
-def together(calls: Iterable[tuple[str, Call]], serving: RoutingTable) -> list[Call]:
+def together(calls: Iterable[tuple[str, Call]], table: RoutingTable) -> list[Call]:
     """Return the calls of one host, given by adapter and in the order of each, with as many as possible in one.
 
     Adapters that serve different samples don't see each other's: only the order inside of each matters.
@@ -19,30 +21,32 @@ def together(calls: Iterable[tuple[str, Call]], serving: RoutingTable) -> list[C
     points: dict[str, dict[str, list[tuple[Hashable, Call]]]] = {}
     for name, call in calls:
         points.setdefault(call.binding.point, {}).setdefault(name, []).append((_kind(call), call))
-    return [call for queues in points.values() for call in _merged(queues, serving)]
+    return [call for queues in points.values() for call in _merged(queues, table)]
 
 
-def _merged(queues: dict[str, list[tuple[Hashable, Call]]], serving: RoutingTable) -> Iterable[Call]:
-    everyone = len(serving.routes)
+def _merged(queues: dict[str, list[tuple[Hashable, Call]]], table: RoutingTable) -> Iterable[Call]:
+    everyone = len(table.routes)
     while queues:
         first, ((kind, call), *_) = next(iter(queues.items()))
         names = [first] if kind is None else [name for name, own in queues.items() if own[0][0] == kind]
         if call.binding.edit.count and len(names) < everyone:
             names, kind = [first], None
-        edits = tuple(queues[name].pop(0)[1].binding.edit for name in names)
+        edits = tuple(edit for name in names if isinstance(edit := queues[name].pop(0)[1].binding.edit, Stacks))
         if kind is None:
             yield call
         else:
-            own = {field.name: getattr(call, field.name) for field in fields(Call)}
-            yield Together(**own, names=tuple(names), serving=serving, weights=Stacked(edits))
+            common = {field.name: getattr(call, field.name) for field in fields(Call)}
+            yield Together(**common, names=tuple(names), table=table, weights=Stacked(edits))
         for name in [name for name in names if not queues[name]]:
             del queues[name]
 
 
 def _kind(call: Call) -> Hashable:
     """Return what calls that can be one have in common; None: this can't be part of one."""
-    binding = call.binding
-    alike = None if binding.edit.input_gate is not None or binding.point not in POINTS else binding.edit.alike()
+    binding, edit = call.binding, call.binding.edit
+    if not isinstance(edit, Stacks) or edit.input_gate is not None or binding.point not in POINTS:
+        return None
+    alike = edit.alike()
     if alike is None:
         return None
-    return type(binding.edit), binding.index, repr(binding.rows), id(binding.tap), call.offset, alike
+    return type(edit), binding.index, repr(binding.rows), id(binding.tap), call.offset, alike

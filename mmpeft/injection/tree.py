@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
 
 from mmpeft.anatomies.sites import Site
-from mmpeft.edits.base import Binding, Call, Edit, Route, RoutingTable, Share
+from mmpeft.edits.base import Binding, Call, Edit, InsertsTokens, Point
+from mmpeft.edits.routes import Route, RoutingTable, Share
 from mmpeft.edits.weights import Weight, weight_at
 from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
 from mmpeft.injection.routing import together
+from mmpeft.injection.schedule import EMPTY, Schedule
 
 if TYPE_CHECKING:
     from mmpeft.methods.base import Method
@@ -26,16 +28,21 @@ class Node(nn.Module):
         """Return the node at a dotted path below this one, made on the way."""
         node = self
         for part in path.split(".") if path else ():
-            node = node._modules.setdefault(part, Node())  # type: ignore[assignment]
+            inner = node._modules.setdefault(part, Node())
+            assert isinstance(inner, Node)
+            node = inner
         return node
 
 
 class Demands(NamedTuple):
-    """Tokens that are inserted, in which layers; whether it takes a condition; a site of several layers' parameters."""
+    """What limits the routing of an adapter to single samples of a batch."""
 
     tokens: tuple[object, ...]
+    """The tokens that it inserts, by layers: samples with other numbers of tokens don't fit into one batch."""
     condition: bool
+    """Whether it takes a condition, which is given for a whole batch."""
     unfrozen: str | None
+    """A module with children whose parameters it replaces, by name: they can't be replaced for some samples."""
 
 
 class Adapter(Node):
@@ -64,7 +71,7 @@ class Adapter(Node):
         bindings = [*edit.bind(site)]
         if site.carrier is not None:
             module, carry = site.carrier
-            bindings.append(Binding(edit=edit, host=module, point="carrier", site=site, carry=carry))
+            bindings.append(Binding(edit=edit, host=module, point=Point.CARRIER, site=site, carry=carry))
         for binding in bindings:
             check_forward(binding.host)
             self.bindings.append(binding)
@@ -74,10 +81,10 @@ class Adapter(Node):
         """What decides whether it can serve single samples of a batch."""
         edits = [edit for _, edit, _ in self.places]
         unfrozen = (
-            own for own in self.bindings if own.point == "parameters" and any(True for _ in own.host.children())
+            own for own in self.bindings if own.point == Point.PARAMETERS and any(True for _ in own.host.children())
         )
         return Demands(
-            tokens=tuple((edit.layers, edit.count) for edit in edits if edit.count),
+            tokens=tuple((edit.layers, edit.count) for edit in edits if isinstance(edit, InsertsTokens)),
             condition=any(edit.takes is not None for edit in edits),
             unfrozen=next((binding.site.name for binding in unfrozen), None),
         )
@@ -90,17 +97,20 @@ class Adapter(Node):
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """What some active adapters make each host run, and the towers that this touches."""
+    """What each host runs for some active adapters, and the towers that this touches."""
 
-    calls: Mapping[Graft, list[Call]]
+    schedules: Mapping[Graft, Schedule]
     towers: frozenset[str]
 
 
-class Known(dict[bool, tuple[object, Arrangement]]):
-    """The last arrangements, of routed adapters and of others, each with what it is for; copies start without."""
+class LastArrangements(dict[bool, tuple[object, Arrangement]]):
+    """A cache of the last arrangement with routes (True) and of the last without (False), each with what it is for.
 
-    def __reduce__(self) -> tuple[type[Known], tuple[()]]:
-        return Known, ()
+    Neither copied nor pickled: a copy of the model starts without.
+    """
+
+    def __reduce__(self) -> tuple[type[LastArrangements], tuple[()]]:
+        return LastArrangements, ()
 
 
 class Tree(nn.Module):
@@ -114,9 +124,9 @@ class Tree(nn.Module):
         super().__init__()
         self.active: dict[str, Weight] = {}
         self.routes: Mapping[str, Route] = {}
-        self.serving = RoutingTable()
+        self.table = RoutingTable()
         self.arranged = Arrangement({}, frozenset())
-        self.known = Known()
+        self.known = LastArrangements()
         self.merged = False
         self.unfrozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.register_load_state_dict_post_hook(_forgive)
@@ -136,26 +146,26 @@ class Tree(nn.Module):
     @property
     def adapters(self) -> dict[str, Adapter]:
         """The adapters by name, in order of their making."""
-        return self._modules  # type: ignore[return-value]
+        return cast(dict[str, Adapter], self._modules)
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Bind an adapter's edits to their hosts; nothing runs until it is active."""
-        self.known = Known()
+        self.known = LastArrangements()
         self._modules[name] = adapter
         for binding in adapter.bindings:
             graft(binding.host).attach(name, binding)
             if binding.tap is not None:
                 graft(binding.tap).bindings.setdefault(name, [])
-                graft(binding.tap).tapped_by.add(name)
+                graft(binding.tap).tap.readers.add(name)
 
     def detach(self, name: str) -> None:
         """Unbind an adapter; a host that carries nothing any more gets its own class back."""
         adapter = self.adapters[name]
-        self.known = Known()
+        self.known = LastArrangements()
         for host in adapter.hosts():
             own = graft(host)
             own.bindings.pop(name)
-            own.tapped_by.discard(name)
+            own.tap.readers.discard(name)
             if not own.needed:
                 ungraft(host)
         del self._modules[name]
@@ -168,15 +178,14 @@ class Tree(nn.Module):
         """
         before = self.arranged
         self.active, self.routes = dict(weights), routes or {}
-        self.serving.serve(self.routes)
+        self.table.serve(self.routes)
         self.arranged = self._arrangement()
         if self.arranged is before:
             return
-        idle: dict[Graft, list[Call]] = {own: [] for own in before.calls}
-        changed = idle | {**self.arranged.calls}
-        for own, calls in changed.items():
-            own.activate(calls)
-            own.tapped = not self.merged and not own.tapped_by.isdisjoint(self.active)
+        changed = dict.fromkeys(before.schedules, EMPTY) | {**self.arranged.schedules}
+        for own, schedule in changed.items():
+            own.schedule = schedule
+            own.tap.open = not self.merged and not own.tap.readers.isdisjoint(self.active)
         for own in sorted(changed, key=lambda own: own.running):
             own.switch()
 
@@ -187,7 +196,7 @@ class Tree(nn.Module):
 
     def forget(self) -> None:
         """Let go of what is known of former adapters, and of their stacked weights."""
-        self.known = Known()
+        self.known = LastArrangements()
 
     def _arrangement(self) -> Arrangement:
         alone = len(self.routes) == 1 and all(len(own.samples) == own.batch for own in self.routes.values())
@@ -199,15 +208,17 @@ class Tree(nn.Module):
         return self.known[routed][1]
 
     def _arrange(self, routed: bool) -> Arrangement:
-        own = [self.adapters[name] for name in self.active]
-        hosts = {id(host): host for adapter in own for host in adapter.hosts()}
-        towers = frozenset(binding.site.tower for adapter in own for binding in adapter.bindings)
+        adapters = [self.adapters[name] for name in self.active]
+        hosts = {id(host): host for adapter in adapters for host in adapter.hosts()}
+        towers = frozenset(binding.site.tower for adapter in adapters for binding in adapter.bindings)
         applied = {} if self.merged else self.active
-        shares = {name: Share(self.serving, name) for name in (self.routes if routed else ())}
-        calls = {carried: _calls(carried.bindings, applied, shares) for carried in map(graft, hosts.values())}
-        if routed:
-            return Arrangement({own: together(given, self.serving) for own, given in calls.items()}, towers)
-        return Arrangement({own: [call for _, call in given] for own, given in calls.items()}, towers)
+        shares = {name: Share(self.table, name) for name in (self.routes if routed else ())}
+
+        def scheduled(own: Graft) -> Schedule:
+            calls = _calls(own.bindings, applied, shares)
+            return Schedule(together(calls, self.table) if routed else [call for _, call in calls])
+
+        return Arrangement({own: scheduled(own) for own in map(graft, hosts.values())}, towers)
 
 
 def _calls(
@@ -228,12 +239,12 @@ def _calls(
             room = here, left
         for binding in own:
             count = binding.edit.count
-            left += {"input": count, "output": -count}.get(binding.point, 0)
-            if not (joins and count and binding.point == "output"):
-                place = here if binding.point == "input" else left
+            left += {Point.INPUT: count, Point.OUTPUT: -count}.get(binding.point, 0)
+            if not (joins and count and binding.point == Point.OUTPUT):
+                place = here if binding.point == Point.INPUT else left
                 route = routes.get(name) if joins or not count else None
                 yield name, Call(binding, weight_at(weight, binding.site), route, place, joins)
-            here += count if binding.point == "input" else 0
+            here += count if binding.point == Point.INPUT else 0
         if not joins:
             entering, staying = here, left
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.inspection.outline import Outline, TensorOutline
-from mmpeft.inspection.trace import Forward, carried, first, inner_forward, overridden, with_first
+from mmpeft.inspection.trace import Forward, first, inner_forward, inner_forwards, overridden, with_first
 
 Point = Literal["input", "output", "inner output"]
 
@@ -99,7 +99,7 @@ class FrozenPrefix:
         return inner_forward(self.module) or self.module.forward if self._inner else self.module.forward
 
     def _landing(self, forward: Forward) -> AbstractContextManager[None]:
-        return (carried if self._inner else overridden)({self.module: forward})
+        return (inner_forwards if self._inner else overridden)({self.module: forward})
 
     @property
     def _inner(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.hosts import carried_by
 from mmpeft.anatomies.reading import anatomy
 from mmpeft.inspection.frozen_prefix import FrozenPrefix, NoPrefixError, Point
 from mmpeft.inspection.outline import Outline, TensorOutline, tensors
@@ -172,8 +173,8 @@ def _busy(call: TracedCall) -> bool:
 
 
 def _edited(module: nn.Module) -> bool:
-    graft = module.__dict__.get("_graft")
-    return graft is not None and bool(graft.calls or graft.tapped)
+    carried = carried_by(module)
+    return carried is not None and bool(carried.calls or carried.tap.open)
 
 
 def _has_nan(value: Any) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import own_modules
-from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.hosts import carried_by, plain_class
+from mmpeft.injection.graft import graft
 
 Forward = Callable[..., Any]
 Result = TypeVar("Result")
@@ -60,7 +61,7 @@ def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[TracedCall]
 
     modules = list(own_modules(model))
     inner = {m: watched(path, m, own, inner=True) for path, m in modules if (own := inner_forward(m)) is not None}
-    with overridden({m: watched(path, m, m.forward) for path, m in modules}), carried(inner):
+    with overridden({m: watched(path, m, m.forward) for path, m in modules}), inner_forwards(inner):
         result = run()
     return calls, result
 
@@ -83,25 +84,26 @@ def overridden(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 def inner_forward(module: nn.Module) -> Forward | None:
     """Return what a module with active edits runs itself, ``f(module, *args)``; None without, or where it is fused."""
-    graft = module.__dict__.get("_graft")
-    if graft is None or not graft.calls:
+    carried = carried_by(module)
+    if carried is None or not carried.calls:
         return None
-    forward: Forward = graft.carry or plain_class(module).forward  # type: ignore[attr-defined]
+    cls: type[nn.Module] = plain_class(module)
+    forward = carried.inner or cls.forward
     return None if forward is nn.Linear.forward else forward
 
 
 @contextmanager
-def carried(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+def inner_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Let modules with active edits compute with these inner forwards inside the block."""
-    grafts: dict[Any, Forward] = {module._graft: forward for module, forward in forwards.items()}
-    before = {graft: graft.carry for graft in grafts}
+    grafts = {graft(module): forward for module, forward in forwards.items()}
+    before = {own: own.stand_in for own in grafts}
     try:
-        for graft, forward in grafts.items():
-            graft.carry = forward
+        for own, forward in grafts.items():
+            own.stand_in = forward
         yield
     finally:
-        for graft, own in before.items():
-            graft.carry = own
+        for own, stand_in in before.items():
+            own.stand_in = stand_in
 
 
 def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

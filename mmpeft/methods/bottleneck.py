@@ -62,7 +62,7 @@ class Pfeiffer(Method):
 
         options = self.model_dump(exclude={"layers", "towers", "targets", "gate"})
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            made = Bottleneck(site, reads=self.reads, **options)  # type: ignore[arg-type]
+            made = Bottleneck(site, reads=self.reads, **options)
             made.input_gate = None if self.gate is None else gate_of(site, self.gate)
             yield site, made
 

@@ -46,7 +46,7 @@ class CLIPAdapter(Method):
         from mmpeft.edits import FeatureBlend
 
         for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
-            yield site, FeatureBlend(site, reduction=self.reduction, ratio=self.ratio)  # type: ignore[arg-type]
+            yield site, FeatureBlend(site, reduction=self.reduction, ratio=self.ratio)
 
 
 class TipAdapter(Method):
@@ -94,7 +94,6 @@ class TipAdapter(Method):
         from mmpeft.anatomies.sites import LogitsSite
         from mmpeft.edits import FeatureCache
 
-        options = {"alpha": self.alpha, "beta": self.beta, "trained": self.trained}
         for site in anatomy.select(("logits",), LogitsSite):
-            assert isinstance(site, LogitsSite)
-            yield site, FeatureCache(site, samples=self.shots * site.classes, **options)  # type: ignore[arg-type]
+            places = self.shots * site.classes
+            yield site, FeatureCache(site, samples=places, alpha=self.alpha, beta=self.beta, trained=self.trained)

@@ -85,7 +85,7 @@ class IPAdapter(Method):
             image = Resampler(root, **size, depth=self.depth, heads=self.heads, inner=self.width)
         yield root, image
         for site in sites:
-            yield site, DecoupledAttention(site, image, scale=weight_at(self.scale, site))  # type: ignore[arg-type]
+            yield site, DecoupledAttention(site, image, scale=weight_at(self.scale, site))
 
 
 class T2IAdapter(Method):
@@ -182,10 +182,10 @@ class TextualInversion(Method):
         for site in anatomy.select(("prompt",), PromptSite, towers=self.towers):
             if self.ids is None:
                 raise ValueError(f"words: {list(self.words)} need a tokenizer: adapt the pipeline, or give ids")
-            yield site, NewWords(site, ids=self.ids, start=self.start)  # type: ignore[arg-type]
+            yield site, NewWords(site, ids=self.ids, start=self.start)
 
 
 def _denoiser(anatomy: Anatomy, towers: str | tuple[str, ...]) -> DenoiserSite:
     from mmpeft.anatomies.sites import DenoiserSite
 
-    return anatomy.select(("denoiser",), DenoiserSite, towers=towers)[0]  # type: ignore[return-value]
+    return anatomy.select(("denoiser",), DenoiserSite, towers=towers)[0]

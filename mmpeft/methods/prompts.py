@@ -63,7 +63,7 @@ class _Words(Method):
     def _site(self, anatomy: Anatomy) -> PromptSite:
         from mmpeft.anatomies.sites import PromptSite
 
-        return anatomy.select(("prompt",), PromptSite, towers=self.towers)[0]  # type: ignore[return-value]
+        return anatomy.select(("prompt",), PromptSite, towers=self.towers)[0]
 
 
 class CoOp(_Words):
@@ -115,7 +115,7 @@ class CoOp(_Words):
         if not self.class_specific or self.classes is not None:
             return found
         site = anatomy.select(("logits",), LogitsSite)[0]
-        return found.model_copy(update={"classes": site.classes})  # type: ignore[attr-defined]
+        return found.model_copy(update={"classes": site.classes})
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the words of the text tower."""
@@ -124,8 +124,8 @@ class CoOp(_Words):
 
         site = self._site(anatomy)
         for logits in anatomy.sites(LogitsSite):
-            if self.classes not in (None, logits.classes):  # type: ignore[attr-defined]
-                raise ValueError(f"classes: {self.classes}, and the model has {logits.classes}")  # type: ignore[attr-defined]
+            if self.classes not in (None, logits.classes):
+                raise ValueError(f"classes: {self.classes}, and the model has {logits.classes}")
         template = self._prompt(position=self.position, classes=self.classes)
         if self.position != "end":
             words = template["template"].removesuffix(" {}.").split()
@@ -159,7 +159,7 @@ class CoCoOp(_Words):
         from mmpeft.edits import ConditionalPrompt
 
         site = self._site(anatomy)
-        image: Any = anatomy.select(("features",), FeaturesSite, towers="vision")[0]
+        image = anatomy.select(("features",), FeaturesSite, towers="vision")[0]
         yield site, ConditionalPrompt(site, image, hidden=max(1, image.width // self.reduction), **self._prompt())
 
 
@@ -272,7 +272,7 @@ class PromptSRC(IVLP):
 def _sequence(anatomy: Anatomy, towers: str | tuple[str, ...]) -> SequenceSite:
     from mmpeft.anatomies.sites import SequenceSite
 
-    return anatomy.select(("tokens",), SequenceSite, towers=towers)[0]  # type: ignore[return-value]
+    return anatomy.select(("tokens",), SequenceSite, towers=towers)[0]
 
 
 def _layers(layers: str | tuple[int, ...], count: int) -> list[int]:

@@ -65,6 +65,6 @@ class ResTuningBypass(Method):
             sites = [site for site in anatomy.sites(towers=sequence.tower) if site.name == "block"]
             for site in sites:
                 last = site is sites[-1]
-                width = sequence.width  # type: ignore[attr-defined]
+                width = sequence.width
                 previous = BypassLayer(width, previous, bottleneck=self.bottleneck, gated=self.gated, last=last)
                 yield site, previous

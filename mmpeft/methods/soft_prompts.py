@@ -112,4 +112,4 @@ class PTuning(Method):
 def _words(anatomy: Anatomy, towers: str | tuple[str, ...]) -> WordsSite:
     from mmpeft.anatomies.sites import WordsSite
 
-    return anatomy.select(("words",), WordsSite, towers=towers)[0]  # type: ignore[return-value]
+    return anatomy.select(("words",), WordsSite, towers=towers)[0]

@@ -43,6 +43,6 @@ class SSF(Method):
         from mmpeft.edits import Affine
 
         for norm in anatomy.sites(NormSite, self.layers, self.towers):
-            yield norm, Affine(norm, std=self.std)  # type: ignore[arg-type]
+            yield norm, Affine(norm, std=self.std)
         for linear in anatomy.linear_sites("all", self.layers, self.towers):
             yield linear, Affine(linear, std=self.std)

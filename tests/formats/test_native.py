@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import mmpeft
 from mmpeft import IA3, AdaptFormer, LinearProbe, LoRA
+from mmpeft.formats import manifest
+from mmpeft.injection import planning
 
 
 def rewrite(directory, change):
@@ -216,3 +218,13 @@ def test_saving_leaves_the_model_alone(adapted, tmp_path):
     handle.save(tmp_path / "deep/down/a")
     assert_untouched(model, before)
     assert all(torch.equal(value, state[key]) for key, value in handle.state_dict().items())
+
+
+def test_the_model_is_read_once(adapted, vit, monkeypatch, tmp_path):
+    _, handle = adapted(LoRA(rank=2))
+    handle.save(tmp_path / "a")
+    model, reads = vit(), []
+    for module in (planning, manifest):
+        monkeypatch.setattr(module, "anatomy", lambda own, read=module.anatomy: reads.append(own) or read(own))
+    mmpeft.load(model, tmp_path / "a")
+    assert reads == [model]

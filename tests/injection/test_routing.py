@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mmpeft
-from mmpeft.edits.base import Together
+from mmpeft.edits.together import Together
 
 NAMES = ["a", "b", None, "c", "a", "b"]
 SERVED = ["a", "b", "c", "c", "a", "b"]
@@ -109,7 +109,8 @@ def test_each_host_has_one_call_for_all(mix: str, make_case: Any) -> None:
     kind, methods = MIXES[mix]
     model, adapters = several(make_case("lora", kind), methods)
     with adapters.route(SERVED):
-        calls = [graft.inputs + graft.outputs for graft in (m.__dict__.get("_graft") for m in model.modules()) if graft]
+        schedules = [m._graft.schedule for m in model.modules() if "_graft" in m.__dict__]
+        calls = [schedule.inputs + schedule.outputs for schedule in schedules]
         assert stacks(model) and all(call.names == ("a", "b", "c") for call in stacks(model))
         assert all(len({call.binding.point for call in own}) == len(own) for own in calls)
 

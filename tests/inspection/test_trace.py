@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
-from mmpeft.inspection.trace import carried, inner_forward, overridden, trace
+from mmpeft.inspection.trace import inner_forward, inner_forwards, overridden, trace
 
 
 class Named(nn.Module):
@@ -56,7 +56,7 @@ def test_the_inner_call_of_an_edited_module() -> None:
     assert torch.equal(inner.left, nn.LayerNorm(2)(x)) and inner.entered is x
     assert not torch.equal(outer.left, inner.left)
     expected = norm(x)
-    with carried({norm[0]: lambda host, x: inner.left}):
+    with inner_forwards({norm[0]: lambda host, x: inner.left}):
         assert torch.equal(norm(torch.zeros_like(x)), expected)
     with adapters.off():
         assert inner_forward(norm[0]) is None

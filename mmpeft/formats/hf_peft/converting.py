@@ -15,7 +15,7 @@ from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.saved_adapter import read_tensors
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, validated, weights_in, write_json
-from mmpeft.injection.planning import sketch
+from mmpeft.injection.planning import anatomies_of, sketch
 from mmpeft.methods.prefix_tuning import PrefixTuning
 from mmpeft.settings import Settings
 
@@ -41,7 +41,7 @@ def export_prefix(directory: Path, dest: Path, base: Any) -> None:
         raise ValueError("base: where a prefix stands, only the model can tell: give the module, or --base MODEL")
     tensors = read_tensors(base, source, [])
     try:
-        layout = lay_out_prefix(sketch(base, source.methods)[""], base)
+        layout = lay_out_prefix(sketch(anatomies_of(base), source.methods)[""], base)
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from None
     assert layout.config is not None

@@ -1,4 +1,4 @@
-"""What every diffusion task does: put the parts together, train, evaluate, draw."""
+"""What diffusion tasks share: the pipeline with its data, its objective and caches, and pictures that it draws."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 import mmpeft
-from mmpeft.assembly.diffusion_config import CacheSettings, DiffusionConfig, Sampling
-from mmpeft.assembly.task import add_adapters, checkpoint_blocks, load_adapters, test_sample
+from mmpeft.assembly.diffusion_config import CacheSettings, DiffusionConfig, PreviewSettings, Sampling
+from mmpeft.assembly.grafting import checkpoint_blocks
+from mmpeft.assembly.parts import Parts
+from mmpeft.assembly.prediction import Prediction, checked_index
 from mmpeft.data import DataSplits
 from mmpeft.data.diffusion import Reference, load_pictures
 from mmpeft.data.tensor_store import TensorStore, weights_key
@@ -23,50 +24,55 @@ from mmpeft.heads.image_encoder import ImageEncoder
 from mmpeft.objectives.denoising import Denoising
 from mmpeft.objectives.noise_schedule import noise_schedule
 from mmpeft.training.accelerator import make_accelerator
-from mmpeft.training.check import check_run
-from mmpeft.training.evaluation import evaluate_split
 from mmpeft.training.preview import Preview, faults, grid_of, save_picture
-from mmpeft.training.run.report import train_and_report
-from mmpeft.training.run.run_directory import RunDirectory
-from mmpeft.training.trainer import Trainer
+from mmpeft.zoo.precision import DTYPES
 
 Encoder = tuple[ImageEncoder, Reference]
 """The encoder of image prompts, and how it wants pictures."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHOWN = 4
 """Validation pictures whose texts are drawn on the way, if the configuration has no prompts."""
 
 
-def run(config: DiffusionConfig, encoder: Encoder | None = None, *, frozen: bool = False) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics; ``frozen`` also tests the model without adapters."""
-    RunDirectory(config.output).claim(config.train.resume)
-    loading = f'model = mmpeft.load_model("{config.model.name}")'
-    return train_and_report(build(config, encoder), config, loading, frozen=frozen)
+def assemble(config: DiffusionConfig, encoder: Encoder | None = None) -> Parts:
+    """Load the pipeline, and the data in its size; the adapters are those of the whole pipeline."""
+    model = load_denoiser(config, None if encoder is None else encoder[0])
+    data = load_pictures(config.data, _resolution(config, model), model.factor, None if encoder is None else encoder[1])
+    return Parts(
+        config,
+        model,
+        read=lambda: data,
+        objective=lambda adapters: _objective(config, model),
+        answer=lambda index: Prediction(picture=draw_prediction(config, model, data, index)),
+        loading=f'model = mmpeft.load_model("{config.model.name}")',
+        pipeline=model.pipeline,
+        frozen=True,
+        once_adapted=partial(_fit_model, model, data, config),
+        preview=None if config.preview is None else _preview(config.preview, model, data),
+    )
 
 
-def check(config: DiffusionConfig, encoder: Encoder | None = None) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing but a cache on disk."""
-    trainer = build(config, encoder)
-    print(trainer.adapters.report())
-    check_run(trainer, trainer.data.train.describe)  # type: ignore[attr-defined]
+def load_denoiser(config: DiffusionConfig, encoder: ImageEncoder | None) -> Denoiser:
+    """Load the pipeline as a frozen model of noise.
+
+    A safety checker is left out: it would paint some pictures black, which here means that training went wrong.
+    """
+    set_seed(config.train.seed)  # an encoder that was loaded before must not change how adapters begin
+    pipeline: Any = mmpeft.load_model(config.model.name, dtype=DTYPES[config.precision])
+    if getattr(pipeline, "safety_checker", None) is not None:
+        pipeline.safety_checker = None
+    if config.loss.zero_terminal_snr:
+        rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **rescaled)
+    return Denoiser(pipeline, encoder).requires_grad_(False)
 
 
-def evaluate(config: DiffusionConfig, encoder: Encoder | None = None) -> dict[str, float]:
-    """Return the test loss of the adapter in the run directory of a finished run."""
-    model, data = load(config, encoder)
-    load_adapters(model.pipeline, config)
-    return evaluate_split(model, _objective(config, model), data, config.train, config.output)
-
-
-def predict(config: DiffusionConfig, index: int, encoder: Encoder | None = None) -> Path:
+def draw_prediction(config: DiffusionConfig, model: Denoiser, data: DataSplits, index: int) -> Path:
     """Draw the ``prompt``, laid out by (or looking like) a test picture where the adapter wants one; return the PNG.
 
     Raises:
         ValueError: If there is no such test picture.
     """
-    model, data = load(config, encoder)
-    test_sample(data.test, index)
-    load_adapters(model.pipeline, config)
+    checked_index(data.test, index)
     model.to(make_accelerator(config.train, config.output).device).eval()
     prompts = None if config.prompt is None else [config.prompt]
     picture = draw(model, data.test, config.sampling, [index], prompts)
@@ -74,40 +80,6 @@ def predict(config: DiffusionConfig, index: int, encoder: Encoder | None = None)
     if black or broken:
         print(f"WARNING: the picture {'is black' if black else 'is not all numbers (NaN)'}")
     return save_picture(grid_of(picture), config.output / f"prediction_{index}.png")
-
-
-def build(config: DiffusionConfig, encoder: Encoder | None = None) -> Trainer:
-    """Put together a trainer: the pipeline with its adapters, the data, the objective, and pictures on the way."""
-    model, data = load(config, encoder)
-    adapters = add_adapters(model.pipeline, config, head=False)
-    if config.train.gradient_checkpointing:
-        _checkpoint(model)
-    _check_conditions(model, data, config)
-    preview = None
-    if config.preview is not None:
-        asked = [*config.preview.prompts]
-        indices = [i % len(data.val) for i in range(len(asked))] or [*range(min(SHOWN, len(data.val)))]
-        names = tuple(asked or (data.val[index]["prompt"] for index in indices))
-        make = partial(draw, model, data.val, config.preview, indices, asked or None)
-        preview = Preview(make, config.preview.every, names)
-    return Trainer(model, adapters, _objective(config, model), data, config.train, config.output, preview)
-
-
-def load(config: DiffusionConfig, encoder: Encoder | None = None) -> tuple[Denoiser, DataSplits]:
-    """Load the pipeline, and the data in its size.
-
-    A safety checker is left out: it would paint some pictures black, which here means that training went wrong.
-    """
-    set_seed(config.train.seed)
-    pipeline: Any = mmpeft.load_model(config.model.name, dtype=DTYPES[config.precision])
-    if getattr(pipeline, "safety_checker", None) is not None:
-        pipeline.safety_checker = None
-    if config.loss.zero_terminal_snr:
-        rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **rescaled)
-    model = Denoiser(pipeline, None if encoder is None else encoder[0]).requires_grad_(False)
-    data = load_pictures(config.data, _resolution(config, model), model.factor, None if encoder is None else encoder[1])
-    return model, data
 
 
 def draw(
@@ -120,13 +92,28 @@ def draw(
     height, width = samples[0]["image"].shape[1:]
     return model.draw(
         prompts or [sample["prompt"] for sample in samples],
-        [sampling.seed + place for place in range(len(samples))],
+        [sampling.seed + number for number in range(len(samples))],
         model.conditions({name: tensor.to(device) for name, tensor in batch.items()}),
         steps=sampling.steps,
         guidance=sampling.guidance,
         negative=sampling.negative,
         size=(height, width),
     )
+
+
+def _preview(settings: PreviewSettings, model: Denoiser, data: DataSplits) -> Preview:
+    """Return what draws pictures on the way: of the prompts, or of the first validation pictures' own texts."""
+    asked = [*settings.prompts]
+    indices = [i % len(data.val) for i in range(len(asked))] or [*range(min(SHOWN, len(data.val)))]
+    names = tuple(asked or (data.val[index]["prompt"] for index in indices))
+    return Preview(partial(draw, model, data.val, settings, indices, asked or None), settings.every, names)
+
+
+def _fit_model(model: Denoiser, data: DataSplits, config: DiffusionConfig) -> None:
+    """Make an adapted pipeline ready for training as the configuration says, and check that the data fits it."""
+    if config.train.gradient_checkpointing:
+        _checkpoint(model)
+    _check_conditions(model, data, config)
 
 
 def _resolution(config: DiffusionConfig, model: Denoiser) -> int:
@@ -147,7 +134,7 @@ def _stores(cache: CacheSettings, config: DiffusionConfig, model: Denoiser) -> d
         ValueError: If texts are to be kept while their encoder is changed.
     """
     pipeline, stores = model.pipeline, {}
-    texts = {label: own for label, own in model.adapters.modules.items() if label.startswith("text_encoder")}
+    texts = {label: module for label, module in model.adapters.modules.items() if label.startswith("text_encoder")}
     if cache.latents is not None:
         views = f"{config.data.views or 1} version(s) of each picture"
         stores["latents"] = _store(cache.latents, cache.path / "latents", pipeline.vae)
@@ -169,11 +156,11 @@ def _store(kind: str, path: Path, *encoders: nn.Module) -> TensorStore:
 def _checkpoint(model: Denoiser) -> None:
     """Let denoiser and trained text encoders compute their blocks again in the backward pass (non-reentrant)."""
     for label, module in model.adapters.modules.items():
-        own: Any = module
+        part: Any = module
         if module is model.denoiser:
-            own.enable_gradient_checkpointing()
+            part.enable_gradient_checkpointing()
         elif label.startswith("text_encoder"):
-            checkpoint_blocks(own)
+            checkpoint_blocks(part)
 
 
 def _check_conditions(model: Denoiser, data: DataSplits, config: DiffusionConfig) -> None:

@@ -12,8 +12,6 @@ from mmpeft.objectives.denoising_settings import DenoisingSettings
 from mmpeft.settings import Settings
 from mmpeft.training.config import CacheConfig, Monitor, RunConfig, TrainConfig, as_store
 
-LOWEST_LOSS = Monitor(metric="loss", mode="min")
-
 
 class DiffusionTraining(TrainConfig):
     """How the adapters are trained."""

@@ -62,6 +62,14 @@ def make_shots(
     return Shots(examples, asked, free, [row.fields["label"] for row in test])
 
 
+def by_count(scorer: TokenScorer, drawn: Mapping[tuple[int, int], Shots], batch_size: int) -> dict[int, list[float]]:
+    """Return the accuracies of the active adapters by number of examples, one for each seed that drew them."""
+    accuracies: dict[int, list[float]] = {}
+    for (count, _), shots in drawn.items():
+        accuracies.setdefault(count, []).append(shots.accuracy(scorer, batch_size))
+    return accuracies
+
+
 def table(found: Accuracies) -> str:
     """Return the mean accuracies as text, with their standard deviation over seeds if there are several."""
     counts = list(next(iter(found.values())))

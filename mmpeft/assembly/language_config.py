@@ -12,8 +12,6 @@ from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 from mmpeft.training.config import CacheConfig, Monitor, RunConfig, TrainConfig, as_store
 
-LOWEST_LOSS = Monitor(metric="loss", mode="min")
-
 
 def _compiled(pattern: str) -> str:
     try:
@@ -30,7 +28,7 @@ class LanguageTraining(TrainConfig):
     """Samples per process and forward pass."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
-    monitor: Monitor | None = LOWEST_LOSS
+    monitor: Monitor | None = Monitor(metric="loss", mode="min")
     """The validation score that selects the best weights; null keeps the last ones, and needs no validation split."""
     cache: Annotated[CacheConfig, BeforeValidator(as_store)] = CacheConfig(store="off")
     """The cache of a frozen prefix, which is for images."""

@@ -5,14 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from mmpeft.assembly.prediction import Prediction, checked_index
+from mmpeft.data import DataSplits
+from mmpeft.data.masks import class_shares
 from mmpeft.data.samples import IGNORED
 from mmpeft.files import replaced_file
+from mmpeft.heads.segmentation import Segmenter
+
+
+@torch.no_grad()
+def answer_by_mask(model: Segmenter, data: DataSplits, index: int, output: Path) -> Prediction:
+    """Return a test image and the share of its pixels that each class gets, and draw it in the run directory."""
+    sample, item = data.test.samples[checked_index(data.test, index)], data.test[index]
+    predicted = model(item["image"][None]).argmax(1)[0]
+    path = output / f"prediction_{index}.png"
+    draw_segmentation(item["image"], item["mask"], predicted, data.classes, path)
+    return Prediction(sample=sample, shares=class_shares(predicted, data.classes), picture=path)
 
 
 def draw_segmentation(image: Tensor, truth: Tensor, predicted: Tensor, classes: tuple[str, ...], path: Path) -> None:

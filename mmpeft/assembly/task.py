@@ -1,86 +1,109 @@
-"""What every task script does: graft the configured adapters, load those of a finished run, run as a program."""
+"""A task: its configuration, what builds the parts of a run from it, and the verbs, which all tasks share.
+
+Needs no torch until a verb is called: a task script can be read for its configuration in no time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-from accelerate import PartialState
-from torch import nn
-
-import mmpeft
-from mmpeft.data import DataSplits, ImageSplit
-from mmpeft.data.samples import Sample
-from mmpeft.handle.adapters import Adapters
-from mmpeft.methods import LinearProbe
+from mmpeft.settings import Settings
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run.run_directory import RunDirectory
-from mmpeft.zoo.quantization import COMPUTE, quantize
 
-Config = TypeVar("Config", bound=RunConfig)
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.assembly.prediction import Prediction
+    from mmpeft.training.trainer import Trainer
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def add_adapters(model: nn.Module, config: RunConfig, *, head: bool | Collection[str]) -> Adapters:
-    """Graft the adapters of a configuration and activate them; ``head`` are those that train the task head too, or all.
+class Task(Generic[ConfigT]):
+    """Training, trying, evaluating and asking adapters; a subclass changes a verb where its protocol is another.
 
-    The model is prepared as the configuration says: its weights quantised, its attention's kernel and the memory level
-    chosen.
+    Args:
+        config: The class of the task's configuration.
+        assemble: From a configuration to the parts of a run: model, data, objective, and what else is particular.
     """
-    _prepare(model, config)
-    for name, methods in config.adapters.items():
-        heads = head if isinstance(head, bool) else name in head
-        beside = [LinearProbe()] if heads and not any(method.trains_head for method in methods) else []
-        mmpeft.adapt(model, [*methods, *beside], name=name)
-    adapters = mmpeft.adapters(model)
-    adapters.activate(*config.adapters, trainable=True)
-    return adapters
+
+    def __init__(self, config: type[ConfigT], assemble: Callable[[ConfigT], Parts]) -> None:
+        self.Config, self._assemble = config, assemble
+
+    def run(self, config: ConfigT) -> dict[str, Any]:
+        """Train, write the run directory, and return its metrics: scores are of the best adapter."""
+        from mmpeft.training.run.report import train_and_report
+
+        RunDirectory(config.output).claim(config.train.resume)
+        trainer, parts = self.build(config)
+        if parts.prepare is not None:
+            parts.prepare(trainer)
+        told: dict[str, Any] = {"frozen": parts.frozen, "tune": parts.tune, "notes": parts.data.notes}
+        return train_and_report(trainer, parts.config, parts.loading, **told)
+
+    def check(self, config: ConfigT) -> None:
+        """Print what would be trained, three samples, and the numbers of one step; write no run directory."""
+        from mmpeft.training.check import check_run
+
+        trainer, parts = self.build(config)
+        print(trainer.adapters.report())
+        check_run(trainer, parts.data.train.describe)
+
+    def evaluate(self, config: ConfigT) -> dict[str, float]:
+        """Return the test scores of the adapters in the run directory of a finished run."""
+        return self.load_adapted(config).evaluate()
+
+    def predict(self, config: ConfigT, index: int) -> Prediction:
+        """Return what the adapters of a finished run say of a test sample, or of what the configuration asks."""
+        return self.load_adapted(config).answer(index)
+
+    def build(self, config: ConfigT) -> tuple[Trainer, Parts]:
+        """Put together a trainer, with the configured adapters in the model."""
+        from mmpeft.assembly.grafting import add_adapters
+
+        parts = self.assemble(config)
+        data = parts.data
+        adapters = add_adapters(parts.carrier, config, head=parts.head)
+        if parts.once_adapted is not None:
+            parts.once_adapted()
+        objective, preview = parts.objective(adapters), parts.preview
+        return parts.trainer(parts.model, adapters, objective, data, config.train, config.output, preview), parts
+
+    def load_adapted(self, config: ConfigT) -> Parts:
+        """Return the parts with the adapters that the run directory holds in the model, in evaluation mode."""
+        from mmpeft.assembly.grafting import load_adapters
+
+        parts = self.assemble(config)
+        load_adapters(parts.carrier, config)
+        parts.model.eval()
+        return parts
+
+    def assemble(self, config: ConfigT) -> Parts:
+        """Return the parts of a run, the model without adapters; the same for the same seed."""
+        from accelerate.utils import set_seed
+
+        set_seed(config.train.seed)
+        return self._assemble(config)
+
+    def main(self, arguments: Sequence[str]) -> None:
+        """Train as the command line of a task script says, and print the metrics."""
+        metrics = self.run(read_arguments(arguments, self.Config))
+        from accelerate import PartialState
+
+        PartialState().print(metrics)
 
 
-def load_adapters(model: nn.Module, config: RunConfig) -> None:
-    """Load and activate the adapters that the run directory of a finished run holds, in a model prepared as for it."""
-    _prepare(model, config)
-    for name, path in RunDirectory(config.output).adapters(list(config.adapters)).items():
-        mmpeft.load(model, path, name=name)
-    mmpeft.adapters(model).activate(*config.adapters)
+def read_arguments(arguments: Sequence[str], config: type[SettingsT]) -> SettingsT:
+    """Return the configuration that a script's command line gives: a file, and ``key=value`` overrides.
 
-
-def _prepare(model: nn.Module, config: RunConfig) -> None:
-    for path in config.model.merged:
-        mmpeft.load(model, path, name="merged").merge_and_unload()
-    how = config.model.quantize
-    if how is not None:
-        quantize(model, how.kind, double=how.double, compute=COMPUTE[how.compute], skip=how.skip)
-    mmpeft.use_attention(model, config.attention)
-    mmpeft.use_memory(model, config.memory)
-
-
-def checkpoint_blocks(model: Any) -> None:
-    """Let a model of transformers compute its blocks again in the backward pass, from the first edit on.
-
-    Transformers would have the words want a gradient, for reentrant checkpointing: then all blocks had a graph.
+    Raises:
+        ConfigError: If there is no such file, or it has problems: all of them at once.
+        ValueError: If no file is named.
     """
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.disable_input_require_grads()
-
-
-def test_sample(split: ImageSplit, index: int) -> Sample:
-    """Return a sample of the test split, or raise a ValueError if there is no such one."""
-    if not 0 <= index < len(split):
-        raise ValueError(f"index: {index} is not among the {len(split)} test samples")
-    return split.samples[index]
-
-
-def probabilities(model: nn.Module, data: DataSplits, index: int) -> dict[str, float]:
-    """Return the probability of each class for a test sample."""
-    with torch.no_grad():
-        shares = model.eval()(data.test[index]["image"][None]).softmax(-1)[0]
-    return dict(zip(data.classes, shares.tolist(), strict=True))
-
-
-def main(run: Callable[[Config], Any], kind: type[Config], arguments: Sequence[str]) -> None:
-    """Train as the command line says: a configuration file and ``key=value`` overrides."""
+    if not arguments:
+        raise ValueError("which configuration? A script is called with CONFIG [key=value ...]")
     path, *overrides = arguments
-    metrics = run(read_run(Path(path), overrides).validate(kind))
-    PartialState().print(metrics)
+    return read_run(Path(path), overrides).validate(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft import formats
-from mmpeft.cli.run import finished
+from mmpeft.cli.run import finished, verb
 from mmpeft.cli.shipped import new_path
 from mmpeft.configuration.document import Document
 from mmpeft.settings import ConfigError
@@ -34,7 +34,7 @@ def _export_classes(run: str, dest: Path) -> list[str]:
     if dest.suffix != ".safetensors":
         raise ValueError(f"DEST {str(dest)!r}: must end in .safetensors")
     task, config = finished(run)
-    model, _ = task.load_adapted(config)
+    model = verb(task, config, "load_adapted")(config).model
     if not isinstance(model, ZeroShotClassifier):
         raise ValueError(f"RUN {run!r}: its {type(model).__name__} does not classify by the texts of the classes")
     embeddings, notes = embeddings_of(model)

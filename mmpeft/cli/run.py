@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import ConfigDict
@@ -24,7 +23,7 @@ from mmpeft.training.run.run_directory import RunDirectory
 def train(options: Namespace) -> Any:
     """Train; the task's ``run`` returns metrics, whose test scores are printed, or an exit code."""
     task, config, _ = load_run(find_config(options.config), options.overrides)
-    outcome = task.run(config)
+    outcome = verb(task, config, "run")(config)
     if isinstance(outcome, dict) and os.environ.get("RANK", "0") == "0":
         _print_scores(outcome["test"])
         print(f"run directory: {config.output}")
@@ -34,13 +33,13 @@ def train(options: Namespace) -> Any:
 def check(options: Namespace) -> Any:
     """Try a configuration; the task's ``check`` prints what it finds."""
     task, config, _ = load_run(find_config(options.config), options.overrides)
-    return task.check(config)
+    return verb(task, config, "check")(config)
 
 
 def evaluate(options: Namespace) -> None:
     """Evaluate the adapter of a run directory on the test split, and write the scores to ``evaluation.json`` there."""
     task, config = finished(options.run, options.overrides)
-    scores = task.evaluate(config)
+    scores = verb(task, config, "evaluate")(config)
     RunDirectory(config.output).write_json("evaluation.json", {"test": scores})
     _print_scores(scores)
 
@@ -52,22 +51,31 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 def predict(options: Namespace) -> None:
     """Show one test sample, and what the adapter of a run directory says of it; what it wrote; or where it drew."""
     task, config = finished(options.run, options.overrides)
-    outcome = task.predict(config, options.index)
-    if isinstance(outcome, Path):
-        print(f"picture: {outcome}")
-        return
-    if isinstance(outcome, str):
-        print(outcome)
-        return
-    sample, probabilities = outcome
-    print_picture(sample.open())
-    likely = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
-    named = ", ".join(f"{name} ({probabilities[name]:.1%})" for name in likely)
-    truth = f" is {sample.label}" if sample.label is not None else ""
-    print(f"{sample.id}{truth}; the adapter of {config.output} says {named}")
+    prediction = verb(task, config, "predict")(config, options.index)
+    if prediction.picture is not None:
+        print(f"picture: {prediction.picture}")
+    if prediction.text is not None:
+        print(prediction.text)
+    if prediction.sample is not None:
+        sample = prediction.sample
+        print_picture(sample.open())
+        truth = f" is {sample.label}" if sample.label is not None else ""
+        print(f"{sample.id}{truth}; the adapter of {config.output} says {prediction.likeliest()}")
 
 
-def finished(directory: str, overrides: Iterable[str] = ()) -> tuple[ModuleType, RunConfig]:
+def verb(task: Any, config: RunConfig, name: str) -> Callable[..., Any]:
+    """Return what a task does for a command.
+
+    Raises:
+        ValueError: If it does nothing of the kind: a task that trains nothing has nothing to evaluate.
+    """
+    if not hasattr(task, name):
+        raise ValueError(f"task: {config.task!r} has no {name!r}")
+    does: Callable[..., Any] = getattr(task, name)
+    return does
+
+
+def finished(directory: str, overrides: Iterable[str] = ()) -> tuple[Any, RunConfig]:
     """Return the task and the configuration of a run directory."""
     run = Path(directory)
     if not (run / "config.yaml").is_file():
@@ -97,7 +105,7 @@ class _AnyTask(RunConfig):
     model_config = ConfigDict(extra="allow")
 
 
-def load_run(path: Path, overrides: Iterable[str]) -> tuple[ModuleType, RunConfig, Document]:
+def load_run(path: Path, overrides: Iterable[str]) -> tuple[Any, RunConfig, Document]:
     """Return the task that a configuration names, the configuration as the task's type, and its document."""
     document = read_run(path, overrides)
     name = document.data.get("task")

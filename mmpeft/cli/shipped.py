@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from mmpeft.settings import nearest
 
@@ -49,15 +49,18 @@ def find_task(name: str) -> Path:
     return tasks()[name]
 
 
-def load_task(path: Path) -> ModuleType:
-    """Import a task script and return it as a module, known to worker processes under the name ``mmpeft_task``."""
+def load_task(path: Path) -> Any:
+    """Import a task script, known to worker processes under the name ``mmpeft_task``, and return its ``TASK``.
+
+    A script without one is a task itself: a module with ``Config`` and functions that are named as the verbs are.
+    """
     spec = spec_from_file_location("mmpeft_task", path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    return getattr(module, "TASK", module)
 
 
 def new_path(dest: str) -> Path:

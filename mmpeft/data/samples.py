@@ -82,6 +82,8 @@ class DataSplits:
     """What is reported, once."""
     classes: tuple[str, ...]
     """The class names; a label is an index into them."""
+    notes: tuple[str, ...] = ()
+    """What is worth saying of how they were made."""
 
 
 def listed(names: Iterable[object], limit: int = 8, separator: str = ", ") -> str:

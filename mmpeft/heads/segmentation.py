@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,7 @@ from torch.nn.functional import interpolate
 
 from mmpeft.anatomies.headed import Headed
 from mmpeft.anatomies.reading import anatomy
-
-DecoderName = Literal["linear", "conv"]
+from mmpeft.heads.segmentation_settings import DecoderName
 
 
 class Segmenter(Headed):

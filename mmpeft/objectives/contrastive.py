@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.contrastive_settings import LossName
 from mmpeft.objectives.gathering import gather_rows
 from mmpeft.objectives.recall import recall_scores
-
-LossName = Literal["clip", "siglip"]
 
 
 class Contrastive(Objective):

@@ -16,10 +16,8 @@ from mmpeft.heads.reward import at_last_token
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.objectives.generation import Writer
 from mmpeft.objectives.ppo_losses import divergences, policy_loss, prepared, value_loss
-from mmpeft.objectives.ppo_settings import PPOSettings
+from mmpeft.objectives.ppo_settings import POLICY, REWARD, VALUE, PPOSettings
 
-POLICY, VALUE, REWARD = "policy", "value", "reward"
-"""Names of the adapters."""
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Batch], Tensor]
 """From rows, the texts that were written and the batch of tokens to rewards (answers,)."""
 

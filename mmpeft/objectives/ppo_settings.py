@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from mmpeft.settings import Settings
 
+POLICY, VALUE, REWARD = "policy", "value", "reward"
+"""The adapters of one backbone: what writes, what foresees rewards, and what gives them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -18,7 +18,6 @@ from mmpeft.settings import nearest
 
 Kind = Literal["nf4", "fp4", "int8", "int4"]
 """Numbers of 4 bits (bitsandbytes; ``nf4`` is QLoRA's) or whole numbers of 8 and 4 bits (torchao)."""
-COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def quantize(

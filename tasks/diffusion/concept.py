@@ -8,13 +8,16 @@ accelerate launch tasks/diffusion/concept.py configs/diffusion/dreambooth_lora_s
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
-from mmpeft.assembly import diffusion, task
 from mmpeft.assembly.diffusion_config import DiffusionConfig
+from mmpeft.assembly.task import Task
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class Config(DiffusionConfig):
@@ -27,30 +30,14 @@ class Config(DiffusionConfig):
         return self
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics; the losses are those of the training pictures, plain."""
-    return diffusion.run(config)
+def assemble(config: Config) -> Parts:
+    """Load the pipeline, and the pictures of the concepts; losses are those of the training pictures."""
+    from mmpeft.assembly import diffusion
+
+    return replace(diffusion.assemble(config), frozen=False)
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step."""
-    diffusion.check(config)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the loss of the concepts' pictures by the adapter in the run directory of a finished run."""
-    return diffusion.evaluate(config)
-
-
-def predict(config: Config, index: int) -> Path:
-    """Draw ``prompt``, or the text of a concept's picture, and return the PNG in the run directory."""
-    return diffusion.predict(config, index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -9,19 +9,18 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 
 import mmpeft
 from mmpeft.assembly.diffusion_config import Loaded, Sampling
-from mmpeft.assembly.finished_adapters import conditions, load
-from mmpeft.heads.denoising import Denoiser
+from mmpeft.assembly.task import read_arguments
 from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
-from mmpeft.training.config import read_run
-from mmpeft.training.preview import faults, grid_of, save_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Config(Settings):
@@ -58,35 +57,46 @@ class Config(Settings):
 
 def run(config: Config) -> None:
     """Draw, and write ``0000.png`` ..., ``metadata.csv`` and the grid; black and broken pictures are named."""
+    from mmpeft.training.preview import faults, grid_of, save_picture
+
+    asked = [prompt for prompt in config.prompts for _ in range(config.count)]
+    pictures = draw(config, asked)
+    for number, picture in enumerate(pictures):
+        save_picture(grid_of(picture[None]), config.output / f"{number:04d}.png")
+    with (config.output / "metadata.csv").open("w", encoding="utf-8", newline="") as lines:
+        table = csv.writer(lines)
+        table.writerow(("file_name", "text"))
+        table.writerows((f"{number:04d}.png", prompt) for number, prompt in enumerate(asked))
+    grid = config.output.parent / f"{config.output.name}.png"
+    save_picture(grid_of(pictures), grid)
+    for what, which in zip(("black", "not all numbers (NaN)"), faults(pictures), strict=True):
+        print(*(f"WARNING: {number:04d}.png ({asked[number]!r}) is {what}\n" for number in which), sep="", end="")
+    print(f"{len(pictures)} pictures: {grid}")
+
+
+def draw(config: Config, prompts: list[str]) -> Tensor:
+    """Return a picture of each prompt, (prompts, 3, height, width), by the model with the finished adapters."""
+    import torch
+
+    from mmpeft.assembly.finished_adapters import conditions, load
+    from mmpeft.heads.denoising import Denoiser
+
     pipeline: Any = mmpeft.load_model(config.model)
     mmpeft.use_attention(pipeline, config.attention)
     load(pipeline, config.load)
     model = Denoiser(pipeline).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     side = config.resolution or model.resolution
     given = conditions(model, config.load, config.image_encoder, side)
-    asked = [prompt for prompt in config.prompts for _ in range(config.count)]
     how = config.sampling.model_dump(include={"steps", "guidance", "negative"})
-    pictures = torch.cat([
-        model.draw([prompt], [config.sampling.seed + place], given, size=(side, side), **how).cpu()
-        for place, prompt in enumerate(asked)
+    return torch.cat([
+        model.draw([prompt], [config.sampling.seed + number], given, size=(side, side), **how).cpu()
+        for number, prompt in enumerate(prompts)
     ])  # fmt: skip
-    for place, picture in enumerate(pictures):
-        save_picture(grid_of(picture[None]), config.output / f"{place:04d}.png")
-    with (config.output / "metadata.csv").open("w", encoding="utf-8", newline="") as lines:
-        table = csv.writer(lines)
-        table.writerow(("file_name", "text"))
-        table.writerows((f"{place:04d}.png", prompt) for place, prompt in enumerate(asked))
-    grid = config.output.parent / f"{config.output.name}.png"
-    save_picture(grid_of(pictures), grid)
-    for what, which in zip(("black", "not all numbers (NaN)"), faults(pictures), strict=True):
-        print(*(f"WARNING: {place:04d}.png ({asked[place]!r}) is {what}\n" for place in which), sep="", end="")
-    print(f"{len(pictures)} pictures: {grid}")
 
 
 def main(arguments: list[str]) -> None:
     """Draw as the command line says."""
-    path, *overrides = arguments
-    run(read_run(Path(path), overrides).validate(Config))
+    run(read_arguments(arguments, Config))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ accelerate launch tasks/diffusion/image_prompt.py configs/diffusion/ip_adapter_s
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import mmpeft
-from mmpeft.assembly import diffusion, task
 from mmpeft.assembly.diffusion_config import DiffusionConfig
-from mmpeft.data.transforms import make_transforms
-from mmpeft.heads.image_encoder import ImageEncoder
+from mmpeft.assembly.task import Task
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class Config(DiffusionConfig):
@@ -25,39 +24,21 @@ class Config(DiffusionConfig):
     """What turns image prompts into features: ``tiny/clip``, or ``hf/OWNER/NAME`` of a CLIP vision model."""
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: losses with the adapter, and without (frozen)."""
-    return diffusion.run(config, encoder(config), frozen=True)
+def assemble(config: Config) -> Parts:
+    """Load the pipeline, the pictures, and the encoder: all its positions where an adapter has a resampler."""
+    from mmpeft.assembly import diffusion
+    from mmpeft.data.transforms import make_transforms
+    from mmpeft.heads.image_encoder import ImageEncoder
+    from mmpeft.zoo import load_model
 
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step."""
-    diffusion.check(config, encoder(config))
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test loss of the adapter in the run directory of a finished run."""
-    return diffusion.evaluate(config, encoder(config))
-
-
-def predict(config: Config, index: int) -> Path:
-    """Draw ``prompt``, or the text of a test picture, with that picture as image prompt; return the PNG."""
-    return diffusion.predict(config, index, encoder(config))
-
-
-def encoder(config: Config) -> diffusion.Encoder:
-    """Load the image encoder, and how it wants its pictures; all positions where an adapter has a resampler."""
-    methods = [method for own in config.adapters.values() for method in own]
+    methods = [method for several in config.adapters.values() for method in several]
     positions = any(getattr(method, "resampler", False) for method in methods)
-    model = mmpeft.load_model(config.image_encoder)
-    _, transform = make_transforms(config.data, model)
-    return ImageEncoder(model, positions=positions), transform
+    encoder = load_model(config.image_encoder)
+    _, transform = make_transforms(config.data, encoder)
+    return diffusion.assemble(config, (ImageEncoder(encoder, positions=positions), transform))
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

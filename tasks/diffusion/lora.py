@@ -8,41 +8,27 @@ accelerate launch tasks/diffusion/lora.py configs/diffusion/lora_sd15.yaml
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mmpeft.assembly import diffusion, task
 from mmpeft.assembly.diffusion_config import DiffusionConfig
+from mmpeft.assembly.task import Task
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class Config(DiffusionConfig):
     """One run of text-to-image adaptation."""
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: losses with the adapter, and without (frozen)."""
-    return diffusion.run(config, frozen=True)
+def assemble(config: Config) -> Parts:
+    """Load the pipeline, and the pictures with their texts."""
+    from mmpeft.assembly import diffusion
+
+    return diffusion.assemble(config)
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step."""
-    diffusion.check(config)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test loss of the adapter in the run directory of a finished run."""
-    return diffusion.evaluate(config)
-
-
-def predict(config: Config, index: int) -> Path:
-    """Draw ``prompt``, or the text of a test picture, and return the PNG in the run directory."""
-    return diffusion.predict(config, index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

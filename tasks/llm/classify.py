@@ -8,21 +8,19 @@ accelerate launch tasks/llm/classify.py configs/llm/classify_moods.yaml
 from __future__ import annotations
 
 import sys
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import model_validator
 
-import mmpeft
-from mmpeft.assembly import classic_text as text_task
-from mmpeft.assembly import task
-from mmpeft.assembly.classic_text import TextRecipe
-from mmpeft.assembly.language import DTYPES
 from mmpeft.assembly.language_config import TextConfig
-from mmpeft.data.language.labelled import encode_texts, load_labelled
+from mmpeft.assembly.prediction import Prediction, checked_index
+from mmpeft.assembly.task import Task
 from mmpeft.data.language.task_config import LabelledTexts
-from mmpeft.data.language.task_splits import TaskSplits
-from mmpeft.objectives.text_labels import TextClassification, TextRegression, head_outputs
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.task_splits import TaskSplits
 
 
 class Config(TextConfig):
@@ -42,64 +40,58 @@ class Config(TextConfig):
         return self
 
 
-def make_model(config: Config, data: TaskSplits) -> Any:
-    """Load the model with a new head: one output for each class, or a single one for numbers."""
-    model: Any = mmpeft.load_model(
-        config.model.name, num_classes=len(data.classes) or 1, dtype=DTYPES[config.precision]
+def assemble(config: Config) -> Parts:
+    """Load the data, and the model with a new head: one output for each class, or a single one for numbers."""
+    from mmpeft.assembly.classic_text import pad_with, recompute_blocks, with_classes
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.labelled import load_labelled
+    from mmpeft.objectives.text_labels import TextClassification, TextRegression
+    from mmpeft.zoo import load_model
+    from mmpeft.zoo.language_models import load_text_tokenizer
+    from mmpeft.zoo.precision import DTYPES
+
+    name = config.model.name
+    tokenizer = load_text_tokenizer(name)
+    data = load_labelled(config.data, tokenizer)
+    outputs = len(data.classes) or 1
+    model = load_model(name, num_classes=outputs, dtype=DTYPES[config.precision])
+    pad_with(model, data)
+    parts = Parts(
+        with_classes(config, data),
+        model,
+        read=lambda: data,
+        objective=lambda adapters: TextClassification(outputs) if data.classes else TextRegression(),
+        answer=lambda index: answer(config, parts, data, index),
+        loading=f'model = mmpeft.load_model("{name}", num_classes={outputs})',
+        tokenizer=tokenizer,
+        head=True,
+        once_adapted=partial(recompute_blocks, model, config),
     )
-    return model
+    return parts
 
 
-RECIPE = TextRecipe[Config](
-    data=lambda config, tokenizer: load_labelled(config.data, tokenizer),
-    model=make_model,
-    objective=lambda config, data, model, tokenizer: (
-        TextClassification(len(data.classes)) if data.classes else TextRegression()
-    ),
-    loading=lambda config, data: (
-        f'model = mmpeft.load_model("{config.model.name}", num_classes={len(data.classes) or 1})'
-    ),
-)
+def answer(config: Config, parts: Parts, data: TaskSplits, index: int) -> Prediction:
+    """Say what the model makes of ``text``, or of a test sample and what is right."""
+    import torch
 
+    from mmpeft.data.language.labelled import encode_texts
+    from mmpeft.objectives.text_labels import head_outputs
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores are of the best adapter."""
-    return text_task.run(config, RECIPE)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    text_task.check(config, RECIPE)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return text_task.evaluate(config, RECIPE)
-
-
-def predict(config: Config, index: int) -> str:
-    """Return what the adapter of a finished run says of ``text``, or of a test sample and what is right."""
-    parts = text_task.load_adapted(config, RECIPE)
-    classes, split = parts.data.classes, parts.data.test
     if config.text is None:
-        item = text_task.test_item(parts.data, index)
-        shown = split.describe(index)
+        item = data.test[checked_index(data.test, index)]
+        shown = data.test.describe(index)
     else:
         item = encode_texts(parts.tokenizer, config.text, config.text_pair, config.data.max_length)
         shown = config.text if config.text_pair is None else f"{config.text} | {config.text_pair}"
     with torch.no_grad():
-        outputs = head_outputs(parts.model, split.collate([item]))[0]
-    if not classes:
-        return f"{shown} -> {outputs[0]:.4f}"
-    shares = dict(zip(classes, outputs.softmax(-1).tolist(), strict=True))
-    likely = sorted(shares, key=lambda name: -shares[name])[:3]
-    return f"{shown} -> {', '.join(f'{name} ({shares[name]:.1%})' for name in likely)}"
+        outputs = head_outputs(parts.model, data.test.collate([item]))[0]
+    if not data.classes:
+        return Prediction(f"{shown} -> {outputs[0]:.4f}")
+    shares = dict(zip(data.classes, outputs.softmax(-1).tolist(), strict=True))
+    return Prediction(f"{shown} -> {Prediction(shares=shares).likeliest()}", shares=shares)
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -8,20 +8,20 @@ accelerate launch tasks/llm/extractive_qa.py configs/llm/qa_stories.yaml
 from __future__ import annotations
 
 import sys
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import PositiveInt, model_validator
 
-import mmpeft
-from mmpeft.assembly import classic_text as text_task
-from mmpeft.assembly import task
-from mmpeft.assembly.classic_text import TextRecipe
-from mmpeft.assembly.language import DTYPES
 from mmpeft.assembly.language_config import TextConfig
-from mmpeft.data.language.reading import load_reading, windows
+from mmpeft.assembly.prediction import Prediction, checked_index
+from mmpeft.assembly.task import Task
 from mmpeft.data.language.task_config import ReadingData
-from mmpeft.objectives.reading import Reading, span_logits
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.task_splits import TaskSplits
+    from mmpeft.objectives.reading import Reading
 
 
 class Config(TextConfig):
@@ -45,8 +45,38 @@ class Config(TextConfig):
         return self
 
 
+def assemble(config: Config) -> Parts:
+    """Load the data, and the model with a new head for the two ends of an answer."""
+    from mmpeft.assembly.classic_text import pad_with, recompute_blocks
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.reading import load_reading
+    from mmpeft.zoo import load_model
+    from mmpeft.zoo.language_models import load_text_tokenizer
+    from mmpeft.zoo.precision import DTYPES
+
+    name = config.model.name
+    tokenizer = load_text_tokenizer(name)
+    data = load_reading(config.data, tokenizer)
+    model = load_model(name, task="question_answering", dtype=DTYPES[config.precision])
+    pad_with(model, data)
+    parts = Parts(
+        config,
+        model,
+        read=lambda: data,
+        objective=lambda adapters: make_objective(config),
+        answer=lambda index: answer(config, parts, data, index),
+        loading=f'model = mmpeft.load_model("{name}", task="question_answering")',
+        tokenizer=tokenizer,
+        head=True,
+        once_adapted=partial(recompute_blocks, model, config),
+    )
+    return parts
+
+
 def make_objective(config: Config) -> Reading:
     """Return the loss of the two ends, and what is said at evaluation."""
+    from mmpeft.objectives.reading import Reading
+
     return Reading(
         max_answer_length=config.max_answer_length,
         unanswerable=config.data.unanswerable,
@@ -54,53 +84,28 @@ def make_objective(config: Config) -> Reading:
     )
 
 
-RECIPE = TextRecipe[Config](
-    data=lambda config, tokenizer: load_reading(config.data, tokenizer),
-    model=lambda config, data: mmpeft.load_model(
-        config.model.name, task="question_answering", dtype=DTYPES[config.precision]
-    ),
-    objective=lambda config, data, model, tokenizer: make_objective(config),
-    loading=lambda config, data: f'model = mmpeft.load_model("{config.model.name}", task="question_answering")',
-)
+def answer(config: Config, parts: Parts, data: TaskSplits, index: int) -> Prediction:
+    """Return the answer to ``question``, or to that of a test sample."""
+    import torch
 
+    from mmpeft.data.language.reading import windows
+    from mmpeft.objectives.reading import span_logits
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores are of the best adapter."""
-    return text_task.run(config, RECIPE)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    text_task.check(config, RECIPE)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return text_task.evaluate(config, RECIPE)
-
-
-def predict(config: Config, index: int) -> str:
-    """Return the answer of the adapter of a finished run to ``question``, or to that of a test sample."""
-    parts = text_task.load_adapted(config, RECIPE)
-    split, truths = parts.data.test, ""
-    context, question = config.context, config.question
+    context, question, truths = config.context, config.question, ""
     if context is None or question is None:
-        item = text_task.test_item(parts.data, index)
+        item = data.test[checked_index(data.test, index)]
         context, question = item["context"], item["question"]
         truths = f" (right: {', '.join(item['truths']) or 'no answer'})"
     items = windows(parts.tokenizer, question, context, (), config.data)
-    batch = split.collate([item | {"asked": "", "truths": []} for item in items])
+    batch = data.test.collate([item | {"asked": "", "truths": []} for item in items])
     with torch.no_grad():
         start, end = span_logits(parts.model, batch)
     objective = make_objective(config)
     said = objective.answer(objective.find(start, end, batch, [0.0] * len(items)))
-    return f"{context}\n{question} {said or 'no answer'}{truths}"
+    return Prediction(f"{context}\n{question} {said or 'no answer'}{truths}")
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -10,23 +10,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 import mmpeft
-from mmpeft.assembly.in_context import Shots, draw_accuracies, make_shots, table
-from mmpeft.assembly.language import DTYPES
-from mmpeft.data.language.demonstrations import PromptFormat, Prompts
-from mmpeft.data.language.labelled import LabelledRows, read_labelled
+from mmpeft.assembly.task import read_arguments
+from mmpeft.data.language.prompt_format import PromptFormat
 from mmpeft.data.language.task_config import LabelledTexts
-from mmpeft.heads.token_probabilities import TokenScorer
 from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
-from mmpeft.training.config import AdapterName, read_run
+from mmpeft.training.config import AdapterName
 from mmpeft.training.run.run_directory import RunDirectory
-from mmpeft.zoo.language_models import load_language_model
+
+if TYPE_CHECKING:
+    from mmpeft.data.language.demonstrations import Prompts
+    from mmpeft.data.language.labelled import LabelledRows
+    from mmpeft.heads.token_probabilities import TokenScorer
 
 FROZEN = "frozen"
 
@@ -77,6 +77,12 @@ class Config(Settings):
 
 def make(config: Config) -> tuple[TokenScorer, Prompts, LabelledRows, int]:
     """Load the model with all adapters, the prompts and the data, and the number of tokens that a prompt may have."""
+    from mmpeft.data.language.demonstrations import Prompts
+    from mmpeft.data.language.labelled import read_labelled
+    from mmpeft.heads.token_probabilities import TokenScorer
+    from mmpeft.zoo.language_models import load_language_model
+    from mmpeft.zoo.precision import DTYPES
+
     rows = read_labelled(config.data)
     backbone, tokenizer = load_language_model(config.model, DTYPES[config.precision])
     if backbone.config.is_encoder_decoder:
@@ -92,6 +98,10 @@ def make(config: Config) -> tuple[TokenScorer, Prompts, LabelledRows, int]:
 
 def run(config: Config) -> None:
     """Ask, print the accuracies, and write them to ``metrics.json`` and ``curves.png``."""
+    import torch
+
+    from mmpeft.assembly.in_context import by_count, draw_accuracies, make_shots, table
+
     directory = RunDirectory(config.output)
     directory.claim(None)
     config.output.mkdir(parents=True, exist_ok=True)
@@ -102,41 +112,34 @@ def run(config: Config) -> None:
         for count in config.shots
         for seed in (config.seeds if count else config.seeds[:1])
     }
-    found = {name: _accuracies(scorer, name, drawn, config) for name in (FROZEN, *config.load)}
-    print(table(found))
-    means = {name: {f"{count}": fmean(own) for count, own in by.items()} for name, by in found.items()}
+    accuracies = {}
+    for name in (FROZEN, *config.load):
+        if config.load:
+            mmpeft.adapters(scorer).activate(*([] if name == FROZEN else [name]))
+        accuracies[name] = by_count(scorer, drawn, config.batch_size)
+    print(table(accuracies))
+    means = {name: {f"{k}": fmean(seeds) for k, seeds in own.items()} for name, own in accuracies.items()}
     examples = {f"k={k} seed={seed}": [row.id for row in shots.examples] for (k, seed), shots in drawn.items()}
     last = {name: by[f"{config.shots[-1]}"] for name, by in means.items()}
-    asked = {"accuracy": means, "accuracy_by_seed": found, "seeds": config.seeds, "examples": examples}
+    asked = {"accuracy": means, "accuracy_by_seed": accuracies, "seeds": config.seeds, "examples": examples}
     directory.write_json("metrics.json", {"test": last, **asked, "config": config.model_dump(mode="json")})
-    draw_accuracies(found, 1 / len(rows.classes), config.output / "curves.png")
+    draw_accuracies(accuracies, 1 / len(rows.classes), config.output / "curves.png")
     print(f"run directory: {config.output}")
 
 
 def check(config: Config) -> None:
     """Print the first test row's prompt with the most examples, and its label; write nothing."""
+    from mmpeft.assembly.in_context import make_shots
+
     _, prompts, rows, limit = make(config)
     shots = make_shots(prompts, rows, max(config.shots), config.seeds[0], config.calibration, limit)
     row = rows.parts["test"][0]
     print(prompts.render(shots.examples, row.fields, prompts.words[row.fields["label"]])[1])
 
 
-def _accuracies(
-    scorer: TokenScorer, name: str, drawn: dict[tuple[int, int], Shots], config: Config
-) -> dict[int, list[float]]:
-    """Return the accuracies by number of examples, one for each seed, of one adapter or the frozen model."""
-    if config.load:
-        mmpeft.adapters(scorer).activate(*([] if name == FROZEN else [name]))
-    found: dict[int, list[float]] = {count: [] for count in config.shots}
-    for (count, _), shots in drawn.items():
-        found[count].append(shots.accuracy(scorer, config.batch_size))
-    return found
-
-
 def main(arguments: list[str]) -> None:
     """Ask as the command line says."""
-    path, *overrides = arguments
-    run(read_run(Path(path), overrides).validate(Config))
+    run(read_arguments(arguments, Config))
 
 
 if __name__ == "__main__":

@@ -7,26 +7,24 @@ mmpeft predict runs/ppo_manners prompt="What is three plus four?"
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 import mmpeft
-from mmpeft.assembly import language, task
-from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
-from mmpeft.assembly.policy import PolicyTrainer
-from mmpeft.data.language.encoding import Encoder
-from mmpeft.data.language.prompts import load_prompts
+from mmpeft.assembly.task import Task
 from mmpeft.data.language.tiny.rewards import REWARDS
-from mmpeft.handle.adapters import Adapters
-from mmpeft.heads.actor_critic import ActorCritic
-from mmpeft.objectives.generation import Writer
-from mmpeft.objectives.ppo import POLICY, PPO, REWARD, VALUE, judged_by_adapter, judged_by_rule
-from mmpeft.objectives.ppo_settings import PPOSettings
+from mmpeft.objectives.ppo_settings import POLICY, REWARD, VALUE, PPOSettings
 from mmpeft.settings import Settings, nearest
 from mmpeft.training.config import Monitor
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.handle.adapters import Adapters
+    from mmpeft.objectives.ppo import PPO
 
 
 class Training(LanguageTraining):
@@ -76,56 +74,40 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> TaskParts:
-    """Return what is particular to this task."""
+def assemble(config: Config) -> Parts:
+    """Load the model with a value head, and its tokenizer; the policy learns from what it writes to prompts."""
+    from mmpeft.assembly import language
+    from mmpeft.assembly.policy import PolicyTrainer
+    from mmpeft.data.language.prompts import load_prompts
+    from mmpeft.heads.actor_critic import ActorCritic
 
     def objective(adapters: Adapters, tokenizer: Any) -> PPO:
-        model = adapters.modules[""]
-        assert isinstance(model, ActorCritic)
-        if config.reward.rule is not None:
-            judge = judged_by_rule(REWARDS[config.reward.rule])
-        else:
-            mmpeft.load(model, Path(str(config.reward.adapter)), name=REWARD)
-            adapters.activate(POLICY, VALUE, trainable=True)
-            judge = judged_by_adapter(model, adapters)
-        ends = Encoder(tokenizer, config.data).ends()
-        return PPO(adapters, config.ppo, Writer(tokenizer, ends, config.writing.max_new_tokens), judge)
+        return make_objective(config, adapters, tokenizer)
 
-    return TaskParts(
-        objective,
-        ActorCritic,
-        trains_head=(VALUE,),
-        data=load_prompts,
-        trainer=PolicyTrainer,
-        speaker=POLICY,
-        loading="from mmpeft.heads.actor_critic import ActorCritic\n\nmodel = ActorCritic({})",
-    )
+    parts = language.assemble(config, objective, head=ActorCritic, read=load_prompts, speaker=POLICY)
+    return replace(parts, head=(VALUE,), trainer=PolicyTrainer)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores of the policy, and of the reference (frozen)."""
-    return language.run(config, recipe(config))
+def make_objective(config: Config, adapters: Adapters, tokenizer: Any) -> PPO:
+    """Return PPO's loss with the configured judge; a reward adapter is loaded beside policy and value function."""
+    from mmpeft.data.language.encoding import Encoder
+    from mmpeft.heads.actor_critic import ActorCritic
+    from mmpeft.objectives.generation import Writer
+    from mmpeft.objectives.ppo import PPO, judged_by_adapter, judged_by_rule
+
+    model = adapters.modules[""]
+    assert isinstance(model, ActorCritic)
+    if config.reward.rule is not None:
+        judge = judged_by_rule(REWARDS[config.reward.rule])
+    else:
+        mmpeft.load(model, Path(str(config.reward.adapter)), name=REWARD)
+        adapters.activate(POLICY, VALUE, trainable=True)
+        judge = judged_by_adapter(model, adapters)
+    ends = Encoder(tokenizer, config.data).ends()
+    return PPO(adapters, config.ppo, Writer(tokenizer, ends, config.writing.max_new_tokens), judge)
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three prompts, and the numbers of one step; write nothing."""
-    language.check(config, recipe(config))
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the policy in the run directory of a finished run."""
-    return language.evaluate(config, recipe(config))
-
-
-def predict(config: Config, index: int) -> str:
-    """Return what the policy of a finished run answers to ``prompt``, or to a test prompt."""
-    return language.predict(config, recipe(config), index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

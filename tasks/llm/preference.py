@@ -8,17 +8,19 @@ accelerate launch tasks/llm/preference.py configs/llm/dpo_pairs.yaml
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmpeft.assembly import language, task
-from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
-from mmpeft.assembly.reference_policy import precompute_reference
-from mmpeft.handle.adapters import Adapters
-from mmpeft.objectives.preference import Preference, SinglePreference
+from mmpeft.assembly.task import Task
 from mmpeft.objectives.preference_settings import PreferenceSettings
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.handle.adapters import Adapters
+    from mmpeft.objectives.preference import Preference
 
 
 class PreferenceTraining(LanguageTraining):
@@ -49,41 +51,23 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> TaskParts:
-    """Return what is particular to this task."""
+def assemble(config: Config) -> Parts:
+    """Load the model and its tokenizer; what is preferred is learned, from pairs of answers or single ones."""
+    from mmpeft.assembly import language
+    from mmpeft.assembly.reference_policy import precompute_reference
+    from mmpeft.objectives.preference import Preference, SinglePreference
+
+    single = config.loss.name == "kto"
 
     def objective(adapters: Adapters, tokenizer: Any) -> Preference:
-        kind = SinglePreference if config.loss.name == "kto" else Preference
-        return kind(adapters, config.loss)
+        return (SinglePreference if single else Preference)(adapters, config.loss)
 
-    return TaskParts(objective, shape="labels" if config.loss.name == "kto" else "pairs")
-
-
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics."""
+    parts = language.assemble(config, objective, shape="labels" if single else "pairs")
     prepare = precompute_reference if config.reference == "precomputed" else None
-    return language.run(config, recipe(config), frozen=False, prepare=prepare)
+    return replace(parts, frozen=False, prepare=prepare)
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    language.check(config, recipe(config))
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return language.evaluate(config, recipe(config))
-
-
-def predict(config: Config, index: int) -> str:
-    """Return what the adapter of a finished run answers to ``prompt``, or to a test sample."""
-    return language.predict(config, recipe(config), index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -8,13 +8,14 @@ accelerate launch tasks/llm/pretrain.py configs/llm/pretrain_folder.yaml
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mmpeft.assembly import language, task
-from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig
+from mmpeft.assembly.task import Task
 from mmpeft.data.language.config import LanguageData, Packing
-from mmpeft.objectives.next_token import LanguageModelling
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class PretrainingData(LanguageData):
@@ -32,33 +33,15 @@ class Config(LanguageConfig):
     """Where texts come from, and how they become tokens."""
 
 
-RECIPE = TaskParts(lambda adapters, tokenizer: LanguageModelling())
+def assemble(config: Config) -> Parts:
+    """Load the model and its tokenizer; all tokens of the documents are learned."""
+    from mmpeft.assembly import language
+    from mmpeft.objectives.next_token import LanguageModelling
+
+    return language.assemble(config, lambda adapters, tokenizer: LanguageModelling())
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores with the adapter, and without (frozen)."""
-    return language.run(config, RECIPE)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    language.check(config, RECIPE)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return language.evaluate(config, RECIPE)
-
-
-def predict(config: Config, index: int) -> str:
-    """Return how the adapter of a finished run goes on after ``prompt``."""
-    return language.predict(config, RECIPE, index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -8,20 +8,18 @@ accelerate launch tasks/llm/reward.py configs/llm/reward_pairs.yaml
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field, model_validator
 
-from mmpeft.assembly import language, task
-from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
-from mmpeft.data.language.batches import pad_sequences
-from mmpeft.data.language.encoding import Encoder
-from mmpeft.data.language.formats import ask
-from mmpeft.heads.reward import ScalarScorer
-from mmpeft.objectives.reward import RewardModelling
+from mmpeft.assembly.prediction import Prediction, checked_index
+from mmpeft.assembly.task import Task
 from mmpeft.training.config import Monitor
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class RewardTraining(LanguageTraining):
@@ -48,51 +46,39 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> TaskParts:
-    """Return what is particular to this task."""
-    return TaskParts(
-        lambda adapters, tokenizer: RewardModelling(config.centering),
-        ScalarScorer,
-        "pairs",
-        trains_head=True,
-        loading="from mmpeft.heads.reward import ScalarScorer\n\nmodel = ScalarScorer({})",
+def assemble(config: Config) -> Parts:
+    """Load the model with a layer that gives a number, and its tokenizer."""
+    from mmpeft.assembly import language
+    from mmpeft.heads.reward import ScalarScorer
+    from mmpeft.objectives.reward import RewardModelling
+
+    parts = language.assemble(
+        config, lambda adapters, tokenizer: RewardModelling(config.centering), shape="pairs", head=ScalarScorer
     )
+    return replace(parts, head=True, frozen=False, answer=lambda index: answer(config, parts, index))
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics."""
-    return language.run(config, recipe(config), frozen=False)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    language.check(config, recipe(config))
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return language.evaluate(config, recipe(config))
-
-
-def predict(config: Config, index: int) -> str:
+def answer(config: Config, parts: Parts, index: int) -> Prediction:
     """Return the reward of ``answer`` to ``prompt``, or those of both answers of a test pair."""
-    model, tokenizer = language.load_adapted(config, recipe(config))
+    import torch
+
+    from mmpeft.data.language.batches import pad_sequences
+    from mmpeft.data.language.encoding import Encoder
+    from mmpeft.data.language.formats import ask
+
     if config.prompt is not None and config.answer is not None:
         example = ask(config.prompt, config.data, config.answer)
-        rows, names = [Encoder(tokenizer, config.data).encode(example)], ["reward"]
+        rows, names = [Encoder(parts.tokenizer, config.data).encode(example)], ["reward"]
     else:
-        data = language.load_data(config, recipe(config), tokenizer)
-        rows, names = data.test.sequences(language.checked_index(data, index)), ["chosen", "rejected"]
+        test: Any = parts.data.test
+        rows, names = test.sequences(checked_index(test, index)), ["chosen", "rejected"]
     batch = pad_sequences(rows, 0)
     with torch.no_grad():
-        scores = model.eval()(batch["input_ids"], batch["attention_mask"]).tolist()
-    return ", ".join(f"{name} {score:.4f}" for name, score in zip(names, scores, strict=True))
+        scores = parts.model(batch["input_ids"], batch["attention_mask"]).tolist()
+    return Prediction(", ".join(f"{name} {score:.4f}" for name, score in zip(names, scores, strict=True)))
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

@@ -8,22 +8,21 @@ accelerate launch tasks/llm/seq2seq.py configs/llm/seq2seq_summaries.yaml
 from __future__ import annotations
 
 import sys
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import PositiveInt
 
-from mmpeft.assembly import classic_text as text_task
-from mmpeft.assembly import task
-from mmpeft.assembly.classic_text import TextRecipe
-from mmpeft.assembly.language import DTYPES
 from mmpeft.assembly.language_config import TextConfig
-from mmpeft.data.language.paired import encode_source, load_paired
+from mmpeft.assembly.prediction import Prediction, checked_index
+from mmpeft.assembly.task import Task
 from mmpeft.data.language.task_config import PairedTexts
-from mmpeft.data.language.task_splits import TaskSplits
-from mmpeft.heads.token_probabilities import TokenScorer
-from mmpeft.objectives.rewriting import Rewriter, Rewriting
-from mmpeft.zoo.language_models import load_language_model
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.task_splits import TaskSplits
+    from mmpeft.heads.token_probabilities import TokenScorer
+    from mmpeft.objectives.rewriting import Rewriter
 
 
 class Config(TextConfig):
@@ -39,67 +38,58 @@ class Config(TextConfig):
     """What ``mmpeft predict`` rewrites, without the prefix; null takes a test sample."""
 
 
-def make_model(config: Config, data: TaskSplits) -> TokenScorer:
-    """Load the model, with its loss."""
-    model, _ = load_language_model(config.model.name, DTYPES[config.precision])
-    if not model.config.is_encoder_decoder:
+def assemble(config: Config) -> Parts:
+    """Load the data, and the model with its loss.
+
+    Raises:
+        ValueError: If the model has no encoder.
+    """
+    from mmpeft.assembly.classic_text import pad_with, recompute_blocks
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.data.language.paired import load_paired
+    from mmpeft.heads.token_probabilities import TokenScorer
+    from mmpeft.objectives.rewriting import Rewriter, Rewriting
+    from mmpeft.zoo.language_models import load_language_model, load_text_tokenizer
+    from mmpeft.zoo.precision import DTYPES
+
+    name = config.model.name
+    data = load_paired(config.data, load_text_tokenizer(name))
+    backbone, tokenizer = load_language_model(name, DTYPES[config.precision])
+    if not backbone.config.is_encoder_decoder:
         raise ValueError(
-            f"model: {config.model.name!r} ({type(model).__name__}) has no encoder: take T5, BART or another "
-            "encoder-decoder, or the task llm/sft for prompts and completions"
+            f"model: {name!r} ({type(backbone).__name__}) has no encoder: take T5, BART or another encoder-decoder, "
+            "or the task llm/sft for prompts and completions"
         )
-    return TokenScorer(model)
+    model, writer = TokenScorer(backbone), Rewriter(tokenizer, config.max_new_tokens, config.beams)
+    pad_with(model, data)
+    return Parts(
+        config,
+        model,
+        read=lambda: data,
+        objective=lambda adapters: Rewriting(backbone.config.decoder_start_token_id, writer),
+        answer=lambda index: answer(config, model, writer, data, index),
+        loading=f'model = mmpeft.load_model("{name}")',
+        frozen=True,
+        once_adapted=partial(recompute_blocks, model, config),
+    )
 
 
-def make_writer(config: Config, tokenizer: Any) -> Rewriter:
-    """Return what lets the model write."""
-    return Rewriter(tokenizer, config.max_new_tokens, config.beams)
+def answer(config: Config, model: TokenScorer, writer: Rewriter, data: TaskSplits, index: int) -> Prediction:
+    """Return what the model makes of ``source``, or of that of a test sample and what is right."""
+    import torch
 
+    from mmpeft.data.language.paired import encode_source
 
-def make_objective(config: Config, data: TaskSplits, model: TokenScorer, tokenizer: Any) -> Rewriting:
-    """Return the loss of targets, and the scores of what is written."""
-    return Rewriting(model.backbone.config.decoder_start_token_id, make_writer(config, tokenizer))
-
-
-RECIPE = TextRecipe[Config](
-    data=lambda config, tokenizer: load_paired(config.data, tokenizer),
-    model=make_model,
-    objective=make_objective,
-    loading=lambda config, data: f'model = mmpeft.load_model("{config.model.name}")',
-    trains_head=False,
-)
-
-
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores with the adapter, and without (frozen)."""
-    return text_task.run(config, RECIPE, frozen=True)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    text_task.check(config, RECIPE)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return text_task.evaluate(config, RECIPE)
-
-
-def predict(config: Config, index: int) -> str:
-    """Return what the adapter of a finished run makes of ``source``, or of that of a test sample."""
-    parts = text_task.load_adapted(config, RECIPE)
     if config.source is None:
-        item = text_task.test_item(parts.data, index)
+        item = data.test[checked_index(data.test, index)]
     else:
-        item = encode_source(parts.tokenizer, config.source, config.data)
+        item = encode_source(writer.tokenizer, config.source, config.data)
     ids, mask = (torch.tensor([item[name]]) for name in ("input_ids", "attention_mask"))
-    said = make_writer(config, parts.tokenizer)(parts.model, ids, mask)[0]
-    return said if config.source is not None else f"{said} (right: {item['target']})"
+    said = writer(model, ids, mask)[0]
+    return Prediction(said if config.source is not None else f"{said} (right: {item['target']})")
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

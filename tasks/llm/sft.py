@@ -8,17 +8,17 @@ accelerate launch tasks/llm/sft.py configs/llm/sft_messages.yaml
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from mmpeft.assembly import language, task
-from mmpeft.assembly.language import TaskParts
 from mmpeft.assembly.language_config import LanguageConfig, Questions
-from mmpeft.data.language.encoding import Encoder
-from mmpeft.handle.adapters import Adapters
-from mmpeft.objectives.generation import Answers, Writer
-from mmpeft.objectives.next_token import LanguageModelling
+from mmpeft.assembly.task import Task
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.handle.adapters import Adapters
+    from mmpeft.objectives.next_token import LanguageModelling
 
 
 class Config(LanguageConfig):
@@ -40,44 +40,31 @@ class Config(LanguageConfig):
         return self
 
 
-def recipe(config: Config) -> TaskParts:
-    """Return what is particular to this task."""
+def assemble(config: Config) -> Parts:
+    """Load the model and its tokenizer; answers are learned, and on a wish the model's own ones scored."""
+    from mmpeft.assembly import language
 
     def objective(adapters: Adapters, tokenizer: Any) -> LanguageModelling:
-        if config.questions is None:
-            return LanguageModelling()
-        data, how = config.data, config.questions
-        writer = Writer(tokenizer, Encoder(tokenizer, data).ends(), how.max_new_tokens)
-        markers = data.refusals.markers if data.refusals is not None else ()
-        return LanguageModelling(Answers(writer, how.pattern, data.reasoning.tags[1], markers))
+        return make_objective(config, tokenizer)
 
-    return TaskParts(objective, questions=config.questions is not None)
+    return language.assemble(config, objective, questions=config.questions is not None)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores with the adapter, and without (frozen)."""
-    return language.run(config, recipe(config))
+def make_objective(config: Config, tokenizer: Any) -> LanguageModelling:
+    """Return the cross entropy of answers, and with ``questions`` the scores of what the model writes itself."""
+    from mmpeft.data.language.encoding import Encoder
+    from mmpeft.objectives.generation import Answers, Writer
+    from mmpeft.objectives.next_token import LanguageModelling
+
+    if config.questions is None:
+        return LanguageModelling()
+    data, how = config.data, config.questions
+    writer = Writer(tokenizer, Encoder(tokenizer, data).ends(), how.max_new_tokens)
+    markers = data.refusals.markers if data.refusals is not None else ()
+    return LanguageModelling(Answers(writer, how.pattern, data.reasoning.tags[1], markers))
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    language.check(config, recipe(config))
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    return language.evaluate(config, recipe(config))
-
-
-def predict(config: Config, index: int) -> str:
-    """Return what the adapter of a finished run answers to ``prompt``, or to a test sample."""
-    return language.predict(config, recipe(config), index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

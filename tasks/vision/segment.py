@@ -8,27 +8,16 @@ accelerate launch tasks/vision/segment.py configs/vision/segment_lora_scenes.yam
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate.utils import set_seed
 from pydantic import NonNegativeInt, PositiveInt
 
-import mmpeft
-from mmpeft.assembly import task
-from mmpeft.assembly.segmentation_picture import draw_segmentation
-from mmpeft.assembly.task import add_adapters, load_adapters
-from mmpeft.data import DataSplits
-from mmpeft.data.masks import class_shares, load_masks
-from mmpeft.data.samples import Sample
-from mmpeft.heads.segmentation import DecoderName, Segmenter
-from mmpeft.objectives.segmentation import Segmentation
-from mmpeft.training.check import check_run
+from mmpeft.assembly.task import Task
+from mmpeft.heads.segmentation_settings import DecoderName
 from mmpeft.training.config import Monitor, RunConfig, TrainConfig
-from mmpeft.training.evaluation import evaluate_split
-from mmpeft.training.run.report import train_and_report
-from mmpeft.training.run.run_directory import RunDirectory
-from mmpeft.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class SegmentationTraining(TrainConfig):
@@ -51,71 +40,36 @@ class Config(RunConfig):
     """The blocks whose features the decoder sees, from 0; null takes the last."""
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics: scores are of the best adapter."""
-    RunDirectory(config.output).claim(config.train.resume)
-    trainer, data = build(config)
-    blocks = None if config.blocks is None else list(config.blocks)
-    loading = (
-        "from mmpeft.heads.segmentation import Segmenter\n\n"
-        f'backbone = mmpeft.load_model("{config.model.name}", num_classes=0)\n'
-        f'model = Segmenter(backbone, {len(data.classes)}, "{config.decoder}", {blocks}, {config.decoder_width})'
-    )
-    return train_and_report(trainer, config, loading)
-
-
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    trainer, data = build(config)
-    print(trainer.adapters.report())
-    check_run(trainer, data.train.describe)
-
-
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    model, data = load_adapted(config)
-    return evaluate_split(model, Segmentation(len(data.classes)), data, config.train, config.output)
-
-
-def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
-    """Return a test sample and the share of its pixels that each class gets; draw it in the run directory."""
-    model, data = load_adapted(config)
-    sample, item = task.test_sample(data.test, index), data.test[index]
-    with torch.no_grad():
-        predicted = model.eval()(item["image"][None]).argmax(1)[0]
-    path = config.output / f"prediction_{index}.png"
-    draw_segmentation(item["image"], item["mask"], predicted, data.classes, path)
-    print(f"picture: {path}")
-    return sample, class_shares(predicted, data.classes)
-
-
-def build(config: Config) -> tuple[Trainer, DataSplits]:
-    """Put together a trainer: the model with its adapters, the data and the objective."""
-    model, data = load(config)
-    adapters = add_adapters(model, config, head=True)
-    objective = Segmentation(len(data.classes))
-    return Trainer(model, adapters, objective, data, config.train, config.output), data
-
-
-def load_adapted(config: Config) -> tuple[Segmenter, DataSplits]:
-    """Load the data, and a fresh model with the adapters that the run directory holds."""
-    model, data = load(config)
-    load_adapters(model, config)
-    return model, data
-
-
-def load(config: Config) -> tuple[Segmenter, DataSplits]:
+def assemble(config: Config) -> Parts:
     """Load the backbone with a new decoder, and the data as the backbone wants it."""
-    set_seed(config.train.seed)
-    backbone = mmpeft.load_model(config.model.name, num_classes=0, image_size=config.model.image_size)
+    from mmpeft.assembly.parts import Parts
+    from mmpeft.assembly.segmentation_picture import answer_by_mask
+    from mmpeft.data.masks import load_masks
+    from mmpeft.heads.segmentation import Segmenter
+    from mmpeft.objectives.segmentation import Segmentation
+    from mmpeft.zoo import load_model
+
+    backbone = load_model(config.model.name, num_classes=0, image_size=config.model.image_size)
     data = load_masks(config.data, backbone)
-    return Segmenter(backbone, len(data.classes), config.decoder, config.blocks, config.decoder_width), data
+    classes = len(data.classes)
+    model = Segmenter(backbone, classes, config.decoder, config.blocks, config.decoder_width)
+    blocks = None if config.blocks is None else list(config.blocks)
+    return Parts(
+        config,
+        model,
+        read=lambda: data,
+        objective=lambda adapters: Segmentation(classes),
+        answer=lambda index: answer_by_mask(model, data, index, config.output),
+        loading=(
+            "from mmpeft.heads.segmentation import Segmenter\n\n"
+            f'backbone = mmpeft.load_model("{config.model.name}", num_classes=0)\n'
+            f'model = Segmenter(backbone, {classes}, "{config.decoder}", {blocks}, {config.decoder_width})'
+        ),
+        head=True,
+    )
 
 
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = Task(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

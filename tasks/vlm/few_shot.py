@@ -8,17 +8,16 @@ python tasks/vlm/few_shot.py configs/vlm/tip_adapter_f_scenes.yaml data.style=ne
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from mmpeft.assembly import task
-from mmpeft.assembly.repeats import repeat
-from mmpeft.assembly.zero_shot import ZeroShotConfig, load_adapted, make_objective, make_trainer, train_classifier
-from mmpeft.data.samples import Sample
-from mmpeft.training.check import check_run
-from mmpeft.training.evaluation import evaluate_split
+from mmpeft.assembly.task import Task
+from mmpeft.assembly.zero_shot_config import ZeroShotConfig
 from mmpeft.training.run.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from mmpeft.assembly.parts import Parts
 
 
 class Config(ZeroShotConfig):
@@ -28,37 +27,27 @@ class Config(ZeroShotConfig):
     """Numbers of training images per class to repeat the run for (validation: at most 4); () takes the data's own."""
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Train, write the run directory, and return its metrics; with ``shots`` or ``seeds``, those of the repetitions."""
-    RunDirectory(config.output).claim(config.train.resume)
-    if config.shots or config.seeds:
-        return repeat(config, train_classifier, config.shots, config.seeds)
-    return train_classifier(config)
+def assemble(config: Config) -> Parts:
+    """Load the data, and the zero-shot classifier of its classes."""
+    from mmpeft.assembly import zero_shot
+
+    return zero_shot.assemble(config)
 
 
-def check(config: Config) -> None:
-    """Print what would be trained, three samples, and the numbers of one step; write nothing."""
-    trainer, _, data = make_trainer(config)
-    print(trainer.adapters.report())
-    check_run(trainer, data.train.describe)
+class FewShot(Task[Config]):
+    """One run, or with ``shots`` or ``seeds`` its repetitions."""
+
+    def run(self, config: Config) -> dict[str, Any]:
+        """Train, write the run directory, and return its metrics, or those of the repetitions."""
+        if not (config.shots or config.seeds):
+            return super().run(config)
+        from mmpeft.assembly.repeats import repeat
+
+        RunDirectory(config.output).claim(config.train.resume)
+        return repeat(config, super().run, config.shots, config.seeds)
 
 
-def evaluate(config: Config) -> dict[str, float]:
-    """Return the test scores of the adapter in the run directory of a finished run."""
-    model, data = load_adapted(config)
-    return evaluate_split(model, make_objective(config), data, config.train, config.output)
-
-
-def predict(config: Config, index: int) -> tuple[Sample, dict[str, float]]:
-    """Return a test sample, and the probability of each class by the adapter of a finished run."""
-    model, data = load_adapted(config)
-    return task.test_sample(data.test, index), task.probabilities(model, data, index)
-
-
-def main(arguments: list[str]) -> None:
-    """Train as the command line says."""
-    task.main(run, Config, arguments)
-
+TASK = FewShot(Config, assemble)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    TASK.main(sys.argv[1:])

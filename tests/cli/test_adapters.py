@@ -15,6 +15,8 @@ from mmpeft.formats.serving.class_embeddings import read_class_embeddings
 Capture = pytest.CaptureFixture[str]
 
 TASK = '''"""A classifier of two classes by their texts."""
+from types import SimpleNamespace
+
 import torch
 from open_clip.model import CLIP
 
@@ -25,12 +27,12 @@ from mmpeft.training.config import RunConfig as Config
 def load_adapted(config):
     """Return the classifier, or on a wish a model that is none."""
     if config.train.seed == 13:
-        return torch.nn.Linear(2, 2), None
+        return SimpleNamespace(model=torch.nn.Linear(2, 2))
     torch.manual_seed(0)
     vision = {"image_size": 32, "patch_size": 8, "head_width": 16, "layers": 1, "width": 32}
     text = {"context_length": 9, "vocab_size": 50, "heads": 2, "layers": 1, "width": 32}
     ids = lambda texts: torch.tensor([[1, 2 + len(text), 49] + [0] * 6 for text in texts])
-    return ZeroShotClassifier(CLIP(16, vision, text).eval(), ["cat", "horse"], ["a {}."], ids), None
+    return SimpleNamespace(model=ZeroShotClassifier(CLIP(16, vision, text).eval(), ["cat", "horse"], ["a {}."], ids))
 '''
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import mmpeft
 from mmpeft.anatomies.anatomy import own_modules
-from mmpeft.assembly.task import checkpoint_blocks
+from mmpeft.assembly.grafting import checkpoint_blocks
 from mmpeft.inspection.outline import tensors
 
 CHECKPOINTING = ("enable_gradient_checkpointing", "set_grad_checkpointing")

@@ -36,7 +36,7 @@ def learned_words(output: Path, concepts: list[dict[str, Any]]) -> Tensor:
     config = make(output, ["custom_diffusion", WORDS], concepts, max_steps=4, batch_size=8, lr=1e-2)
     task = load_task(find_task("diffusion/concept"))
     assert task.run(config)["steps"] == 4
-    assert task.predict(config.model_copy(update={"prompt": "a <new1> and a <new2>"}), 0).is_file()
+    assert task.predict(config.model_copy(update={"prompt": "a <new1> and a <new2>"}), 0).picture.is_file()
     state = load_file(output / "adapter" / "adapter_model.safetensors")
     (words,) = (value for name, value in state.items() if name.endswith("vectors"))
     return words

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,13 +36,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load(name: str) -> ModuleType:
+def load(name: str) -> Any:
     return load_task(find_task(f"diffusion/{name}"))
 
 
-def make(task: ModuleType, here: Path, output: Path, adapters: Any, **changes: Any) -> Any:
+def make(task: Any, here: Path, output: Path, adapters: Any, **changes: Any) -> Any:
     settings = {
-        "task": f"diffusion/{task.__name__}",
+        "task": f"diffusion/{task.Config.__module__}",
         "model": str(here / "model"),
         "adapters": {"main": adapters},
         "data": {"name": "captions", "path": str(here / "pictures")},
@@ -89,7 +88,7 @@ def test_two_steps_scores_and_a_picture(
     assert task.evaluate(config) == pytest.approx(metrics["test"])
 
     capsys.readouterr()
-    path = task.predict(config, 0)
+    path = task.predict(config, 0).picture
     assert path == config.output / "prediction_0.png"
     assert Image.open(path).size == (16, 16)
     assert "WARNING" not in capsys.readouterr().out
@@ -105,7 +104,7 @@ def test_an_image_prompt_by_the_embedded_clip(here: Path, tmp_path: Path) -> Non
     config = make(task, here, tmp_path / "run", adapters, preview=PREVIEW, **changes)
     metrics = task.run(config)
     assert task.evaluate(config) == pytest.approx(metrics["test"])
-    assert task.predict(config, 1).is_file()
+    assert task.predict(config, 1).picture.is_file()
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "pixart"])
@@ -120,7 +119,7 @@ def test_other_families(here: Path, tmp_path: Path, kind: str) -> None:
         cache={"text": "memory"}, train={"max_steps": 2, "batch_size": 2, "gradient_checkpointing": True},
     )  # fmt: skip
     assert task.run(config)["test"]["loss"] < 10
-    assert task.predict(config, 0).is_file()
+    assert task.predict(config, 0).picture.is_file()
 
 
 def test_a_model_of_v_learns_the_last_step(here: Path, tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_a_model_of_v_learns_the_last_step(here: Path, tmp_path: Path) -> None:
     changes = {"loss": {"zero_terminal_snr": True, "min_snr": 5, "times": "cubic"}, "preview": PREVIEW}
     task = load("lora")
     config = make(task, here, tmp_path / "run", CASES["lora"][1], model=str(tmp_path / "model"), **changes)
-    trainer = task.diffusion.build(config)
+    trainer, _ = task.build(config)
     assert trainer.objective.schedule.prediction == "v_prediction"
     assert trainer.objective.schedule.signal[-1] == 0
     trainer.fit()
@@ -138,7 +137,7 @@ def test_a_model_of_v_learns_the_last_step(here: Path, tmp_path: Path) -> None:
 def test_half_precision_of_the_frozen_weights(here: Path, tmp_path: Path) -> None:
     task = load("lora")
     config = make(task, here, tmp_path, CASES["lora"][1], precision="bf16", preview=PREVIEW)
-    trainer = task.diffusion.build(config)
+    trainer, _ = task.build(config)
     model = trainer.model
     assert {p.dtype for p in model.vae.parameters()} == {torch.float32}
     assert {p.dtype for p in trainer.adapters.parameters()} == {torch.float32}
@@ -191,7 +190,7 @@ def test_black_and_broken_pictures_are_reported(here: Path, tmp_path: Path, caps
         task = load("lora")
         config = make(task, here, tmp_path / f"run_{fault}", CASES["lora"][1], model=str(broken), preview=PREVIEW)
         capsys.readouterr()
-        trainer = task.diffusion.build(config)
+        trainer, _ = task.build(config)
         trainer.fit()
         output = capsys.readouterr()
         assert "WARNING: 'a cat', 'a red cat' " + {"black": "black", "nan": "not all numbers"}[fault] in (
@@ -280,6 +279,6 @@ def test_pictures_of_several_shapes_are_trained_in_batches_of_one(here: Path, tm
     task = load("control")
     data = {"name": "captions", "path": str(tmp_path / "pictures"), "control": "edges", "bucket_step": 4}
     config = make(task, here, tmp_path / "run", CONTROL, data=data, train={"epochs": 1, "batch_size": 3})
-    shapes = {tuple(batch["image"].shape[2:]) for batch, _ in task.diffusion.build(config).batches}
+    shapes = {tuple(batch["image"].shape[2:]) for batch, _ in task.build(config)[0].batches}
     assert shapes == {(16, 16), (12, 20), (20, 12)}
     assert task.run(config)["test"]["loss"] < 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ LORA = {"method": "lora", "rank": 4, "targets": "all"}
 
 
 @pytest.fixture(scope="module")
-def classify() -> ModuleType:
+def classify() -> Any:
     return load_task(find_task("llm/classify"))
 
 
@@ -53,7 +52,7 @@ def settings(model: str, path: str, output: Path, method: Any, **data: Any) -> d
 @pytest.mark.parametrize("method", [LORA, FULL, {"method": "linear_probe"}], ids=lambda method: method["method"])
 @pytest.mark.parametrize("kind", ["encoder", "model"])
 def test_a_run_learns_labels(
-    classify: ModuleType,
+    classify: Any,
     words: str,
     tmp_path: Path,
     request: pytest.FixtureRequest,
@@ -76,17 +75,16 @@ def test_a_run_learns_labels(
 
 
 def test_a_probe_of_static_features_trains_the_head_alone(
-    classify: ModuleType, encoder: str, words: str, tmp_path: Path
+    classify: Any, encoder: str, words: str, tmp_path: Path
 ) -> None:
-    trainer, _ = classify.text_task.build(
+    trainer, _ = classify.build(
         classify.Config.model_validate(settings(encoder, words, tmp_path / "run", {"method": "linear_probe"})),
-        classify.RECIPE,
     )
     assert sum(parameter.numel() for parameter in trainer.adapters.parameters()) == 2 * 32 + 2
 
 
 def test_pairs_are_scored_by_a_number(
-    classify: ModuleType, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classify: Any, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
         {"sentence1": f"a {one}", "sentence2": f"a {other}", "score": float(one == other)}
@@ -100,7 +98,7 @@ def test_pairs_are_scored_by_a_number(
     metrics = classify.run(config)
     assert set(metrics["test"]) == {"pearson", "spearman", "loss"}
     assert classify.evaluate(config) == pytest.approx(metrics["test"])
-    said = classify.predict(config, 0)
+    said = classify.predict(config, 0).text
     assert float(said.split(" -> ")[-1]) < 3
     classify.check(config)
     assert "one step" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "thr
 
 
 @pytest.fixture(scope="module")
-def reading() -> ModuleType:
+def reading() -> Any:
     return load_task(find_task("llm/extractive_qa"))
 
 
@@ -53,7 +52,7 @@ def settings(model: str, path: str, output: Path, **data: Any) -> dict[str, Any]
 
 @pytest.mark.parametrize("kind", ["encoder", "model"])
 def test_a_run_learns_to_point(
-    reading: ModuleType, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], kind: str
+    reading: Any, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     output = tmp_path / "run"
     config = reading.Config.model_validate(settings(request.getfixturevalue(kind), questions(tmp_path), output))
@@ -64,14 +63,14 @@ def test_a_run_learns_to_point(
     capsys.readouterr()
     main(["predict", str(output), "context=a cat red dog .", "question=what colour ?"])
     assert capsys.readouterr().out.endswith("what colour ? red\n")
-    assert "(right: " in reading.predict(config, 0)
+    assert "(right: " in reading.predict(config, 0).text
     assert 'task="question_answering"' in (output / "README.md").read_text()
     with pytest.raises(ValueError, match="give both, or none"):
         reading.Config.model_validate(settings("m", "p", output) | {"question": "what ?"})
 
 
 def test_a_run_learns_when_there_is_no_answer(
-    reading: ModuleType, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reading: Any, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = questions(tmp_path, unanswerable=True)
     given = settings(encoder, path, tmp_path / "run", unanswerable=True)
@@ -79,7 +78,7 @@ def test_a_run_learns_when_there_is_no_answer(
     metrics = reading.run(config)
     assert set(metrics["test"]) == {"f1", "exact_match", "answerable_f1", "unanswerable_accuracy", "loss"}
     assert metrics["test"]["f1"] >= 0.7
-    said = reading.predict(config.model_copy(update={"context": "a cat dog .", "question": "what colour ?"}), 0)
+    said = reading.predict(config.model_copy(update={"context": "a cat dog .", "question": "what colour ?"}), 0).text
     assert said.endswith("no answer")
     reading.check(config)
     assert "no answer here" in capsys.readouterr().out

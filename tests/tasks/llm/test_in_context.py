@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ FORMAT = {"template": "{text} answer : {label}", "separator": " | ", "words": WO
 
 
 @pytest.fixture(scope="module")
-def task() -> ModuleType:
+def task() -> Any:
     return load_task(find_task("llm/in_context"))
 
 
@@ -121,7 +120,7 @@ def test_no_example_is_asked(rows: LabelledRows) -> None:
 
 
 def test_a_run_compares_adapters_by_the_number_of_examples(
-    task: ModuleType, model: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: Any, model: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scorer = TokenScorer(mmpeft.load_model(model))
     adapters = mmpeft.adapt(scorer, {"method": "lora", "rank": 2, "targets": "all"}, name="own")
@@ -169,13 +168,13 @@ def test_a_run_compares_adapters_by_the_number_of_examples(
     ],
 )
 def test_what_is_refused(
-    task: ModuleType, model: str, words: str, tmp_path: Path, changes: dict[str, Any], message: str
+    task: Any, model: str, words: str, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         task.run(task.Config.model_validate(settings(model, words, tmp_path / "run", **changes)))
 
 
-def test_the_model_positions_are_the_limit(task: ModuleType, words: str, tmp_path: Path) -> None:
+def test_the_model_positions_are_the_limit(task: Any, words: str, tmp_path: Path) -> None:
     llama(max_position_embeddings=24).save_pretrained(tmp_path / "short")
     tokenizer().save_pretrained(tmp_path / "short")
     with pytest.raises(ValueError, match=r"shots: 6: .* takes 24: fewer shots"):

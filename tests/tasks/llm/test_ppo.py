@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from tiny_language import llama, tokenizer, write_rows
 
 import mmpeft
 from mmpeft.cli.shipped import find_task, load_task
+from mmpeft.data.language.tiny.rewards import REWARDS
 from mmpeft.heads.actor_critic import ActorCritic
 from mmpeft.objectives import ppo as objectives
 from mmpeft.objectives.generation import Writer
@@ -22,7 +22,7 @@ LORA = {"method": "lora", "rank": 4, "targets": "all"}
 
 
 @pytest.fixture
-def ppo() -> ModuleType:
+def ppo() -> Any:
     return load_task(find_task("llm/ppo"))
 
 
@@ -50,9 +50,9 @@ def settings(model: str, prompts: str, output: Path, **changes: Any) -> dict[str
 
 
 def test_a_run_raises_the_reward(
-    ppo: ModuleType, model: str, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ppo: Any, model: str, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ppo.REWARDS, "gladness", lambda row, text: sum(w[0] < "e" for w in text.split()) / 4)
+    monkeypatch.setitem(REWARDS, "gladness", lambda row, text: sum(w[0] < "e" for w in text.split()) / 4)
     config = ppo.Config.model_validate(
         settings(
             model,
@@ -66,14 +66,12 @@ def test_a_run_raises_the_reward(
     assert metrics["test"]["reward"] > metrics["frozen"]["reward"] + 0.15
     assert metrics["test"]["kl"] > 0
     assert ppo.evaluate(config) == pytest.approx(metrics["test"], rel=1e-4)
-    assert ppo.predict(config.model_copy(update={"prompt": "a cat ?"}), 0)
+    assert ppo.predict(config.model_copy(update={"prompt": "a cat ?"}), 0).text
     bare = mmpeft.load(llama(), tmp_path / "run" / "adapter" / "policy")
     assert not any("task" in key for key in bare.state_dict())
 
 
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(
-    ppo: ModuleType, model: str, prompts: str, tmp_path: Path
-) -> None:
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(ppo: Any, model: str, prompts: str, tmp_path: Path) -> None:
     ends = []
     for name, stages in (("whole", [4]), ("parts", [2, 4])):
         for number, steps in enumerate(stages):
@@ -86,7 +84,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
-def test_a_reward_model_works_on_the_same_backbone(ppo: ModuleType, model: str, prompts: str, tmp_path: Path) -> None:
+def test_a_reward_model_works_on_the_same_backbone(ppo: Any, model: str, prompts: str, tmp_path: Path) -> None:
     reward = load_task(find_task("llm/reward"))
     pairs = [{"prompt": f"a {own} ?", "chosen": " red", "rejected": " blue"} for own in ("cat", "dog", "sun", "moon")]
     trained = {
@@ -174,13 +172,13 @@ def test_at_first_the_ratio_is_one_and_both_adapters_learn() -> None:
     ],
 )
 def test_what_is_refused(
-    ppo: ModuleType, model: str, prompts: str, tmp_path: Path, changes: dict[str, Any], message: str
+    ppo: Any, model: str, prompts: str, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ppo.Config.model_validate(settings(model, prompts, tmp_path / "run", **changes))
 
 
-def test_other_data_is_refused(ppo: ModuleType, model: str, prompts: str, tmp_path: Path) -> None:
+def test_other_data_is_refused(ppo: Any, model: str, prompts: str, tmp_path: Path) -> None:
     data = {"name": "prompt_completion", "path": prompts}
     config = ppo.Config.model_validate(settings(model, prompts, tmp_path / "run", data=data))
     with pytest.raises(ValueError, match=r"data\.name: 'prompt_completion': this task answers prompts by itself"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "thr
 
 
 @pytest.fixture
-def preference() -> ModuleType:
+def preference() -> Any:
     return load_task(find_task("llm/preference"))
 
 
@@ -42,7 +41,7 @@ def singles(tmp_path: Path) -> str:
     return write_rows(tmp_path / "singles.jsonl", rows)
 
 
-def make_config(preference: ModuleType, model: str, path: str, output: Path, **changes: Any) -> Any:
+def make_config(preference: Any, model: str, path: str, output: Path, **changes: Any) -> Any:
     settings = {
         "task": "llm/preference",
         "model": model,
@@ -75,7 +74,7 @@ def first_loss(output: Path) -> float:
     ids=str,
 )
 def test_a_policy_comes_to_prefer(
-    preference: ModuleType, model: str, pairs: str, tmp_path: Path, loss: Any, start: float | None
+    preference: Any, model: str, pairs: str, tmp_path: Path, loss: Any, start: float | None
 ) -> None:
     config = make_config(preference, model, pairs, tmp_path / "run", loss=loss)
     metrics = preference.run(config)
@@ -86,7 +85,7 @@ def test_a_policy_comes_to_prefer(
     assert preference.evaluate(config) == pytest.approx(metrics["test"])
 
 
-def test_unpaired_answers(preference: ModuleType, model: str, singles: str, tmp_path: Path) -> None:
+def test_unpaired_answers(preference: Any, model: str, singles: str, tmp_path: Path) -> None:
     data = {"name": "unpaired", "path": singles, "validation": 6, "test": 6}
     config = make_config(preference, model, singles, tmp_path / "run", loss="kto", data=data)
     metrics = preference.run(config)
@@ -100,7 +99,7 @@ def test_unpaired_answers(preference: ModuleType, model: str, singles: str, tmp_
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_a_precomputed_reference_changes_no_number(
-    preference: ModuleType, model: str, pairs: str, tmp_path: Path, loss: str
+    preference: Any, model: str, pairs: str, tmp_path: Path, loss: str
 ) -> None:
     found = []
     for reference in ("off", "precomputed"):
@@ -109,8 +108,8 @@ def test_a_precomputed_reference_changes_no_number(
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_a_finished_run_writes(preference: ModuleType, model: str, pairs: str, tmp_path: Path) -> None:
+def test_a_finished_run_writes(preference: Any, model: str, pairs: str, tmp_path: Path) -> None:
     config = make_config(preference, model, pairs, tmp_path / "run", train={"epochs": 12, "batch_size": 6, "lr": 1e-2})
     preference.run(config.model_copy(update={"loss": config.loss.model_copy(update={"name": "orpo"})}))
-    assert preference.predict(config, 0).startswith("yes")
-    assert preference.predict(config.model_copy(update={"prompt": "a cat ?"}), 0).startswith("yes")
+    assert preference.predict(config, 0).text.startswith("yes")
+    assert preference.predict(config.model_copy(update={"prompt": "a cat ?"}), 0).text.startswith("yes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ THINGS = ["cat", "dog", "sun", "moon", "car", "bank", "bike", "one", "two", "thr
 
 
 @pytest.fixture
-def reward() -> ModuleType:
+def reward() -> Any:
     return load_task(find_task("llm/reward"))
 
 
@@ -32,7 +31,7 @@ def pairs(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("method", [{"method": "lora", "rank": 4, "targets": "all"}, {"method": "full_fine_tuning"}])
 def test_a_run_tells_better_from_worse(
-    reward: ModuleType, model: str, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: Any
+    reward: Any, model: str, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: Any
 ) -> None:
     settings: dict[str, Any] = {
         "task": "llm/reward",
@@ -54,7 +53,7 @@ def test_a_run_tells_better_from_worse(
         main(["predict", str(tmp_path / "run"), "prompt=a cat ?", f"answer={answer!r}"])
         said.append(float(capsys.readouterr().out.split("reward ")[-1]))
     assert said[0] > said[1]
-    assert reward.predict(config, 0).startswith("chosen ")
+    assert reward.predict(config, 0).text.startswith("chosen ")
     with pytest.raises(ValueError, match="give both, or none"):
         reward.Config.model_validate(settings | {"answer": "yes"})
     assert "ScalarScorer(mmpeft.load_model" in (tmp_path / "run" / "README.md").read_text()

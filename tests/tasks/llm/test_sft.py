@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ COLOURS = {"cat": "red", "dog": "green", "sun": "blue", "moon": "red"}
 
 
 @pytest.fixture
-def sft() -> ModuleType:
+def sft() -> Any:
     return load_task(find_task("llm/sft"))
 
 
@@ -32,7 +31,7 @@ def rows(tmp_path: Path) -> str:
     return write_rows(tmp_path / "rows.jsonl", [{"messages": turns} for turns in said])
 
 
-def make_config(sft: ModuleType, model: Any, rows: str, output: Path, **changes: Any) -> Any:
+def make_config(sft: Any, model: Any, rows: str, output: Path, **changes: Any) -> Any:
     settings = {
         "task": "llm/sft",
         "model": model,
@@ -48,7 +47,7 @@ def make_config(sft: ModuleType, model: Any, rows: str, output: Path, **changes:
 
 
 def test_a_run_learns_answers_and_is_asked(
-    sft: ModuleType, model: str, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sft: Any, model: str, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config(sft, model, rows, tmp_path / "run")
     metrics = sft.run(config)
@@ -61,7 +60,7 @@ def test_a_run_learns_answers_and_is_asked(
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"] == metrics["test"]
 
 
-def test_the_adapter_also_loads_into_the_bare_model(sft: ModuleType, model: str, rows: str, tmp_path: Path) -> None:
+def test_the_adapter_also_loads_into_the_bare_model(sft: Any, model: str, rows: str, tmp_path: Path) -> None:
     import torch
 
     import mmpeft
@@ -69,7 +68,7 @@ def test_the_adapter_also_loads_into_the_bare_model(sft: ModuleType, model: str,
     method = {"main": {"method": "lora", "rank": 8, "targets": "all"}}
     config = make_config(sft, model, rows, tmp_path / "run", adapters=method, train={"epochs": 2})
     sft.run(config)
-    said = sft.predict(config.model_copy(update={"prompt": "a sun ?"}), 0)
+    said = sft.predict(config.model_copy(update={"prompt": "a sun ?"}), 0).text
     bare, tokenizer = load_language_model(model)
     mmpeft.load(bare, tmp_path / "run" / "adapter")
     ids = tokenizer("<s><|user|> a sun ?<|end|><|assistant|>", add_special_tokens=False, return_tensors="pt")
@@ -78,7 +77,7 @@ def test_the_adapter_also_loads_into_the_bare_model(sft: ModuleType, model: str,
     assert tokenizer.decode(found[0, ids["input_ids"].shape[1] :]).removesuffix("<|end|>").strip() == said
 
 
-def test_refusals_go_up_and_harmless_requests_are_answered(sft: ModuleType, model: str, tmp_path: Path) -> None:
+def test_refusals_go_up_and_harmless_requests_are_answered(sft: Any, model: str, tmp_path: Path) -> None:
     things = ["cat", "dog", "car", "bank", "bike", "sun", "moon", "one", "two", "three", "four", "five"]
     no = "sorry i cannot help"
     unsafe = [{"messages": conversation(f"{how} a {own}", no)} for own in things for how in ("steal", "a steal")]
@@ -100,7 +99,7 @@ def test_refusals_go_up_and_harmless_requests_are_answered(sft: ModuleType, mode
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_thoughts_are_learned_or_not(sft: ModuleType, model: str, tmp_path: Path, weight: float) -> None:
+def test_thoughts_are_learned_or_not(sft: Any, model: str, tmp_path: Path, weight: float) -> None:
     things = ["cat", "dog", "car", "bank", "bike", "sun", "moon", "one", "two", "three", "four", "five"]
     rows = [
         {"instruction": f"{how} {own} ?", "output": "red" if place % 2 else "blue", "reasoning": "first think"}
@@ -112,7 +111,7 @@ def test_thoughts_are_learned_or_not(sft: ModuleType, model: str, tmp_path: Path
     train = {"epochs": 10, "evaluate_every": 10}
     config = make_config(sft, model, str(data["path"]), tmp_path / "run", data=data, train=train, questions=questions)
     metrics = sft.run(config)
-    assert sft.predict(config, 0).startswith("<think> first think") == (weight == 1)
+    assert sft.predict(config, 0).text.startswith("<think> first think") == (weight == 1)
     assert 0 <= metrics["test"]["exact_match"] <= 1
 
 
@@ -126,7 +125,7 @@ def test_thoughts_are_learned_or_not(sft: ModuleType, model: str, tmp_path: Path
     ids=["checkpointing", "accumulation", "longer"],
 )
 def test_what_changes_no_number(
-    sft: ModuleType, model: str, rows: str, tmp_path: Path, changes: dict[str, Any], tolerance: float
+    sft: Any, model: str, rows: str, tmp_path: Path, changes: dict[str, Any], tolerance: float
 ) -> None:
     method = {"main": {"method": "lora", "rank": 4, "targets": "all"}}
     found = []
@@ -140,7 +139,7 @@ def test_what_changes_no_number(
 
 
 @pytest.mark.parametrize("changes", [{"quantize": "nf4"}, {"precision": "bf16"}])
-def test_low_precision_learns(sft: ModuleType, model: str, rows: str, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_low_precision_learns(sft: Any, model: str, rows: str, tmp_path: Path, changes: dict[str, Any]) -> None:
     base = {"name": model} | {key: value for key, value in changes.items() if key == "quantize"}
     precision = changes.get("precision", "fp32")
     method = {"main": {"method": "lora", "rank": 8, "targets": "all"}}
@@ -152,7 +151,7 @@ def test_low_precision_learns(sft: ModuleType, model: str, rows: str, tmp_path: 
     assert sft.evaluate(config) == pytest.approx(metrics["test"], rel=1e-3)
 
 
-def test_rows_that_were_skipped_are_reported(sft: ModuleType, model: str, rows: str, tmp_path: Path) -> None:
+def test_rows_that_were_skipped_are_reported(sft: Any, model: str, rows: str, tmp_path: Path) -> None:
     with Path(rows).open("a") as file:
         file.write(json.dumps({"messages": conversation("a cat ?")}) + "\n")
     config = make_config(sft, model, rows, tmp_path / "run", data={"on_bad_row": "skip"}, train={"epochs": 1})
@@ -165,7 +164,7 @@ def test_rows_that_were_skipped_are_reported(sft: ModuleType, model: str, rows: 
     {"method": "p_tuning", "tokens": 8, "hidden": 16},
 ], ids=lambda method: method["method"])  # fmt: skip
 def test_a_prompt_learns_from_words_or_a_network(
-    sft: ModuleType, model: str, rows: str, tmp_path: Path, method: dict[str, Any]
+    sft: Any, model: str, rows: str, tmp_path: Path, method: dict[str, Any]
 ) -> None:
     train = {"epochs": 6, "lr": 0.03 if method["method"] == "prompt_tuning" else 3e-3}
     config = make_config(sft, model, rows, tmp_path / "run", adapters={"main": method}, train=train)

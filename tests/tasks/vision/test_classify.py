@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,15 +25,15 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def classify() -> ModuleType:
+def classify() -> Any:
     return load_task(find_task("vision/classify"))
 
 
-def make_config(classify: ModuleType, output: Path, **changes: Any) -> Any:
+def make_config(classify: Any, output: Path, **changes: Any) -> Any:
     return classify.Config.model_validate({**SETTINGS, "output": str(output), **changes})
 
 
-def test_a_run_leaves_what_the_design_promises(classify: ModuleType, tmp_path: Path) -> None:
+def test_a_run_leaves_what_the_design_promises(classify: Any, tmp_path: Path) -> None:
     config = make_config(classify, tmp_path / "run")
     metrics = classify.run(config)
     found = {path.name for path in config.output.iterdir()}
@@ -63,7 +62,7 @@ def test_a_run_leaves_what_the_design_promises(classify: ModuleType, tmp_path: P
         classify.run(config)
 
 
-def test_the_head_is_trained_beside_a_method_that_does_not(classify: ModuleType, tmp_path: Path) -> None:
+def test_the_head_is_trained_beside_a_method_that_does_not(classify: Any, tmp_path: Path) -> None:
     counts = {}
     for method in ("lora", "linear_probe", "full_fine_tuning"):
         trainer, _ = classify.build(make_config(classify, tmp_path, adapters={"main": method}))
@@ -72,7 +71,7 @@ def test_the_head_is_trained_beside_a_method_that_does_not(classify: ModuleType,
     assert counts == {"lora": 2, "linear_probe": 2, "full_fine_tuning": 2}
 
 
-def test_several_adapters_are_trained_saved_and_loaded_together(classify: ModuleType, tmp_path: Path) -> None:
+def test_several_adapters_are_trained_saved_and_loaded_together(classify: Any, tmp_path: Path) -> None:
     adapters = {"first": ["bitfit", "linear_probe"], "second": "lora"}
     config = make_config(classify, tmp_path, adapters=adapters, train={"max_steps": 2})
     metrics = classify.run(config)
@@ -80,7 +79,7 @@ def test_several_adapters_are_trained_saved_and_loaded_together(classify: Module
     assert classify.evaluate(config) == pytest.approx(metrics["test"])
 
 
-def test_the_last_weights_are_kept_where_all_images_are_trained_on(classify: ModuleType, tmp_path: Path) -> None:
+def test_the_last_weights_are_kept_where_all_images_are_trained_on(classify: Any, tmp_path: Path) -> None:
     data = SETTINGS["data"] | {"validation": None}
     metrics = classify.run(make_config(classify, tmp_path, data=data, train={"max_steps": 2, "monitor": None}))
     assert "validation" not in metrics
@@ -91,7 +90,7 @@ def test_the_last_weights_are_kept_where_all_images_are_trained_on(classify: Mod
     assert classify.evaluate(make_config(classify, tmp_path, data=data)) == pytest.approx(metrics["test"])
 
 
-def test_the_same_seed_gives_the_same_numbers(classify: ModuleType, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_numbers(classify: Any, tmp_path: Path) -> None:
     first, second, other = (
         classify.run(make_config(classify, tmp_path / str(run), train={"max_steps": 2, "seed": seed}))["test"]["loss"]
         for run, seed in enumerate((5, 5, 6))
@@ -100,7 +99,7 @@ def test_the_same_seed_gives_the_same_numbers(classify: ModuleType, tmp_path: Pa
 
 
 def test_check_shows_samples_and_one_step_and_writes_nothing(
-    classify: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classify: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classify.check(make_config(classify, tmp_path / "run"))
     text = capsys.readouterr().out
@@ -110,7 +109,7 @@ def test_check_shows_samples_and_one_step_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_it_runs_as_a_script(classify: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_as_a_script(classify: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "few.yaml"
     path.write_text(yaml.safe_dump(SETTINGS))
     classify.main([str(path), "train.epochs=1", f"output={tmp_path / 'out'}"])
@@ -118,7 +117,7 @@ def test_it_runs_as_a_script(classify: ModuleType, tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "metrics.json").is_file()
 
 
-def test_a_run_on_a_base_in_4_bits(classify: ModuleType, tmp_path: Path) -> None:
+def test_a_run_on_a_base_in_4_bits(classify: Any, tmp_path: Path) -> None:
     config = make_config(classify, tmp_path / "run", model={"name": "tiny/vit", "quantize": "nf4"})
     metrics = classify.run(config)
     assert classify.evaluate(config) == pytest.approx(metrics["test"])
@@ -126,7 +125,7 @@ def test_a_run_on_a_base_in_4_bits(classify: ModuleType, tmp_path: Path) -> None
     assert is_quantized(model.blocks[0].mlp.fc1.weight)
 
 
-def test_a_memory_level_changes_no_number(classify: ModuleType, tmp_path: Path) -> None:
+def test_a_memory_level_changes_no_number(classify: Any, tmp_path: Path) -> None:
     """The losses agree to the bit; the level is that of the model, which the prefix cache leaves alone."""
     train = {"max_steps": 3, "batch_size": 8, "cache": "off"}
     runs = [make_config(classify, tmp_path / level, train=train, memory=level) for level in ("standard", "leanest")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from mmpeft.heads.segmentation import Segmenter
 
 
 @pytest.fixture(scope="module")
-def segment() -> ModuleType:
+def segment() -> Any:
     return load_task(find_task("vision/segment"))
 
 
@@ -39,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make_config(segment: ModuleType, folder: Path, output: Path, **changes: Any) -> Any:
+def make_config(segment: Any, folder: Path, output: Path, **changes: Any) -> Any:
     settings = {
         "task": "vision/segment",
         "model": "tiny/vit",
@@ -52,7 +51,7 @@ def make_config(segment: ModuleType, folder: Path, output: Path, **changes: Any)
 
 
 def test_a_run_learns_is_evaluated_and_predicts(
-    segment: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    segment: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config(segment, folder, tmp_path / "run", decoder="conv", blocks=[2, 5], decoder_width=16)
     metrics = segment.run(config)
@@ -70,7 +69,7 @@ def test_a_run_learns_is_evaluated_and_predicts(
     assert (config.output / "prediction_3.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_model_card_says_how_to_load_it(segment: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_the_model_card_says_how_to_load_it(segment: Any, folder: Path, tmp_path: Path) -> None:
     config = make_config(segment, folder, tmp_path / "run", train={"max_steps": 1})
     segment.run(config)
     card = (config.output / "README.md").read_text()
@@ -82,9 +81,7 @@ def test_the_model_card_says_how_to_load_it(segment: ModuleType, folder: Path, t
 
 
 @pytest.mark.parametrize("method", ["linear_probe", "adaptformer", "full_fine_tuning"])
-def test_the_decoder_is_trained_beside_every_method(
-    segment: ModuleType, folder: Path, tmp_path: Path, method: str
-) -> None:
+def test_the_decoder_is_trained_beside_every_method(segment: Any, folder: Path, tmp_path: Path, method: str) -> None:
     trainer, _ = segment.build(make_config(segment, folder, tmp_path, adapters={"main": method}))
     names = [name for name, _ in trainer.adapters.named_parameters() if "task" in name]
     assert len(names) == 2
@@ -92,7 +89,7 @@ def test_the_decoder_is_trained_beside_every_method(
 
 
 def test_check_shows_shares_and_writes_nothing(
-    segment: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    segment: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     segment.check(make_config(segment, folder, tmp_path / "run"))
     text = capsys.readouterr().out
@@ -101,7 +98,7 @@ def test_check_shows_shares_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sample_that_is_not_there(segment: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_a_sample_that_is_not_there(segment: Any, folder: Path, tmp_path: Path) -> None:
     config = make_config(segment, folder, tmp_path / "run", train={"max_steps": 1})
     segment.run(config)
     with pytest.raises(ValueError, match="index: 8 is not among the 8 test samples"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,20 +22,20 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def few_shot() -> ModuleType:
+def few_shot() -> Any:
     return load_task(find_task("vlm/few_shot"))
 
 
 @pytest.fixture(scope="module")
-def base_to_new() -> ModuleType:
+def base_to_new() -> Any:
     return load_task(find_task("vlm/base_to_new"))
 
 
-def make_config(script: ModuleType, output: Path, **changes: Any) -> Any:
+def make_config(script: Any, output: Path, **changes: Any) -> Any:
     return script.Config.model_validate({**SETTINGS, "output": str(output), **changes})
 
 
-def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: ModuleType, tmp_path: Path) -> None:
+def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: Any, tmp_path: Path) -> None:
     config = make_config(few_shot, tmp_path / "run")
     metrics = few_shot.run(config)
     assert metrics["test"]["accuracy"] > metrics["frozen"]["accuracy"] + 0.05
@@ -45,31 +44,31 @@ def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: ModuleType, t
     code = card.partition("```python\n")[2].partition("```")[0]
     scope: dict[str, Any] = {}
     exec(code.replace('"adapter"', f'"{config.output / "adapter"}"'), scope)
-    _, shares = few_shot.predict(config, 3)
+    shares = few_shot.predict(config, 3).shares
     assert sum(shares.values()) == pytest.approx(1)
     with torch.no_grad():
-        logits = scope["model"](few_shot.load_adapted(config)[1].test[3]["image"][None])
+        logits = scope["model"](few_shot.load_adapted(config).data.test[3]["image"][None])
     assert dict(zip(shares, logits.softmax(-1)[0].tolist(), strict=True)) == pytest.approx(shares, abs=1e-4)
     bare = mmpeft.load_model("tiny/clip")
     assert mmpeft.load(bare, config.output / "adapter").methods()[0].ids is not None
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_cache_is_filled_and_tuned_on_validation(few_shot: ModuleType, tmp_path: Path, trained: bool) -> None:
+def test_a_cache_is_filled_and_tuned_on_validation(few_shot: Any, tmp_path: Path, trained: bool) -> None:
     tip = {"main": {"method": "tip_adapter", "shots": 4, "trained": trained}}
     train = {"epochs": 3, "batch_size": 16, "lr": 3e-3}
     config = make_config(few_shot, tmp_path / "run", adapters=tip, train=train, cache_views=2)
     metrics = few_shot.run(config)
     assert metrics["test"]["accuracy"] > metrics["frozen"]["accuracy"] + 0.1
     assert metrics["trainable_parameters"] == (4 * 12 * 128 if trained else 0)
-    (edit,) = few_shot.load_adapted(config)[0]._modules["mmpeft"].active_edits()
+    (edit,) = few_shot.load_adapted(config).model._modules["mmpeft"].active_edits()
     assert 0 < edit.alpha <= 10
     assert 0 < edit.beta <= 10
     assert edit.values.sum() == 48
     assert few_shot.evaluate(config) == pytest.approx(metrics["test"])
 
 
-def test_shots_and_seeds_are_repeated_and_resumed(few_shot: ModuleType, tmp_path: Path) -> None:
+def test_shots_and_seeds_are_repeated_and_resumed(few_shot: Any, tmp_path: Path) -> None:
     tip = {"main": {"method": "tip_adapter", "shots": 4}}
     config = make_config(few_shot, tmp_path / "run", adapters=tip, train={"epochs": 1}, shots=[1, 4], seeds=[1, 2])
     metrics = few_shot.run(config)
@@ -87,7 +86,7 @@ def test_shots_and_seeds_are_repeated_and_resumed(few_shot: ModuleType, tmp_path
     assert (config.output / "shots_4_seed_2" / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_base_to_new_tests_both_halves(base_to_new: ModuleType, tmp_path: Path) -> None:
+def test_base_to_new_tests_both_halves(base_to_new: Any, tmp_path: Path) -> None:
     config = make_config(base_to_new, tmp_path / "run", task="vlm/base_to_new", seeds=[1, 2])
     metrics = base_to_new.run(config)
     one = json.loads((config.output / "seed_1" / "metrics.json").read_text())
@@ -97,13 +96,13 @@ def test_base_to_new_tests_both_halves(base_to_new: ModuleType, tmp_path: Path) 
     means = metrics["test"]
     both = 2 * means["base"] * means["new"] / (means["base"] + means["new"])
     assert means["harmonic_mean_of_means"] == pytest.approx(both)
-    sample, shares = base_to_new.predict(config.model_copy(update={"output": config.output / "seed_1", "seeds": ()}), 0)
-    assert len(shares) == 6
-    assert sample.label in shares
+    said = base_to_new.predict(config.model_copy(update={"output": config.output / "seed_1", "seeds": ()}), 0)
+    assert len(said.shares) == 6
+    assert said.sample.label in said.shares
 
 
 @pytest.mark.parametrize("method", ["linear_probe", "tip_adapter", {"method": "coop", "class_specific": True}])
-def test_base_to_new_refuses_what_knows_no_new_classes(base_to_new: ModuleType, tmp_path: Path, method: Any) -> None:
+def test_base_to_new_refuses_what_knows_no_new_classes(base_to_new: Any, tmp_path: Path, method: Any) -> None:
     config = make_config(base_to_new, tmp_path / "run", task="vlm/base_to_new", adapters={"main": method})
     with pytest.raises(ValueError, match="learns the classes themselves"):
         base_to_new.run(config)

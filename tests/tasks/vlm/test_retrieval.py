@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def retrieval() -> ModuleType:
+def retrieval() -> Any:
     return load_task(find_task("vlm/retrieval"))
 
 
@@ -61,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make_config(retrieval: ModuleType, folder: Path, output: Path, **changes: Any) -> Any:
+def make_config(retrieval: Any, folder: Path, output: Path, **changes: Any) -> Any:
     settings = {
         "task": "vlm/retrieval",
         "model": "tiny/clip",
@@ -74,7 +73,7 @@ def make_config(retrieval: ModuleType, folder: Path, output: Path, **changes: An
 
 
 def test_a_run_learns_is_evaluated_and_answers(
-    retrieval: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    retrieval: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config(retrieval, folder, tmp_path / "run")
     metrics = retrieval.run(config)
@@ -89,29 +88,29 @@ def test_a_run_learns_is_evaluated_and_answers(
     capsys.readouterr()
     assert main(["predict", str(config.output), "--index", "2"]) == 0
     assert " bar" in capsys.readouterr().out.splitlines()[-1]
-    sample, likely = retrieval.predict(config, 2)
-    assert sum(likely.values()) == pytest.approx(1, abs=1e-4)
+    assert sum(retrieval.predict(config, 2).shares.values()) == pytest.approx(1, abs=1e-4)
     asked = config.model_copy(update={"query": "a red bar at the left"})
-    sample, likely = retrieval.predict(asked, 0)
+    found = retrieval.predict(asked, 0)
+    sample, likely = found.sample, found.shares
     assert max(likely, key=lambda name: likely[name]) == sample.id
     assert sum(likely.values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_every_caption_is_asked_for_in_evaluation(retrieval: ModuleType, folder: Path, tmp_path: Path) -> None:
-    _, data, _ = retrieval.load(make_config(retrieval, folder, tmp_path))
+def test_every_caption_is_asked_for_in_evaluation(retrieval: Any, folder: Path, tmp_path: Path) -> None:
+    data = retrieval.assemble(make_config(retrieval, folder, tmp_path)).data
     assert (data.train.most, data.val.most, data.test.most) == (1, 2, 2)
 
 
 @pytest.mark.parametrize("towers", ["vision", "text"])
-def test_one_tower_alone_can_be_adapted(retrieval: ModuleType, folder: Path, tmp_path: Path, towers: str) -> None:
+def test_one_tower_alone_can_be_adapted(retrieval: Any, folder: Path, tmp_path: Path, towers: str) -> None:
     adapters = {"main": {"method": "lora", "rank": 2, "towers": towers}}
-    trainer, _, _ = retrieval.build(make_config(retrieval, folder, tmp_path, adapters=adapters))
+    trainer, _ = retrieval.build(make_config(retrieval, folder, tmp_path, adapters=adapters))
     assert trainer.try_step(trainer.first_window())["grad_norm"] > 0
 
 
 @pytest.mark.parametrize("towers", ["vision", "text", "all"])
 def test_the_cache_of_the_frozen_prefix_changes_no_number(
-    retrieval: ModuleType, folder: Path, tmp_path: Path, towers: str
+    retrieval: Any, folder: Path, tmp_path: Path, towers: str
 ) -> None:
     (tmp_path / "one.json").write_text(
         json.dumps({name: texts[0] for name, texts in json.loads((folder / "captions.json").read_text()).items()})
@@ -127,14 +126,14 @@ def test_the_cache_of_the_frozen_prefix_changes_no_number(
     assert found["auto"]["test"] == pytest.approx(found["off"]["test"])
 
 
-def test_the_sigmoid_loss_needs_a_bias(retrieval: ModuleType, folder: Path, tmp_path: Path) -> None:
-    trainer, _, _ = retrieval.build(make_config(retrieval, folder, tmp_path, loss="siglip"))
+def test_the_sigmoid_loss_needs_a_bias(retrieval: Any, folder: Path, tmp_path: Path) -> None:
+    trainer, _ = retrieval.build(make_config(retrieval, folder, tmp_path, loss="siglip"))
     with pytest.raises(ValueError, match="loss: 'siglip' needs a model with a logit bias"):
         trainer.try_step(trainer.first_window())
 
 
 def test_check_shows_captions_and_writes_nothing(
-    retrieval: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    retrieval: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     retrieval.check(make_config(retrieval, folder, tmp_path / "run"))
     text = capsys.readouterr().out

@@ -68,18 +68,20 @@ def _mentions_bool(annotation: Any) -> bool:
 
 
 def _explained(line: ErrorDetails, fields: Iterable[str]) -> InitErrorDetails:
-    """Return one of pydantic's errors again, with the nearest options where that helps."""
+    """Return one of pydantic's errors again in our words, with the nearest options where that helps.
+
+    As an error of our own it comes without a link to pydantic's pages.
+    """
     kind, value, context = line["type"], line["input"], line.get("ctx", {})
-    details: InitErrorDetails = {"type": kind, "loc": line["loc"], "input": value, "ctx": context}
-    if kind == "extra_forbidden":
-        details["type"] = _custom(f"unknown key{nearest(str(line['loc'][-1]), fields)}")
-    elif kind == "literal_error" and isinstance(value, str):
+    message = line["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if "explained" in context:
+        message = context["explained"]
+    elif kind == "path_type":
+        message = "should be a path"
+    elif kind == "extra_forbidden":
+        message = f"unknown key{nearest(str(line['loc'][-1]), fields)}"
+    elif kind == "literal_error" and isinstance(value, str) and "expected" in context:
         options = re.findall(r"'([^']*)'", context["expected"])
-        details["type"] = _custom(f"no such option{nearest(value, options)}")
-    elif kind == "explained":
-        details["type"] = _custom(line["msg"])
-    return details
-
-
-def _custom(message: str) -> PydanticCustomError:
-    return PydanticCustomError("explained", "{message}", {"message": message})
+        message = f"no such option{nearest(value, options)}"
+    own = PydanticCustomError(kind, "{explained}", {"explained": message})
+    return {"type": own, "loc": line["loc"], "input": value}

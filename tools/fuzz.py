@@ -29,7 +29,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-PARTS = {"formats": "fuzz_formats.Formats"}
+PARTS = {"formats": "fuzz_formats.Formats", "configurations": "fuzz_configurations.Configurations"}
 """The parts by name: the module in this folder, and the class in it."""
 CPU_SECONDS = 20
 """What a case may take; usual ones take a hundredth of a second."""

@@ -1,7 +1,8 @@
 """Reads the JSON-like core of YAML 1.2 and remembers the line of every value.
 
 ``3e-4`` is a number; ``no``, ``on`` and dates are text; there are no anchors, merge keys or tags. PyYAML alone reads
-YAML 1.1, where ``3e-4`` is text and ``no`` is a boolean, and keeps the last of two equal keys without a word.
+YAML 1.1, where ``3e-4`` is text and ``no`` is a boolean, and keeps the last of two equal keys without a word. It also
+goes as deep as the text is nested, up to the end of the interpreter's stack: here there is a limit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ SCALARS = {
     "null": r"~|null|Null|NULL|",
 }
 
+DEEPEST = 50
+"""Sections within one another; configurations have five."""
+
 
 class Resolver(yaml.resolver.BaseResolver):
     """Tells what a plain scalar is by the rules of YAML 1.2."""
@@ -30,11 +34,18 @@ class Resolver(yaml.resolver.BaseResolver):
 
 
 class _Loader(Resolver, yaml.SafeLoader):
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.tag is not None:
             raise yaml.MarkedYAMLError(None, None, "aliases and tags are not supported", event.start_mark)
-        return super().compose_node(parent, index)
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(None, None, f"nested more than {DEEPEST} deep", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 @dataclass
@@ -46,6 +57,19 @@ class ConfigFile:
     data: Any = None
     origins: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    """Dotted paths of values that could not be read, and are None in ``data``."""
+    unreadable: bool = False
+    """Whether nothing could be read, so that ``data`` says nothing."""
+
+
+def decode(content: bytes, place: Callable[[int], str]) -> ConfigFile:
+    """Return what a file of YAML says; bytes that are no UTF-8 become a problem."""
+    try:
+        return parse(content.decode("utf-8-sig"), place)
+    except UnicodeDecodeError as error:
+        where = place(content.count(b"\n", 0, error.start) + 1)
+        return ConfigFile(place, problems=[f"{where}: cannot be read as UTF-8: {error.reason}"], unreadable=True)
 
 
 def parse(text: str, place: Callable[[int], str], path: str = "") -> ConfigFile:
@@ -55,12 +79,19 @@ def parse(text: str, place: Callable[[int], str], path: str = "") -> ConfigFile:
         loader = _Loader(text)
         node = loader.get_single_node()
         source.data = None if node is None else _value(loader, node, path, source)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not text"
-        where = place(mark.line + 1 if mark else 1)
-        source.problems.append(f"{f'{path} ({where})' if path else where}: cannot be read as YAML: {problem}")
+    except yaml.reader.ReaderError as error:
+        line, shown = text.count("\n", 0, error.position) + 1, f"the character {chr(error.character)!r} is not allowed"
+        _refuse(source, path, line, shown)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        _refuse(source, path, mark.line + 1 if mark else 1, str(error.problem))
     return source
+
+
+def _refuse(source: ConfigFile, path: str, line: int, problem: str) -> None:
+    where = source.place(line)
+    source.problems.append(f"{f'{path} ({where})' if path else where}: cannot be read as YAML: {problem}")
+    source.unreadable = True
 
 
 def _value(loader: _Loader, node: yaml.Node, path: str, source: ConfigFile) -> Any:
@@ -69,20 +100,47 @@ def _value(loader: _Loader, node: yaml.Node, path: str, source: ConfigFile) -> A
         return _mapping(loader, node, path, source)
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, join(path, str(index)), source) for index, item in enumerate(node.value)]
+    try:
+        return _scalar(loader, node)
+    except ValueError as error:
+        where = source.place(node.start_mark.line + 1)
+        source.problems.append(f"{path} ({where}): cannot be read: {shortened(str(error), 100)}")
+        source.unread.add(path)
+        return None
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    """Return a number, text, truth value or None.
+
+    Raises:
+        ValueError: If it is a number of thousands of digits, or text that no file and no path can hold.
+    """
+    if "\0" in node.value:
+        raise ValueError("text with a NUL character")
+    node.value.encode()
     return loader.construct_object(node)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, path: str, source: ConfigFile) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))
-        inner, place = join(path, name), source.place(key.start_mark.line + 1)
+        place = source.place(key.start_mark.line + 1)
+        if not isinstance(key, yaml.ScalarNode):
+            source.problems.append(f"{path or 'the file'} ({place}): a key is a word, not a list or a section")
+            continue
+        name = key.value
+        inner = join(path, name)
         if name in mapping:
             source.problems.append(f"{inner} ({place}): this key was already given ({source.origins[inner]})")
             continue
         source.origins[inner] = place
         mapping[name] = _value(loader, value, inner, source)
     return mapping
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text, or its beginning if it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def join(path: str, key: str) -> str:

@@ -148,6 +148,6 @@ def packages_of(methods: Iterable[Method]) -> dict[str, str]:
 
 def _known(name: object) -> type[Method]:
     known = registry()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UnknownMethodError(name)
-    return known[str(name)]
+    return known[name]

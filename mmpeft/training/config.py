@@ -263,8 +263,12 @@ class RunConfig(Settings):
     """The run directory; ``runs/<name of the configuration>`` unless the configuration says otherwise."""
 
 
+BARE = {"model": "name", "model.quantize": "kind", "train.cache": "store", "adapters.*": "method", "loss": "name"}
+"""Sections for which a bare word will do, and the key that it stands for."""
+
+
 def read_run(path: Path, overrides: Iterable[str] = ()) -> Document:
     """Read a run's configuration, not yet validated; without ``output`` it goes to ``runs/<name of the file>``."""
-    document = read_document(path, overrides)
+    document = read_document(path, overrides, BARE)
     document.data.setdefault("output", f"runs/{path.stem}")
     return document

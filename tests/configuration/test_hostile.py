@@ -52,7 +52,11 @@ def test_a_value_of_another_kind_is_one_problem_with_its_line(tmp_path: Path, li
         ("main: lora", "main: {method: {a: 1}}", "adapters.main (run.yaml:3): method: unknown {'a': 1}"),
         ("tiny/vit", "{name: tiny/vit, merged: [1]}", "model.merged.0 (run.yaml:2): should be a path, got 1"),
         ("epochs: 1", "epochs: 1, cache: {folder: [1]}", "train.cache.folder (run.yaml:5): should be a path"),
-        ("epochs: 1", "epochs: 1, workers: " + "9" * 5000, "train.workers (run.yaml:5): cannot be read: Exceeds the limit"),
+        (
+            "epochs: 1",
+            "epochs: 1, workers: " + "9" * 5000,
+            "train.workers (run.yaml:5): cannot be read: Exceeds the limit",
+        ),
     ],
 )
 def test_a_bad_value_in_a_section_is_one_problem(tmp_path: Path, old: str, new: str, problem: str) -> None:

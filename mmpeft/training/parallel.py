@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -51,6 +51,20 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
     sketch = anatomy(model)
     return [sketch.model.get_submodule(block.path) for tower in sketch.towers for block in tower.blocks]
+
+
+def let_first(accelerator: Accelerator, act: Callable[[], object]) -> None:
+    """Let the first process act, once all are here; if it raises a ValueError, all of them do."""
+    accelerator.wait_for_everyone()
+    refusals: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            act()
+        except ValueError as error:
+            refusals = [str(error)]
+    refusal = broadcast_object_list(refusals)[0]
+    if refusal is not None:
+        raise ValueError(refusal)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,7 @@ from mmpeft.training.failures import NonFiniteLossError, explained_out_of_memory
 from mmpeft.training.interruption import Interrupted, Interruption
 from mmpeft.training.loader import Loaded, Loaders, SplitName, Splits
 from mmpeft.training.optimizer import make_optimizer, set_lr
-from mmpeft.training.parallel import parallelise
+from mmpeft.training.parallel import let_first, parallelise
 from mmpeft.training.prefix_cache.decide import PrefixCache
 from mmpeft.training.preview import Preview
 from mmpeft.training.run.checkpoints import find_checkpoint
@@ -93,20 +94,37 @@ class Trainer:
         )
         self.progress = Progress()
         self.prefix_cache: dict[str, Any] = {}
-        self._interruption = Interruption()
+        self._interruption, self._is_alone = Interruption(), False
 
-    def fit(self) -> Result:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other run write to the directory of this one inside the block, which may stand in another such."""
+        with ExitStack() as stack:
+            if not self._is_alone:
+                claimed = self.directory.claimed(self.config.resume)
+                let_first(self.accelerator, lambda: stack.enter_context(claimed))
+                self._is_alone = True
+                stack.callback(setattr, self, "_is_alone", False)
+            yield
+
+    def fit(self, describe: Callable[[], None] = lambda: None) -> Result:
         """Train to the end; leave the model with the weights that were best on the validation split.
 
-        An adapter without parameters (a cache) is only evaluated.
+        An adapter without parameters (a cache) is only evaluated. Once it is sure that the run can start or go on,
+        ``describe`` is called; nothing in its directory has been changed before.
         """
-        self.directory.claim(self.config.resume)
-        start_trackers(self.accelerator, self.config)
+        with self.alone():
+            return self._fit(describe)
+
+    def _fit(self, describe: Callable[[], None]) -> Result:
         memory.reset_peak()
         self._clock = monotonic()
-        self._begin()
+        self._restore()
+        self._cache_prefix()
+        describe()
+        start_trackers(self.accelerator, self.config)
         try:
-            self._cache_prefix()
+            self._begin()
             with self._interruption, self._new_display() as self._display:
                 if not self.adapters.parameters():
                     self._validate()
@@ -173,14 +191,20 @@ class Trainer:
     def _main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def _begin(self) -> None:
-        """Start from a checkpoint, or save the first one."""
-        self.accelerator.wait_for_everyone()
+    def _restore(self) -> None:
+        """Take the state of the checkpoint to go on from, or that of the seed."""
         if self.config.resume is not None:
             self.progress = self.store.resume(find_checkpoint(self.directory.checkpoints, self.config.resume))
         else:
             set_seed(self.config.seed + self.accelerator.process_index)
+
+    def _begin(self) -> None:
+        """Have the log forget what came after the checkpoint to go on from, or save the first one."""
+        if self.config.resume is None:
             self.store.save(self.progress)
+        elif self._main:
+            self.directory.forget_after(self.progress.step)
+        self.accelerator.wait_for_everyone()
 
     def _new_display(self) -> ProgressDisplay:
         return ProgressDisplay(self.schedule.total, self.progress.step, shown=self._main)
@@ -189,7 +213,8 @@ class Trainer:
         """Compute once what lies in front of the first edit, if that pays, and go on from there."""
         epochs = -(-self.schedule.total * self.config.accumulate // len(self.order))
         parts = (self.plain, self.objective, self.loaders, self.config, self.accelerator, self.directory.path)
-        with explained_out_of_memory(self.config):
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with explained_out_of_memory(self.config), torch.random.fork_rng(devices):
             cached = PrefixCache(*parts, epochs, self._new_display().say).prepare()
         self.prefix_cache, self.loaders = cached.summary, cached.loaders
         self.objective = self.stepper.objective = cached.objective

@@ -4,11 +4,13 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kill_points import KilledError, Operations
 from training_program import make_splits, make_trainer, weights
 
 import mmpeft
@@ -62,6 +64,23 @@ def test_killed_and_interrupted_runs_end_in_the_same_bits(tmp_path: Path, start:
     assert checkpoints(run / "checkpoints")[-1].name in ("step_10", "step_11")
 
     check_same(train(run, resume="latest"), reference)
+
+
+KILLS = int(os.environ.get("MMPEFT_KILLS", "3"))
+"""How many of a run's file operations it is killed at: all of them, by ``make fuzz``, or a few that are drawn."""
+
+
+def test_killed_at_any_file_operation_a_run_starts_or_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    operations = Operations(10**9, "kill")
+    with operations.watched():
+        reference = train(tmp_path / "reference", epochs=2)
+    for number in random.sample(range(1, operations.done + 1), min(KILLS, operations.done)):
+        run = tmp_path / f"killed_at_{number}"
+        with Operations(number, "kill").watched(), suppress(KilledError):
+            train(run, epochs=2)
+        resume = "latest" if checkpoints(run / "checkpoints") else None
+        check_same(train(run, epochs=2, resume=resume), reference)
+        shutil.rmtree(run)
 
 
 def test_a_mean_over_epochs_and_a_schedule_by_epochs_resume_in_the_same_bits(tmp_path: Path) -> None:

@@ -37,15 +37,25 @@ def train_and_report(
     is tested too: where it can do the task by itself, that is what they are to improve. ``tune`` is called with the
     best adapter in the model, and what it changes there is kept. ``notes`` are what is worth saying of the data.
     """
-    directory, main = trainer.directory, trainer.accelerator.is_main_process
-    settled = config.model_copy(update={"train": config.train.model_copy(update={"resume": None})})
-    directory.claim(config.train.resume)
-    trainer.accelerator.wait_for_everyone()
-    if main:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        write_text(directory.path / "config.yaml", as_yaml(settled))
-        directory.write_json("environment.json", environment(trainer))
-    result = trainer.fit()
+    with trainer.alone():
+        metrics = _train(trainer, config, frozen=frozen, tune=tune)
+        metrics |= {"notes": list(notes)} if notes else {}
+        if trainer.accelerator.is_main_process:
+            directory = trainer.directory
+            directory.write_json("metrics.json", metrics)
+            draw_curves(directory.records(), directory.path / "curves.png")
+            write_text(directory.path / "README.md", model_card(_settled(config), metrics, loading))
+        trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _train(trainer: Trainer, config: RunConfig, *, frozen: bool, tune: Callable[[], None] | None) -> dict[str, Any]:
+    def describe() -> None:
+        if trainer.accelerator.is_main_process:
+            write_text(trainer.directory.path / "config.yaml", as_yaml(_settled(config)))
+            trainer.directory.write_json("environment.json", environment(trainer))
+
+    result = trainer.fit(describe)
     if tune is not None:
         tune()
         trainer.store.keep_best()
@@ -54,14 +64,12 @@ def train_and_report(
     if frozen:
         with trainer.adapters.off():
             scores["frozen"] = trainer.evaluate("test")
-    metrics = {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
-    metrics |= {"notes": list(notes)} if notes else {}
-    if main:
-        directory.write_json("metrics.json", metrics)
-        draw_curves(directory.records(), directory.path / "curves.png")
-        write_text(directory.path / "README.md", model_card(settled, metrics, loading))
-    trainer.accelerator.wait_for_everyone()
-    return metrics
+    return {**summary(config, result), **_counts(trainer), "prefix_cache": trainer.prefix_cache, **scores}
+
+
+def _settled(config: RunConfig) -> RunConfig:
+    """Return the configuration that the run directory keeps: of a whole run, not of going on with one."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"resume": None})})
 
 
 def summary(config: RunConfig, result: Result) -> dict[str, Any]:

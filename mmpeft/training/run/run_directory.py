@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from mmpeft.files import write_text
+from mmpeft.locks import locked, refuse_if_locked
+from mmpeft.training.run.checkpoints import checkpoints, find_checkpoint
+
+PATIENCE = 2.0
+"""Seconds within which another process that comes at the same time has taken the directory, or given it up."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,25 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     def claim(self, resume: str | None) -> None:
-        """Raise if the directory holds a run that a new one would overwrite."""
-        if resume is None and any(path.exists() for path in (self.path / "adapter", self.checkpoints, self.log)):
+        """Raise if the directory holds a run that a new one would overwrite, or if another process writes here."""
+        refuse_if_locked(self.log)
+        results = any(path.exists() for path in (self.path / "adapter", self.log))
+        if resume is None and (results or checkpoints(self.checkpoints)):
             raise ValueError(
                 f"output: {str(self.path)!r} already holds a run: continue it with train.resume=latest, "
                 "or choose another output"
             )
+
+    @contextmanager
+    def claimed(self, resume: str | None) -> Iterator[None]:
+        """Be the only process that writes here, inside the block; raise if there is nothing to resume."""
+        self.claim(resume)
+        if resume is not None:
+            find_checkpoint(self.checkpoints, resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.log, PATIENCE):
+            self.claim(resume)
+            yield
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of a finished run, or None."""

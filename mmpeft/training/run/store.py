@@ -50,10 +50,11 @@ class Store:
         return self.directory.checkpoints / f"step_{progress.step}"
 
     def resume(self, path: Path) -> Progress:
-        """Restore everything from a checkpoint and return its place; the log forgets what came after it."""
+        """Restore everything from a checkpoint and return its place; nothing is written to the disk."""
         groups, state = load_checkpoint(path)
-        progress = unpack(state, self.accelerator, self.fixed)
         live = self._weights()
+        _refuse_others(groups["weights"], live)
+        progress = unpack(state, self.accelerator, self.fixed)
         write(groups["weights"], live)
         if self.average:
             write(groups["average"], self.average.values)
@@ -61,9 +62,6 @@ class Store:
             self.best = {name: value.clone() for name, value in live.items()}
             write(groups["best"], self.best)
         restore_state(self.optimizer, self._parameters(), groups.get("optimizer", {}))
-        if self.accelerator.is_main_process:
-            self.directory.forget_after(progress.step)
-        self.accelerator.wait_for_everyone()
         return progress
 
     def keep_best(self) -> None:
@@ -93,3 +91,15 @@ class Store:
         with torch.no_grad():
             states = {name: self.adapters.state_dict(name) for name in self.adapters.active}
         return {f"{name}.{key}": value.detach() for name, state in states.items() for key, value in state.items()}
+
+
+def _refuse_others(saved: dict[str, Tensor], live: dict[str, Tensor]) -> None:
+    """Raise a ValueError unless both are weights of the same names and shapes."""
+    shapes, wanted = ({name: tuple(value.shape) for name, value in group.items()} for group in (saved, live))
+    names = [name for name in sorted(shapes.keys() | wanted.keys()) if shapes.get(name) != wanted.get(name)]
+    if names:
+        first = names[0]
+        raise ValueError(
+            f"train.resume: the checkpoint is of other weights: {len(names)} differ, as {first}, which was "
+            f"{shapes.get(first, 'not there')} and is {wanted.get(first, 'not there')} now"
+        )

@@ -15,7 +15,7 @@ from mmpeft.kernels.plain import computed_in, is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
 from mmpeft.kernels.recompute import note_linear
 from mmpeft.kernels.rows import take
-from mmpeft.kernels.updates import ALL, Group, Term, Update, UpdateLayout, arranged, joined, merged, scaled
+from mmpeft.kernels.updates import ALL, Group, Term, Update, UpdateLayout, arranged, joined, scaled
 
 
 def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -48,7 +48,6 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     """
     layout, tensors = arranged(updates)
     x = x.to(computed_in(x))
-    layout.merged = layout.groups[0] is ALL and cheaper_merged(x, weight, tensors)
     inputs = (x, weight, bias, layout, *tensors)
     y: Tensor = _LowRankLinear.apply(*inputs)[0]
     note_linear(y, _again, inputs)
@@ -57,28 +56,6 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
 
 def _again(*inputs: Any) -> Tensor:
     return _LowRankLinear.forward(*inputs)[0]
-
-
-def cheaper_merged(x: Tensor, weight: Tensor, tensors: Sequence[Tensor | None]) -> bool:
-    """Whether ``x (W + s B A)^T`` is faster than ``x W^T + s (x A^T) B^T``, and as exact: of many rows x, in float32.
-
-    Thin products read x and write the output once more, a merged weight is read and written once more. Measured on one
-    CPU core, rank 8, forward and backward as a multiple of the frozen layer's, thin and merged: 1.20 and 1.16 for 1576
-    rows of 384 -> 384, 1.18 and 1.12 for 384 -> 1536, 1.17 and 1.14 for 1024 rows of 512 -> 512, 1.42 and 1.46 for 64
-    rows of 320 -> 320; forward alone, merged takes 0.91 to 0.97 of thin. In half precision W + s B A would be rounded.
-    """
-    if (
-        weight.dtype not in (torch.float32, torch.float64)
-        or x.dtype != weight.dtype
-        or is_quantized(weight)
-        or transformed()
-    ):
-        return False
-    train_a, train_b = (any(t is not None and t.requires_grad for t in tensors[i::3]) for i in (0, 1))
-    if train_b and not train_a and torch.is_grad_enabled():
-        return False  # A x is needed: it is kept
-    out, entering = weight.shape
-    return x.numel() * (entering + out) >= entering * entering * out
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -95,8 +72,6 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, layout: UpdateLayout, *tensors: Any
     ) -> tuple[Tensor, Tensor]:
-        if layout.merged:
-            return F.linear(x, merged(weight, layout, tensors), bias), x.new_empty(0)
         y = linear(x, weight, None if layout.rescaled else bias)
         flat, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         hidden = joined([_read(flat, group, tensors[::3]) for group in layout.groups])
@@ -111,8 +86,7 @@ class _LowRankLinear(torch.autograd.Function):
         x, weight, _, layout, *tensors = inputs
         ctx.layout, need = layout, ctx.needs_input_grad
         ctx.set_materialize_grads(False)
-        needs_x = any(need[4::3]) or any(need[6::3]) or (layout.merged and any(need[5::3]))
-        ctx.fixed, ctx.shape = not needs_x, x.shape
+        ctx.fixed, ctx.shape = not (any(need[4::3]) or any(need[6::3])), x.shape
         ctx.packed = weight if is_quantized(weight) else None
         ctx.save_for_backward(output[1] if ctx.fixed else x, None if ctx.packed is weight else weight, *tensors)
 
@@ -142,9 +116,7 @@ class _LowRankLinear(torch.autograd.Function):
         if need[0] or any(need[6::3]):
             weight = dense(weight).to(dtype)
         by_x = None
-        if need[0] and layout.merged:
-            by_x = (grad @ merged(weight, layout, tensors)).view(ctx.shape)
-        elif need[0]:
+        if need[0]:
             by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
             for own, a, mask in through:
                 by_x = by_x.addmm_(own, a) if mask is None else by_x.add_((own @ a) * mask)
@@ -209,12 +181,9 @@ def _by_whole(
         found += [None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in wanted]
     if not need[0]:
         return None, None, None, None, *found
-    if layout.merged:
-        by_x = grad @ merged(weight, layout, tensors)
-    else:
-        by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
-        for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
-            by_x = by_x.addmm_(_back(term, term.part(grad), b, ratio, x.dtype).T, a.to(x.dtype))
+    by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
+    for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
+        by_x = by_x.addmm_(_back(term, term.part(grad), b, ratio, x.dtype).T, a.to(x.dtype))
     return by_x.view(x.shape), None, None, None, *found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,15 +77,11 @@ class Group:
 
 @dataclass(eq=False, slots=True)
 class UpdateLayout:
-    """The terms, the groups that they make, and whether there is a ratio.
-
-    ``merged`` says that the sum of the weight and its updates is made, instead of their products with x.
-    """
+    """The terms, the groups that they make, and whether there is a ratio."""
 
     terms: list[Term]
     groups: list[Group]
     rescaled: bool
-    merged: bool = False
 
 
 ALL = Group(None, None)
@@ -113,22 +108,6 @@ def _groups(updates: Sequence[Update]) -> Iterator[Group]:
         end = rank + sum(len(update.a) for update in own)
         yield Group(slice(first, first + len(own)), slice(rank, end), dropout, seed)
         first, rank = first + len(own), end
-
-
-def merged(weight: Tensor, layout: UpdateLayout, tensors: Sequence[Any]) -> Tensor:
-    """Return ``ratio * (W + scale * B A)``, a new tensor of the size of W."""
-    new = weight.clone(memory_format=torch.contiguous_format if weight.ndim > 2 else torch.preserve_format)
-    flat = new.flatten(1)
-    for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
-        part = flat if term.rows is None else spread(flat, term.rows, 0)
-        a, b = a.to(weight.dtype).flatten(1), b.to(weight.dtype).flatten(1)
-        if part.ndim == 2:
-            part.addmm_(b, a, alpha=term.scale)
-        else:
-            part.add_((b @ a).view_as(part), alpha=term.scale)
-        if ratio is not None:
-            part.mul_(ratio.view(*part.shape[:-1], 1))
-    return new
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mmpeft
-from mmpeft.kernels import low_rank
 from mmpeft.kernels.dropout import keep_mask, kept_share
 from mmpeft.kernels.low_rank import fusible, low_rank_add, low_rank_linear
 from mmpeft.kernels.rows import Interleaved, indices, put, take
@@ -24,7 +23,6 @@ LAYOUTS = {
     "slice inside the whole": [(2, 1.0, None), (2, 0.3, slice(2, 7))],
 }
 WIDTH, OUT = 6, 12
-RULE = low_rank.cheaper_merged
 HARD: dict[str, list[dict[str, Any]]] = {
     "of every other head": [{"rows": Interleaved(2, slice(2, 4))}],
     "dropout": [{"dropout": 0.5}],
@@ -38,26 +36,6 @@ HARD: dict[str, list[dict[str, Any]]] = {
     ],
     "rescaled with dropout": [{"rescaled": True, "dropout": 0.5}],
 }
-
-
-@pytest.fixture(autouse=True, params=["by the rule", "thin products"])
-def _product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is computed with a merged weight where the rule says so, and by thin products."""
-    if request.param == "thin products":
-        monkeypatch.setattr(low_rank, "cheaper_merged", lambda *args: False)
-
-
-def test_the_weight_is_merged_for_many_rows_in_full_precision_where_a_is_trained() -> None:
-    def rule(rows: int, dtype: torch.dtype = torch.float32, *, fixed: bool = False) -> bool:
-        a = torch.ones(8, 320, requires_grad=not fixed)
-        b = torch.ones(320, 8, requires_grad=True)
-        return RULE(torch.ones(2, rows // 2, 320, dtype=dtype), torch.ones(320, 320, dtype=dtype), [a, b, None])
-
-    assert rule(256) and not rule(128)
-    assert rule(256, torch.float64) and not rule(256, torch.bfloat16)
-    assert not rule(256, fixed=True)
-    with torch.no_grad():
-        assert rule(256, fixed=True)
 
 
 def make(layout: str, dtype: torch.dtype = torch.float64, factor: torch.dtype | None = None) -> tuple[Tensor, ...]:

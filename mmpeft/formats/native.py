@@ -8,12 +8,7 @@ from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.hf_peft.peft_config import read_config
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.saved_adapter import SavedAdapter
-from mmpeft.formats.storage import (
-    MANIFEST,
-    read_json,
-    validated,
-    weights_in,
-)
+from mmpeft.formats.storage import MANIFEST, read_json, read_steadily, validated, weights_in
 from mmpeft.formats.tensor_file import TensorFile
 from mmpeft.methods import Method, parse
 from mmpeft.methods.base import UnknownMethodError
@@ -21,6 +16,10 @@ from mmpeft.methods.base import UnknownMethodError
 
 def read(directory: Path) -> SavedAdapter:
     """Return what a directory of mmpeft or of HF peft holds."""
+    return read_steadily(directory, _read)
+
+
+def _read(directory: Path) -> SavedAdapter:
     weights = weights_in(directory)
     if not (directory / MANIFEST).is_file():
         return read_peft(directory)

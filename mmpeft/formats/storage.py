@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from mmpeft.files import synchronise
+from mmpeft.locks import locked
 from mmpeft.settings import ConfigError, Settings
 
 MANIFEST, CONFIG, WEIGHTS = "mmpeft.json", "adapter_config.json", "adapter_model.safetensors"
@@ -20,6 +21,11 @@ LARGEST_JSON = 16 * 2**20
 """Bytes; a model of 10,000 sites needs a tenth of it."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
+Read = TypeVar("Read")
+PATIENCE = 60.0
+"""Seconds that a writer waits for another one."""
+ATTEMPTS = 20
+"""How often a directory is read that others replace meanwhile."""
 
 
 @contextmanager
@@ -27,39 +33,66 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     """Yield a directory to fill; at the end it takes the place of ``path``, unless the block raises.
 
     At any moment, even after a kill or a power cut, ``path`` is the old directory, the new one, or (for the instant
-    between two renames) the old one under another name, from which ``settle`` brings it back. Whatever is not a file of
-    ours there is an error: it would be lost.
+    between two renames) the old one under another name, where ``standing`` finds it. One writer at a time: others wait.
+    Whatever is not a file of ours there is an error: it would be lost.
     """
     path = path.resolve()
-    settle(path)
-    _refuse_others(path)
-    partial = _sibling(path, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for written in (*partial.iterdir(), partial):
-            synchronise(written)
-        if path.exists():
-            path.rename(_sibling(path, "previous"))
-        partial.rename(path)
-        synchronise(path.parent)
-    finally:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, PATIENCE):
         settle(path)
+        _refuse_others(path)
+        partial = _sibling(path, "partial")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for written in (*partial.iterdir(), partial):
+                synchronise(written)
+            if path.exists():
+                path.rename(_sibling(path, "previous"))
+            partial.rename(path)
+            synchronise(path.parent)
+        finally:
+            settle(path)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def settle(path: Path) -> None:
-    """Finish a replacement that was cut short: bring the old directory back, or remove it when the new one is there."""
+    """Finish a replacement that was cut short: bring the old directory back, or remove it when the new one is there.
+
+    For writers alone: a reader that did this would take the directory from under one.
+    """
     previous = _sibling(path, "previous")
     if not path.exists() and previous.exists():
         previous.rename(path)
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def standing(path: Path) -> Path:
+    """Return where the files of a directory are, which between two renames is the other name of the old one."""
+    previous = _sibling(path.resolve(), "previous")
+    return previous if previous.exists() and not path.exists() else path
+
+
+def read_steadily(directory: Path, read: Callable[[Path], Read]) -> Read:
+    """Return what is read from a directory, all of it from the old one or from the new one if it is being replaced."""
+    for _ in range(ATTEMPTS):
+        current = standing(directory)
+        before = _identity(current)
+        try:
+            content = read(current)
+        except (OSError, ValueError):
+            if before is not None and before == _identity(current):
+                raise
+        else:
+            if before == _identity(current):
+                return content
+    return read(directory)
+
+
 def weights_in(directory: Path) -> Path:
     """Return the weights file of an adapter directory; none, or only a pickle, is an error that says what to do."""
-    settle(directory)
+    directory = standing(directory)
     if directory.is_file():
         raise ValueError(f"{directory} is a file: give the directory that holds {WEIGHTS}{_pickle_advice([directory])}")
     if not directory.is_dir():
@@ -124,3 +157,12 @@ def _pickle_advice(files: list[Path]) -> str:
 
 def _sibling(path: Path, word: str) -> Path:
     return path.with_name(f".{path.name}.{word}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a directory from a later one of the same name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -24,10 +24,10 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with safe_open(path, "pt") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  safe_open isn't iterable
-                self.shapes: Shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-                dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            self._file = safe_open(path, "pt")  # kept open: what is read later is of the same file
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  no iterable
+            self.shapes: Shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
         except SafetensorError as error:
             raise ValueError(f"{path}: no complete safetensors file: {error}") from None
         problems = [f"{name!r} is no name of a tensor" for name in dtypes if not NAME.fullmatch(name)]
@@ -52,8 +52,7 @@ class TensorFile:
 
     def read(self, allow_nan: bool) -> dict[str, Tensor]:
         """Return the tensors; NaN or infinite values are an error that names them all, unless allowed."""
-        with safe_open(self.path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        tensors = {name: self._file.get_tensor(name) for name in self.shapes}
         if not allow_nan:
             bad = [name for name, value in tensors.items() if not value.isfinite().all()]
             refuse(self.path, [f"{name}: NaN or infinite values (allow_nan=True reads them)" for name in bad])

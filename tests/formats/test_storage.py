@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kill_points import ended_at_each_operation
 
-from mmpeft.formats.storage import read_json, replaced_directory, settle, weights_in
+from mmpeft.formats.storage import read_json, read_steadily, replaced_directory, settle, standing, weights_in
 
 
 def fill(directory: Path, text: str) -> None:
@@ -60,10 +62,11 @@ def test_an_error_while_renaming_leaves_the_old(failing, tmp_path, monkeypatch):
     assert names(tmp_path) == ["a"]
 
 
+HERE = Path(__file__).parent
 KILLED = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_storage import fill
 calls, rename = [], os.rename
 def kill(*paths):
@@ -79,10 +82,13 @@ fill(Path({path!r}), "new")
 @pytest.mark.parametrize("moment", [1, 2])
 def test_a_kill_leaves_the_old(moment, tmp_path):
     fill(tmp_path / "a", "old")
-    program = KILLED.format(here=str(Path(__file__).parent), moment=moment, path=str(tmp_path / "a"))
+    program = KILLED.format(here=str(HERE), tests=str(HERE.parent), moment=moment, path=str(tmp_path / "a"))
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9
-    assert weights_in(tmp_path / "a").read_text() == "old"
-    assert content(tmp_path / "a") == {"old"}
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert weights_in(tmp_path / "a").read_text() == weights_in(tmp_path / "link").read_text() == "old"
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == before, "a reader changes nothing"
     fill(tmp_path / "a", "new")
     assert content(tmp_path / "a") == {"new"}
     assert names(tmp_path) == ["a"]
@@ -146,3 +152,56 @@ def test_huge_json_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "mmpeft.json").write_text('{"name": "x"}')
     with pytest.raises(ValueError, match="13 bytes, more than the 10"):
         read_json(tmp_path / "mmpeft.json")
+
+
+def test_readers_and_writers_of_one_directory_never_fail(tmp_path, monkeypatch):
+    """Three writers of two versions at once, while it is read: all that is read is of one version."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    fill(tmp_path / "a", "start")
+    children = []
+    for version in ("one", "two", "three"):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            try:
+                for _ in range(30):
+                    fill(tmp_path / "a", version)
+                code = 0
+            finally:
+                os._exit(code)
+    codes: list[int] = []
+    while len(codes) < 3:
+        texts = read_steadily(tmp_path / "a", lambda path: {(path / name).read_text() for name in names(path)})
+        assert len(texts) == 1
+        child, status = os.waitpid(-1, os.WNOHANG)
+        codes += [os.waitstatus_to_exitcode(status)] if child else []
+    assert codes == [0, 0, 0]
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("ending", ["kill", "error"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_save_that_ends_anywhere_leaves_the_old_or_the_new(tmp_path, monkeypatch, there, ending):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    expected = {"old", "new"} if there else {"new"}
+    ended = []
+
+    def begin_again():
+        shutil.rmtree(tmp_path / "a", ignore_errors=True)
+        if there:
+            fill(tmp_path / "a", "old")
+
+    begin_again()
+    for number in ended_at_each_operation(lambda: fill(tmp_path / "a", "new"), ending):
+        current = standing(tmp_path / "a")
+        assert current.exists() or not there
+        if current.exists():
+            assert content(current) <= expected
+            assert len(content(current)) == 1
+            assert len(names(current)) == 2
+        fill(tmp_path / "a", "newer")
+        assert content(tmp_path / "a") == {"newer"}
+        assert names(tmp_path) == ["a"]
+        begin_again()
+        ended.append(number)
+    assert len(ended) > 8

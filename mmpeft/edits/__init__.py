@@ -1,7 +1,17 @@
 """The kinds of edit; each module knows a formula, and neither a method nor a library."""
 
 from mmpeft.edits.adapted_input import AdaptedInput
-from mmpeft.edits.base import Binding, Edit
+from mmpeft.edits.base import (
+    AddsKeys,
+    Binding,
+    Call,
+    ChangesInput,
+    ChangesOutput,
+    Edit,
+    Merges,
+    Point,
+    ReplacesParameters,
+)
 from mmpeft.edits.bottleneck import Bottleneck
 from mmpeft.edits.bypass import BypassLayer
 from mmpeft.edits.cache import FeatureCache
@@ -21,6 +31,7 @@ from mmpeft.edits.low_rank_convolution import ConvDecomposedLowRank, ConvLowRank
 from mmpeft.edits.new_words import NewWords
 from mmpeft.edits.prefix_tuning import Prefix, PrefixNetwork, ShiftedPositions
 from mmpeft.edits.prompt import ConditionalPrompt, Prompt
+from mmpeft.edits.references import Borrowed, Condition
 from mmpeft.edits.scale import Affine, Scale
 from mmpeft.edits.side import SideNetwork
 from mmpeft.edits.soft_prompt import EncodedPrompt, SoftPrompt
@@ -29,10 +40,16 @@ from mmpeft.edits.unfreeze import NormalisedHead, Unfreeze
 
 __all__ = [
     "AdaptedInput",
+    "AddsKeys",
     "Affine",
     "Binding",
+    "Borrowed",
     "Bottleneck",
     "BypassLayer",
+    "Call",
+    "ChangesInput",
+    "ChangesOutput",
+    "Condition",
     "ConditionalPrompt",
     "ControlBranch",
     "ControlImage",
@@ -55,11 +72,14 @@ __all__ = [
     "Ladder",
     "LinearBottleneck",
     "LowRank",
+    "Merges",
     "NewWords",
     "NormalisedHead",
+    "Point",
     "Prefix",
     "PrefixNetwork",
     "Prompt",
+    "ReplacesParameters",
     "Resampler",
     "Scale",
     "SharedFactors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,9 @@ class Framing:
     resolution: int
     step: int | None = None
 
+    @cached_property
     def buckets(self) -> list[Size]:
-        """Return the shapes, no side more than twice the other."""
+        """The shapes, no side more than twice the other."""
         if self.step is None:
             return [(self.resolution, self.resolution)]
         widths = range(self.step, 2 * self.resolution, self.step)
@@ -87,12 +89,12 @@ class Framing:
     def bucket(self, original: Size) -> int:
         """Return the index of the shape nearest to a picture's, by the ratio of its sides."""
         ratio = original[0] / original[1]
-        distances = [abs(np.log(height / width / ratio)) for height, width in self.buckets()]
+        distances = [abs(np.log(height / width / ratio)) for height, width in self.buckets]
         return int(np.argmin(distances))
 
     def plain(self, original: Size) -> Frame:
         """Return the frame that is always the same: as much of the picture as fits, cut at the centre."""
-        size = self.buckets()[self.bucket(original)]
+        size = self.buckets[self.bucket(original)]
         scale = max(size[0] / original[0], size[1] / original[1])
         resized = (max(round(original[0] * scale), size[0]), max(round(original[1] * scale), size[1]))
         check_shape(*resized)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -64,7 +65,7 @@ class ImageSplit(Dataset[dict[str, Any]]):
         """Say what is to be learned of a sample, for people."""
         return f"class {self.classes[self.labels[index]]!r}"
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """The samples' ids, in order."""
         return [sample.id for sample in self.samples]

@@ -157,7 +157,8 @@ def cut_pool(samples: Sequence[Sample], config: DataConfig) -> dict[str, list[Sa
         raise ValueError(f"data.half: {config.half!r} is for images with a class, not for masks or captions")
     names = [str(sample.label or "images") for sample in samples]
     classes = tuple(sorted(set(names)))
-    cut = cut_splits(samples, [classes.index(name) for name in names], classes, config)
+    labels = {name: label for label, name in enumerate(classes)}
+    cut = cut_splits(samples, [labels[name] for name in names], classes, config)
     return {name: [sample for sample, _ in part] for name, part in cut.items()}
 
 

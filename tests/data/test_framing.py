@@ -11,7 +11,7 @@ from mmpeft.data.framing import Framing
 
 def test_buckets_have_the_area_and_hold_to_the_step() -> None:
     framing = Framing(512, 64)
-    sizes = framing.buckets()
+    sizes = framing.buckets
     assert (512, 512) in sizes
     for height, width in sizes:
         assert height % 64 == width % 64 == 0

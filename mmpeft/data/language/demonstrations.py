@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from mmpeft.data.language.formats import first_difference
 from mmpeft.data.language.prompt_format import PromptFormat
 from mmpeft.data.language.task_rows import Fields, TaskRow
 from mmpeft.settings import nearest
@@ -24,13 +27,13 @@ class Prompts:
         for name in self.format.words:
             if name not in self.classes:
                 raise ValueError(f"prompt.words.{name}: no class has this name{nearest(name, self.classes)}")
-        repeated = [word for word in self.words if self.words.count(word) > 1]
-        if repeated:
-            raise ValueError(f"prompt.words: {repeated[0]!r} stands for several classes: nothing tells them apart")
+        word, count = Counter(self.words).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"prompt.words: {word!r} stands for several classes: nothing tells them apart")
         if self.format.chat and not self.tokenizer.chat_template:
             raise ValueError("prompt.chat: true, but the model's tokenizer has no chat template: false")
 
-    @property
+    @cached_property
     def words(self) -> list[str]:
         """What is written for each class."""
         return [self.format.words.get(name, name) for name in self.classes]
@@ -42,12 +45,9 @@ class Prompts:
         of it, which most tokenizers join with the word, counts as the label's.
         """
         pairs = [self.render(examples, asked, word) for word in self.words]
-        found = []
-        for bare, full in pairs:
-            prompt, tokens = self._tokens(bare), self._tokens(full)
-            found.append((tokens, _shared(prompt, tokens)))
-        start = min(own for _, own in found)
-        return [(tokens, start) for tokens, _ in found]
+        prompts = [(self._tokens(bare), self._tokens(full)) for bare, full in pairs]
+        start = min(first_difference(bare, full) for bare, full in prompts)
+        return [(full, start) for _, full in prompts]
 
     def render(self, examples: Sequence[TaskRow], asked: Fields, word: str) -> tuple[str, str]:
         """Return the prompt of a row, and the prompt with ``word`` as its label."""
@@ -90,10 +90,12 @@ def draw_examples(
         ValueError: If a class has too few rows.
     """
     draw, tested = random.Random(seed), {row.key for row in parts["test"]}
-    usable = [row for row in parts["train"] if row.key not in tested]
     order = draw.sample(range(len(classes)), len(classes))
-    pools = {label: [row for row in usable if row.fields["label"] == label] for label in range(len(classes))}
-    for pool in pools.values():
+    pools: list[list[TaskRow]] = [[] for _ in classes]
+    for row in parts["train"]:
+        if row.key not in tested:
+            pools[row.fields["label"]].append(row)
+    for pool in pools:
         draw.shuffle(pool)
     chosen = []
     for place in range(count):
@@ -103,11 +105,3 @@ def draw_examples(
         chosen.append(pools[label][taken])
     draw.shuffle(chosen)
     return chosen
-
-
-def _shared(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return how many items two rows share at their start."""
-    return next(
-        (place for place, (one, other) in enumerate(zip(left, right, strict=False)) if one != other),
-        min(len(left), len(right)),
-    )

@@ -146,7 +146,7 @@ class Encoder:
         how = {**self.config.template_options, **tools, **options}
         try:
             return self.tokenizer.apply_chat_template(list(turns), tokenize=False, **how)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except (TemplateError, TypeError, LookupError, AttributeError, ValueError) as error:
             raise BadRowError(f"is refused by the chat template: {error}: change or remove it") from None
 
     def _marked(self, turns: Turns, example: Example) -> Spans:
@@ -218,10 +218,19 @@ class Encoder:
 
     def _thoughts(self, text: str) -> tuple[Spans, Spans]:
         """Return the spans of thoughts, and of tags with nothing between them, with the white space behind these."""
+        full = _between(text, *self.config.reasoning.tags)
         opening, closing = map(re.escape, self.config.reasoning.tags)
-        full = [match.span() for match in re.finditer(f"{opening}.*?{closing}", text, re.DOTALL)]
         empty = [match.span() for match in re.finditer(rf"{opening}\s*{closing}\s*", text)]
         return full, empty
+
+
+def _between(text: str, opening: str, closing: str) -> Spans:
+    """Return the spans from each opening tag to the closing one behind it; tags that have none cost no second look."""
+    spans, place = [], 0
+    while (start := text.find(opening, place)) >= 0 and (end := text.find(closing, start + len(opening))) >= 0:
+        place = end + len(closing)
+        spans.append((start, place))
+    return spans
 
 
 def _show(marker: re.Match[str]) -> str:
@@ -244,9 +253,11 @@ def _covers(offsets: Spans) -> Spans:
 
 
 def _inside(covers: Spans, spans: Spans) -> np.ndarray:
-    """Return which tokens have a character in one of the spans."""
+    """Return which tokens have a character in one of the spans, which are in order and share none."""
+    if not spans:
+        return np.zeros(len(covers), dtype=bool)
     starts, ends = np.asarray(covers).reshape(-1, 2).T
-    found = np.zeros(len(covers), dtype=bool)
-    for begin, stop in spans:
-        found |= (starts < stop) & (ends > begin)
-    return found & (starts < ends)
+    begins, stops = np.asarray(spans).T
+    first = np.searchsorted(stops, starts, side="right")
+    touched = (first < len(stops)) & (begins[np.minimum(first, len(stops) - 1)] < ends)
+    return touched & (starts < ends)

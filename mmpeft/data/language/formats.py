@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmpeft.data.language.config import FIELDS, OPTIONAL, LanguageData
 from mmpeft.data.language.rows import BadRowError, read_rows
+from mmpeft.data.samples import listed
 from mmpeft.settings import nearest
 
 Turns = tuple[dict[str, Any], ...]
@@ -89,9 +91,17 @@ def _read_conversation(fields: dict[str, Any], config: LanguageData) -> Example:
     last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
     if last is None:
         raise BadRowError("has no turn of the assistant, so nothing to learn: remove it, or map its name by data.roles")
-    tools = fields.get("tools", ())
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return Example(turns[:last], turns[last:], tools=tuple(tools))
+    return Example(turns[:last], turns[last:], tools=_tools(fields.get("tools", [])))
+
+
+def _tools(value: Any) -> tuple[Any, ...]:
+    try:
+        tools = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise BadRowError(f"has tools that are no JSON ({error}): correct or remove them") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRowError("has tools that are no list of objects: correct or remove them")
+    return tuple(tools)
 
 
 def _read_completion(fields: dict[str, Any], config: LanguageData) -> Example:
@@ -118,7 +128,7 @@ def _read_unpaired(fields: dict[str, Any], config: LanguageData) -> Example:
     value = fields.get("label")
     label = value if isinstance(value, bool) else TRUTHS.get(str(value).lower())
     if label is None:
-        raise BadRowError(f"has the label {value!r}: true (or 1) for a good answer, false (or 0) for a bad one")
+        raise BadRowError(f"has the label {_shown(value)}: true (or 1) for a good answer, false (or 0) for a bad one")
     prompt, answer = _worded(prompt, answer, fields, config)
     return Example(prompt, answer, label=label)
 
@@ -161,20 +171,24 @@ def _turns(value: Any, config: LanguageData) -> Turns:
     """Return turns with ``role`` and ``content``, from these or from ``from`` and ``value``."""
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns:
-        raise BadRowError(f"has {value!r} in place of a list of turns: remove it, or name the column by data.columns")
+        raise BadRowError(
+            f"has {_shown(value)} in place of a list of turns: remove it, or name the column by data.columns"
+        )
     return tuple(_turn(turn, config) for turn in turns)
 
 
 def _turn(turn: Any, config: LanguageData) -> dict[str, Any]:
     if not isinstance(turn, dict) or not ({"role", "from"} & turn.keys()):
-        raise BadRowError(f"has the turn {turn!r}: an object with role and content, or from and value, is wanted")
+        raise BadRowError(f"has the turn {_shown(turn)}: an object with role and content, or from and value, is wanted")
     speaker = str(turn["role"] if "role" in turn else turn["from"])
     roles = ROLES | config.roles
     if speaker not in roles:
-        raise BadRowError(f"has the unknown role {speaker!r}{nearest(speaker, roles)}: map it by data.roles")
+        raise BadRowError(f"has the unknown role {_shown(speaker)}{nearest(speaker[:99], roles)}: map it by data.roles")
     said = turn.get("content", turn.get("value"))
     if isinstance(said, list):
         said = "".join(_part(part) for part in said)
+    if not isinstance(said, str | None):
+        raise BadRowError(f"has {type(said).__name__} as what {speaker} says: a text is wanted")
     role = roles[speaker]
     if role == "assistant" and not (said or "").strip() and not turn.get("tool_calls"):
         raise BadRowError("has an empty turn of the assistant: remove it")
@@ -183,9 +197,14 @@ def _turn(turn: Any, config: LanguageData) -> dict[str, Any]:
 
 
 def _part(part: Any) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text":
-        raise BadRowError(f"has a part of a turn that is no text: {part!r}: remove it")
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise BadRowError(f"has a part of a turn that is no text: {_shown(part)}: remove it")
     return str(part["text"])
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written, cut where it is long."""
+    return listed([repr(value)])
 
 
 def _with_system(turns: Turns, fields: dict[str, Any], config: LanguageData) -> Turns:
@@ -223,10 +242,9 @@ def _as_turns(
     prompt: Said, answer: Said, given: str, fields: dict[str, Any], config: LanguageData
 ) -> tuple[Turns, Turns]:
     if isinstance(prompt, str):
-        earlier = [({"role": "user", "content": str(q)}, {"role": "assistant", "content": str(a)})
-                   for q, a in fields.get("history", ())]  # fmt: skip
+        earlier = _earlier(fields.get("history", []))
         asked = {"role": "user", "content": f"{prompt}\n{given}" if given else prompt}
-        prompt = (*(turn for pair in earlier for turn in pair), asked)
+        prompt = (*earlier, asked)
     if isinstance(answer, str):
         answer = ({"role": "assistant", "content": answer},)
     if answer[-1]["role"] != "assistant":
@@ -234,20 +252,33 @@ def _as_turns(
     return _with_system(prompt, fields, config), answer
 
 
+def _earlier(history: Any) -> Turns:
+    """Return the turns of Alpaca's history, pairs of what was asked and answered."""
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise BadRowError("has a history that is no list of pairs: correct or remove it")
+    roles = ("user", "assistant")
+    return tuple(
+        {"role": role, "content": str(said)} for pair in history for role, said in zip(roles, pair, strict=True)
+    )
+
+
 def _common(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
     """Return what both begin with as the prompt, and the two ends."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         shared = chosen[: first_difference(chosen, rejected)]
         shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip(" ")
-        if not shared:
+        if not shared.strip():
             raise BadRowError("has answers that begin with nothing in common, and no prompt: data.columns.prompt")
-        return shared, chosen[len(shared) :], rejected[len(shared) :]
-    if isinstance(rejected, str) and not isinstance(chosen, str):
+        ends = chosen[len(shared) :], rejected[len(shared) :]
+        if not all(end.strip() for end in ends):
+            raise BadRowError("has an answer that the other one begins with, and no prompt: remove it")
+        return shared, *ends
+    if isinstance(rejected, str) and not isinstance(chosen, str) and len(chosen) > 1:
         return chosen[:-1], chosen[-1:], rejected
     if isinstance(chosen, str) or isinstance(rejected, str):
         raise BadRowError("has a chosen text and rejected turns, and no prompt: data.columns.prompt")
     same = first_difference(chosen, rejected)
-    if not same:
+    if same in (0, len(chosen), len(rejected)):
         raise BadRowError(
             "has conversations that begin with nothing in common or don't differ, and no prompt: remove it"
         )
@@ -262,6 +293,9 @@ def first_difference(left: Sequence[Any], right: Sequence[Any]) -> int:
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise BadRowError(f"has the margin {value!r}: a number is wanted") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadRowError(f"has the margin {_shown(value)}: a number is wanted")
+    return number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ def read_labelled(config: LabelledTexts) -> LabelledRows:
     """
     kept, bad, total = read_task_rows(config, _checked)
     classes = () if config.labels == "number" else config.classes or _found(kept)
-    kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], classes, config)})
+    places = {name: place for place, name in enumerate(classes)}
+    kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], places, config)})
     parts, notes = split_rows(config, kept, bad + wrong, total)
     if config.labels == "classes" and len(classes) < 2:
         raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
@@ -60,15 +61,18 @@ def _checked(fields: Fields) -> Fields:
     text_of(fields, "text")
     if fields["text_pair"] is not None:
         text_of(fields, "text_pair")
-    if fields["label"] in (None, ""):
+    label = fields["label"]
+    if label in (None, ""):
         raise BadRowError("has no label: give it one, or remove it")
+    if not isinstance(label, str | int | float) or (isinstance(label, float) and not math.isfinite(label)):
+        raise BadRowError(f"has the label {listed([repr(label)])}: a name or a number is wanted")
     return fields
 
 
 def _found(rows: Sequence[TaskRow]) -> tuple[str, ...]:
     """Return the labels of the rows to train on, sorted, numbers by their value."""
     names = {_name(row.fields["label"]) for row in rows if row.split in (None, "train")} - {"-1"}
-    numbers = all(name.isdecimal() for name in names)
+    numbers = all(map(_is_number, names))
     return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else (lambda name: (0, name))))
 
 
@@ -76,22 +80,26 @@ def _name(label: Any) -> str:
     return str(int(label)) if isinstance(label, bool | float) and label == int(label) else str(label)
 
 
-def _label(label: Any, classes: Sequence[str], config: LabelledTexts) -> int | float:
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10
+
+
+def _label(label: Any, places: Mapping[str, int], config: LabelledTexts) -> int | float:
     if config.labels == "number":
         return _number(label)
     name = _name(label)
-    if config.classes is not None and name not in classes and name.isdecimal() and int(name) < len(classes):
+    if name in places:
+        return places[name]
+    if config.classes is not None and _is_number(name) and int(name) < len(places):
         return int(name)
-    if name not in classes:
-        hidden = "; -1 is how test labels are hidden: take a split that has them" if name == "-1" else ""
-        raise BadRowError(f"has the label {label!r}, which is none of {listed(classes)}{hidden}")
-    return classes.index(name)
+    hidden = "; -1 is how test labels are hidden: take a split that has them" if name == "-1" else ""
+    raise BadRowError(f"has the label {listed([repr(label)])}, which is none of {listed(places)}{hidden}")
 
 
 def _number(label: Any) -> float:
     try:
         value = float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise BadRowError(f"has the label {label!r}: a number is wanted (data.labels: classes takes names)")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -13,16 +15,23 @@ from mmpeft.data.language.encoding import Encoded
 def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return the members of each pack: longest first, each where the least room is left over (best-fit decreasing)."""
     packs: list[list[int]] = []
-    room: list[tuple[int, int]] = []
-    for member in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = bisect_left(room, (lengths[member], -1))
-        if place == len(room):
+    with_room: defaultdict[int, list[int]] = defaultdict(list)  # packs by the room left in them, as heaps
+    rooms: list[int] = []  # those that there are, sorted: never more than ``capacity``
+    for member in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = bisect_left(rooms, lengths[member])
+        if place == len(rooms):
             packs.append([])
-            left, pack = capacity, len(packs) - 1
+            room, pack = capacity, len(packs) - 1
         else:
-            left, pack = room.pop(place)
+            room = rooms[place]
+            pack = heappop(with_room[room])
+            if not with_room[room]:
+                del rooms[place]
         packs[pack].append(member)
-        insort(room, (left - lengths[member], pack))
+        room -= lengths[member]
+        if not with_room[room]:
+            insort(rooms, room)
+        heappush(with_room[room], pack)
     return [sorted(pack) for pack in packs]
 
 

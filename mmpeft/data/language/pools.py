@@ -9,7 +9,7 @@ from mmpeft.data.language.config import LanguageData
 from mmpeft.data.language.encoding import Encoded, Encoder
 from mmpeft.data.language.formats import Example, read_example
 from mmpeft.data.language.row_splits import report_bad
-from mmpeft.data.language.rows import BadRowError, Rows, read_rows
+from mmpeft.data.language.rows import NESTED, BadRowError, Rows, read_rows
 
 TASK, REFUSAL, BENIGN = 0, 1, 2
 """What a row is for: the task itself, a request to decline, or a harmless one that looks harmful."""
@@ -61,6 +61,8 @@ class Pool:
                 kept.append(self._keep(row, example, encoder))
             except BadRowError as error:
                 bad.append((self.rows.id(row), str(error)))
+            except RecursionError:
+                bad.append((self.rows.id(row), NESTED))
             except ValueError as error:
                 raise ValueError(f"{error} (found at {self.rows.id(row)})") from None
         return kept, bad

@@ -107,7 +107,11 @@ def _checked(fields: Fields, config: ReadingData, tokenizer: Any) -> Fields:
 def _answers(answers: Any) -> tuple[list[str], list[int]]:
     if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
         raise BadRowError("has answers without text and answer_start, two lists as SQuAD's")
-    texts, starts = list(answers["text"]), [int(start) for start in answers["answer_start"]]
+    texts, starts = answers["text"], answers["answer_start"]
+    if not (isinstance(texts, list) and isinstance(starts, list)) or not all(isinstance(text, str) for text in texts):
+        raise BadRowError("has answers whose text and answer_start are not two lists, one of texts")
+    if not all(isinstance(start, int) and start >= 0 for start in starts):
+        raise BadRowError("has an answer_start that is no place in the context")
     if len(texts) != len(starts):
         raise BadRowError(f"has {len(texts)} answers and {len(starts)} places of them (answer_start)")
     return texts, starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 from mmpeft.data.language.source_config import TextSource
@@ -36,8 +37,8 @@ def report_bad(path: str, config: TextSource, total: int, kept: int, bad: Sequen
     Raises:
         ValueError: If there are bad rows (unless ``on_bad_row`` skips them), or no others.
     """
-    found = listed((f"{name} {reason}" for name, reason in bad), separator="; ")
-    problem = f"data {path!r}: {len(bad)} of {total} rows can't be learned from: {found}"
+    reasons = listed((f"{name} {reason}" for name, reason in bad), separator="; ")
+    problem = f"data {path!r}: {len(bad)} of {total} rows can't be learned from: {reasons}"
     if bad and (config.on_bad_row == "error" or not kept):
         raise ValueError(f"{problem}. Correct them, or leave them out by data.on_bad_row=skip")
     if not kept:
@@ -55,23 +56,24 @@ def cut_rows(kept: Sequence[Kept], config: TextSource) -> dict[str, list[Kept]]:
     """
     splits: dict[str, list[Kept]] = {name: [] for name in SPLITS}
     pool: list[Kept] = []
-    for own in kept:
-        split = own.split
+    for row in kept:
+        split = row.split
         if split in (None, "train") or (split == "validation" and config.validation is None):
-            pool.append(own)
+            pool.append(row)
         else:
-            splits[str(split)].append(own)
-    groups = [[*group] for _, group in groupby(sorted(pool, key=lambda own: own.key), key=lambda own: own.key)]
+            splits[str(split)].append(row)
+    pool.sort(key=attrgetter("key"))
+    groups = (group for _, group in groupby(pool, key=attrgetter("key")))
     for name, wanted in (("validation", config.validation), ("test", config.test)):
         if splits[name] or wanted is None:
             continue
         number = wanted if isinstance(wanted, int) else max(1, round(wanted * len(pool)))
-        while len(splits[name]) < number and groups:
-            splits[name] += groups.pop(0)
-    splits["train"] = [own for group in groups for own in group]
+        while len(splits[name]) < number and (group := next(groups, None)):
+            splits[name] += group
+    splits["train"] = [row for group in groups for row in group]
     if not splits["train"] or not splits["test"]:
         raise ValueError(
             f"data {config.path!r}: {len(kept)} rows are too few for validation: {config.validation}, "
             f"test: {config.test} and a training split (rows with the same prompt stay together)"
         )
-    return {name: sorted(part, key=lambda own: own.row) for name, part in splits.items()}
+    return {name: sorted(part, key=attrgetter("row")) for name, part in splits.items()}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,17 @@ from mmpeft.data.language.source_config import TextSource
 from mmpeft.data.language.tiny.sets import SETS, SPLITS, make_rows
 from mmpeft.data.samples import listed
 from mmpeft.data.splits import ALIASES
+from mmpeft.data.text_files import read_json, read_text, undecodable
 from mmpeft.optional import require
 from mmpeft.settings import nearest
 
 TEXTS = (".txt", ".md")
 TABLES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+MOST_BYTES = 2**26
+"""Of one line of a .jsonl file."""
+NESTED = "is nested too deep: remove it"
 
 
 class BadRowError(ValueError):
@@ -83,7 +91,7 @@ def read_rows(path: str, config: TextSource) -> Rows:
     place = Path(path).expanduser()
     known = (*TABLES, *(TEXTS if config.documents else ()))
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.suffix in known)
+        files = sorted(file for file in place.rglob("*") if file.suffix in known and file.is_file())
         if not files:
             raise ValueError(f"data.path: folder {path!r} has no file of {', '.join(known)}")
         return Rows([_open(file, str(file.relative_to(place)), _split_of(file)) for file in files])
@@ -118,49 +126,92 @@ def _open(path: Path, name: str, split: str | None) -> RowSource:
         return RowSource(name, split, len(offsets), partial(_read_line, path, offsets))
     if path.suffix == ".parquet":
         datasets = require("datasets", "mmpeft[data]")
-        table = datasets.load_dataset("parquet", data_files=str(path), split="train")
+        try:
+            table = datasets.load_dataset("parquet", data_files=str(path), split="train")
+        except Exception as error:  # whatever its reader meets with
+            raise ValueError(f"data.path: {path} can't be read as parquet: {_first_line(error)}") from error
         return RowSource(name, split, len(table), table.__getitem__)
-    rows = _read_csv(path) if path.suffix == ".csv" else _read_json(path)
-    return RowSource(name, split, len(rows), rows.__getitem__)
+    if path.suffix == ".csv":
+        rows = _read_csv(path)
+        return RowSource(name, split, len(rows), partial(_csv_row, rows))
+    rows = _read_json(path)
+    return RowSource(name, split, len(rows), partial(_json_row, rows))
 
 
 def _line_offsets(path: Path) -> list[int]:
-    """Return where each line begins that is not empty."""
-    offsets, place = [], 0
+    """Return where each line begins that is not empty; none is read as a whole that is too long."""
+    offsets, begin, place, is_blank = [], 0, 0, True
     with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                offsets.append(place)
-            place += len(line)
+        while piece := file.readline(MOST_BYTES):
+            if is_blank and piece.strip():
+                offsets.append(begin)
+                is_blank = False
+            place += len(piece)
+            if piece.endswith(b"\n"):
+                begin, is_blank = place, True
     return offsets
 
 
 def _read_text(path: Path, number: int) -> dict[str, str]:
-    return {"text": path.read_text(encoding="utf-8")}
+    try:
+        return {"text": path.read_text(encoding="utf-8-sig")}
+    except UnicodeDecodeError as error:
+        raise BadRowError(f"can't be read: {undecodable(error)}") from None
 
 
 def _read_line(path: Path, offsets: Sequence[int], number: int) -> Any:
     with path.open("rb") as file:
         file.seek(offsets[number])
-        try:
-            return json.loads(file.readline())
-        except ValueError as error:
-            raise BadRowError(f"is no JSON ({error}): correct or remove the line") from None
+        line = file.readline(MOST_BYTES + 1)
+    if len(line) > MOST_BYTES:
+        raise BadRowError(f"has more than {MOST_BYTES:,} bytes: cut or remove the line")
+    try:
+        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise BadRowError(f"is no JSON ({error}): correct or remove the line") from None
+    return _encodable(row) if b"\\u" in line else row
+
+
+def _encodable(row: Any) -> Any:
+    """Return a row; raise a BadRowError if it has half of a surrogate pair, which JSON can spell and UTF-8 can't."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise BadRowError(f"has {half}, which is half a character: correct or remove it") from None
+    return row
 
 
 def _read_csv(path: Path) -> list[Any]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    table = csv.DictReader(StringIO(read_text(path), newline=""))
+    try:
+        repeated = [name for name, count in Counter(table.fieldnames).items() if count > 1]
+        if repeated:
+            raise ValueError(f"data.path: {path}: a column of the same name comes twice: {listed(repeated)}")
+        return list(table)
+    except csv.Error as error:
+        raise ValueError(f"data.path: {path}, line {table.line_num}: is no CSV: {error}") from None
+
+
+def _csv_row(rows: Sequence[dict[str | None, Any]], number: int) -> dict[str | None, Any]:
+    if None in rows[number]:
+        raise BadRowError(f"has {len(rows[number][None])} cells more than there are columns: correct or remove it")
+    return rows[number]
 
 
 def _read_json(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"data.path: {path} is no JSON: {error}") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise ValueError(f"data.path: {path} holds {type(rows).__name__}, not a list of rows")
     return rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _json_row(rows: Sequence[Any], number: int) -> Any:
+    return _encodable(rows[number])
 
 
 def _from_hub(path: str, subset: str | None) -> list[RowSource]:
@@ -168,9 +219,9 @@ def _from_hub(path: str, subset: str | None) -> list[RowSource]:
     name, _, revision = path.partition("@")
     try:
         found = datasets.load_dataset(name, subset, revision=revision or None)
-    except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"data.path: {path!r} could not be fetched: {first} (offline? Give a local path)") from error
+    except Exception as error:  # whatever a reader of one of its many formats meets with
+        reason = _first_line(error)
+        raise ValueError(f"data.path: {path!r} could not be fetched: {reason} (offline? Give a local path)") from error
     unknown = [split for split in found if split.lower() not in ALIASES]
     known = {split: table for split, table in found.items() if split not in unknown}
     if not known:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from mmpeft.data.language.row_splits import cut_rows, report_bad
-from mmpeft.data.language.rows import BadRowError, read_rows
+from mmpeft.data.language.rows import NESTED, BadRowError, read_rows
 from mmpeft.data.language.task_config import TaskData
 from mmpeft.settings import nearest
 
@@ -58,6 +58,8 @@ def sift(items: Iterable[One], read: Callable[[One], Other], name: Callable[[One
             kept.append(read(item))
         except BadRowError as error:
             bad.append((name(item), str(error)))
+        except RecursionError:
+            bad.append((name(item), NESTED))
     return kept, bad
 
 

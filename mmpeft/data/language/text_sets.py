@@ -121,7 +121,19 @@ def _labelled(kept: Sequence[KeptRows], style: Style, encoder: Encoder, ask: _Qu
     labels = [own.label and not place for own, place in answers]
     ids = _numbered([own.id for own, _ in answers])
     light = [(replace(own, sequences=()), place) for own, place in answers]
-    return TextSplit(ids, _Mismatched(corpus, light, encoder), style, {"label": labels}, ask)
+    others = next_others([own.key for own, _ in answers])
+    return TextSplit(ids, _Mismatched(corpus, light, others, encoder), style, {"label": labels}, ask)
+
+
+def next_others(keys: Sequence[str]) -> list[int]:
+    """Return for each place the next one with another key, from the end on to the start; -1 if all are the same."""
+    count, other = len(keys), -1
+    others = [-1] * count
+    for place in (*reversed(range(count)), *reversed(range(count))):
+        following = (place + 1) % count
+        other = following if keys[following] != keys[place] else other
+        others[place] = other
+    return others
 
 
 @dataclass(frozen=True)
@@ -161,18 +173,19 @@ class _Mismatched:
 
     corpus: Corpus
     answers: Sequence[tuple[KeptRows, int]]
+    """Rows, each with the place of its answer: 1 for the rejected one."""
+    others: Sequence[int]
+    """For each, the place of the next one with another prompt."""
     encoder: Encoder
 
     def __call__(self, index: int) -> list[Encoded]:
-        own, count = self.answers[index][0], len(self.answers)
-        others = (self.answers[(index + step) % count] for step in range(1, count))
-        other, place = next(((one, place) for one, place in others if one.key != own.key), (None, 0))
-        if other is None:
+        if self.others[index] < 0:
             raise ValueError("data: all rows have the same prompt; KTO compares with answers to other prompts")
-        example = other.example()
+        row, place = self.answers[self.others[index]]
+        example = row.example()
         answer = example.rejected if place else example.answer
         assert answer is not None
-        return [self.corpus[index], self.encoder.encode_other(own.example(), answer)]
+        return [self.corpus[index], self.encoder.encode_other(self.answers[index][0].example(), answer)]
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def program(random: Random) -> bytes:
             nest = {"a": nest, "b": nest}
         return _pickled({name: nest})
     if kind == 1:  # the same of tuples, as a key: the hash visits every path
-        return b"\x80\x02}K\x01" + b"q\x00h\x00h\x00\x86" * depth + b"K\x01s."
+        return b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * depth + b"K\x01s."
     if kind == 2:
         return b"\x80\x02K\x01r" + struct.pack("<I", random.choice((2**20, 2**28, 2**31 - 1))) + b"."
     if kind == 3:  # a dictionary inside itself

@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmpeft.files import replaced_file
-from mmpeft.formats.tensor_file import refusal
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.tensor_file import described, refusal
+from mmpeft.formats.torch_file import read_flat
 
 
 def read_values(path: Path) -> dict[str, Any]:
     """Return all that a file holds, by dotted keys; a pickle is read without running anything in it."""
     if path.suffix != ".safetensors":
-        content = read_torch(path)
-        if not isinstance(content, dict):
-            raise refusal(path, [f"{content!r}, expected names and tensors"])
-        return flat(content)
+        values = read_flat(path)
+        if "" in values:
+            raise refusal(path, [f"{described(values[''])}, expected names and tensors"])
+        return values
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open isn't iterable

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmpeft.formats.manifest import Base, Manifest
 from mmpeft.formats.storage import MANIFEST, WEIGHTS, replaced_directory, validated, write_json
+from mmpeft.formats.tensor_file import refusing
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.methods import Method
 from mmpeft.settings import Settings
@@ -48,7 +49,8 @@ class Foreign:
         ``base`` is the model that the adapter is for: formats that name its parts need it.
         """
         chosen = validated(f"format {self.name}", dict(options), self.options)
-        found = self._found(source, chosen, base)
+        with refusing(source):
+            found = self._found(source, chosen, base)
         notes = [*_assumed(chosen, found.facts), *found.notes]
         manifest = Manifest(
             name="main",

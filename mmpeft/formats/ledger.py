@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpeft.formats.tensor_file import refusal, refuse
+from mmpeft.formats.tensor_file import MOST, described, refusal, refuse
 from mmpeft.methods import LinearProbe, Method
 
 Shape = tuple[int, ...]
@@ -39,8 +39,11 @@ class Ledger:
 
     def count(self, pattern: str) -> int:
         """Return how many blocks a file describes, by the highest number in names of this pattern."""
-        found = (re.fullmatch(pattern, key) for key in self.values)
-        return 1 + max((int(match[1]) for match in found if match), default=-1)
+        matches = (re.fullmatch(pattern, key) for key in self.values)
+        digits = max((match[1] for match in matches if match), key=lambda text: (len(text), text), default="")
+        if len(digits) > len(str(len(self.values))) + 1 or int(digits or 0) >= max(1, len(self.values)):
+            refuse(self.path, [f"it names block {digits[:30]}, and has {len(self.values)} values in all"])
+        return int(digits) + 1 if digits else 0
 
     def enter(self, ours: str, theirs: str, shape: Shape, change: Callable[[Tensor], Tensor] | None = None) -> None:
         """Take a tensor of this shape out of the file, under our name and, where that is another, in our shape."""
@@ -56,7 +59,7 @@ class Ledger:
             return None
         value = self.values.pop(theirs)
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, Tensor) else repr(value)
+            kind = value.dtype if isinstance(value, Tensor) else described(value)
             self.problems.append(f"{theirs}: {kind}, where numbers with fractions are expected")
         elif value.shape != shape:
             self.problems.append(f"{theirs}: shape {tuple(value.shape)}, the others need {shape}")
@@ -81,7 +84,7 @@ class Ledger:
 
     def close(self) -> dict[str, Tensor]:
         """Return our tensors; all that is missing, misshapen or left over is one ValueError."""
-        self.problems += [f"unexpected {key}{self._like(key)}" for key in self.values]
+        self.problems += [f"unexpected {key}{self._like(key) if i < MOST else ''}" for i, key in enumerate(self.values)]
         refuse(self.path, self.problems)
         return self.tensors
 
@@ -98,7 +101,8 @@ class Ledger:
             if foreign is not None and any(re.search(foreign.sign, key) for key in self.values):
                 return f"it looks like {name}: --format {name}"
         keys = list(self.values)
-        return f"its {len(keys)} values are named {', '.join(keys[:4])}{' ...' if len(keys) > 4 else ''}"
+        names = ", ".join(key[:100] for key in keys[:4])
+        return f"its {len(keys)} values are named {names}{' ...' if len(keys) > 4 else ''}"
 
 
 def state(content: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mmpeft.formats.hf_peft.peft_config import read_config
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.saved_adapter import SavedAdapter
 from mmpeft.formats.storage import MANIFEST, read_json, read_steadily, validated, weights_in
-from mmpeft.formats.tensor_file import TensorFile
+from mmpeft.formats.tensor_file import TensorFile, refusing
 from mmpeft.methods import Method, parse
 from mmpeft.methods.base import UnknownMethodError
 
@@ -29,9 +29,10 @@ def _read(directory: Path) -> SavedAdapter:
 
 
 def _methods(directory: Path, manifest: Manifest) -> list[Method]:
-    try:
-        return parse(list(manifest.methods))
-    except UnknownMethodError as error:
-        package = manifest.packages.get(error.name)
-        needed = f"; it was saved with {package}, which is not installed here" if package else ""
-        raise ValueError(f"{directory / MANIFEST}: {error}{needed}") from None
+    with refusing(directory / MANIFEST):
+        try:
+            return parse(list(manifest.methods))
+        except UnknownMethodError as error:
+            package = manifest.packages.get(error.name)
+            needed = f"; it was saved with {package}, which is not installed here" if package else ""
+            raise ValueError(f"{error}{needed}") from None

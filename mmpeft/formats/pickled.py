@@ -1,16 +1,17 @@
-"""A pickle reader that runs nothing: it knows numbers, text, plain containers, tensors and arrays, and no other name.
+"""What a pickle may name: numbers, text, plain containers, tensors and arrays. Nothing else has a meaning.
 
-A pickle is a program that calls what it names. Here a name that is not in ``KNOWN`` becomes an inert ``Stub``: calling
-it, setting its state or filling it does nothing and keeps nothing. A learning-rate scheduler, an optimizer or a
-namespace of arguments beside the weights is so read over, and an attack has nothing to call.
+A pickle is a program for a machine with a stack, which calls what it names. Our machine (``unpickler``) does its own
+steps: a name that is not in ``KNOWN`` becomes an inert ``Stub``, and calling it, setting its state or filling it does
+nothing and keeps nothing. A learning-rate scheduler, an optimizer or a namespace of arguments beside the weights is so
+read over, and an attack has nothing to call. What is made grows with the file: nothing is copied again and again, no
+memory is taken for a number that the file only claims, and keys are plain, so that their hashes are cheap.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,36 +29,25 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+LARGEST_KEY = 2**60
+"""Integers as keys stay below it: greater ones can be chosen to have one hash."""
 ARRAYS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
 
 class Stub:
     """What stands for anything that is not read; ``origin`` is its name in the file."""
 
-    __slots__ = ()
-    origin = ""
+    __slots__ = ("origin",)
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Stub:
-        """Return a stub, whatever it is called with."""
-        return object.__new__(cls)
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        pass
-
-    def nothing(self, *arguments: Any) -> None:
-        """Take what the pickle gives, and forget it."""
-
-    __setstate__ = __setitem__ = append = extend = add = nothing
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
 
     def __repr__(self) -> str:
-        return self.origin
+        return self.origin[:100]
 
 
 class Content(dict[Any, Any]):
     """An OrderedDict's items, without the attributes that a pickle may give it."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 class ArrayType:
@@ -68,7 +58,8 @@ class ArrayType:
     def __init__(self, code: str, *flags: bool) -> None:
         self.code, self.order = code, "<"
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Take the order of bytes."""
         self.order = state[1]
 
     @property
@@ -87,8 +78,10 @@ class Array:
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Take shape, type, order and numbers."""
         _, shape, kind, fortran, data = state
+        data = data.encode("latin-1") if isinstance(data, str) else data  # of Python 2
         flat = np.frombuffer(data, kind.plain)
         array = flat.reshape(shape, order="F" if fortran else "C")
         self.value = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
@@ -105,51 +98,9 @@ class Storage:
 
 @dataclass(frozen=True)
 class Callee:
-    """A known function of a pickle, whose state can't be changed by one."""
+    """A function that a pickle may call."""
 
     function: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Return what the function makes of a pickle's arguments."""
-        return self.function(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a function has no state")
-
-
-Read = Callable[[Storage], Tensor]
-
-
-class Unpickler(pickle.Unpickler):
-    """Reads one pickle; ``read`` returns the numbers of a storage, flat."""
-
-    def __init__(self, file: BinaryIO, read: Read) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.read_storage = read
-        self.storages: dict[str, Storage] = {}
-        self.tensors: dict[str, Tensor] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a name of the file stands for; nothing is imported."""
-        full = f"{module}.{name}".replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
-        if full.startswith("torch._utils._rebuild_tensor"):
-            return Callee(self._tensor)
-        return KNOWN[full] if full in KNOWN else type(name, (Stub,), {"origin": full, "__slots__": ()})
-
-    def persistent_load(self, saved: Any) -> Any:
-        """Return the storage that a persistent id names."""
-        kind, dtype, key, _, count, *_ = saved
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise ValueError(f"a persistent object {kind!r} of {dtype!r} is no storage")
-        return self.storages.setdefault(str(key), Storage(dtype, str(key), int(count)))
-
-    def _tensor(self, storage: Storage, offset: int, size: Iterable[int], stride: Iterable[int], *rest: Any) -> Array:
-        if storage.key not in self.tensors:
-            self.tensors[storage.key] = self.read_storage(storage)
-        shape = tuple(size)
-        if torch.Size(shape).numel() > storage.count:
-            raise ValueError(f"a tensor of shape {shape} in a storage of {storage.count} elements")
-        return Array(self.tensors[storage.key].as_strided(shape, tuple(stride), offset))
 
 
 def _array(*shape: Any) -> Array:
@@ -166,6 +117,23 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def checked_key(key: Any) -> Any:
+    """Return a key; one whose hash could take long (a tuple of tuples) or be chosen is a ValueError."""
+    inside = key if isinstance(key, tuple) else (key,)
+    for value in inside:
+        if isinstance(value, tuple | frozenset) or (isinstance(value, int) and abs(value) > LARGEST_KEY):
+            raise ValueError(f"a {type(value).__name__} in a key")
+    return key
+
+
+def _set(values: Iterable[Any] = ()) -> set[Any]:
+    return set(map(checked_key, values))
+
+
+def _ordered(pairs: Iterable[tuple[Any, Any]] = ()) -> Content:
+    return Content((checked_key(key), value) for key, value in pairs)
+
+
 def _first(value: Any, *rest: Any) -> Any:
     return value
 
@@ -175,8 +143,8 @@ KNOWN: dict[str, Any] = {
     **DTYPES,
     **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
     "_codecs.encode": Callee(_bytes),
-    "builtins.set": Callee(set),
-    "collections.OrderedDict": Callee(Content),
+    "builtins.set": Callee(_set),
+    "collections.OrderedDict": Callee(_ordered),
     "numpy.core.multiarray._reconstruct": Callee(_array),
     "numpy.core.multiarray.scalar": Callee(_scalar),
     "numpy.dtype": Callee(ArrayType),

@@ -21,6 +21,9 @@ from mmpeft.injection.pipelines import modules_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, sketch
 from mmpeft.methods import Method
 
+UNREAL = OverflowError, RuntimeError, TypeError
+"""What torch raises for sizes that no tensor can have, which a file may ask for."""
+
 
 @dataclass(frozen=True)
 class SavedAdapter:
@@ -77,7 +80,7 @@ def _expected(
         else:
             layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes
-    except ValueError as error:
+    except (ValueError, *UNREAL) as error:
         raise refusal(source.directory, [str(error), *_strangers(source, anatomies), *notes]) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from mmpeft.files import synchronise
+from mmpeft.formats.tensor_file import MOST, described_problems
 from mmpeft.locks import locked
 from mmpeft.settings import ConfigError, Settings
 
@@ -130,8 +131,9 @@ def validated(path: Path | str, content: dict[str, Any], model: type[AnySettings
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, line['loc']))}: {line['msg']}, got {line['input']!r}" for line in error.errors()]
-        raise ConfigError(str(path), lines) from None
+        lines = described_problems(error)
+        more = [f"and {len(lines) - MOST:,} more"] if len(lines) > MOST else []
+        raise ConfigError(str(path), [*lines[:MOST], *more]) from None
 
 
 def _refuse_others(path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -15,6 +19,8 @@ from mmpeft.settings import nearest
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+MOST, LONGEST = 20, 1_000
+"""Problems of a kind in an error, and letters of each."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -40,13 +46,14 @@ class TensorFile:
     @property
     def dtype(self) -> torch.dtype:
         """The narrowest type that holds every tensor exactly."""
-        return reduce(torch.promote_types, self._dtypes)
+        return reduce(torch.promote_types, self._dtypes or [torch.float32])
 
     def problems(self, expected: Shapes) -> list[str]:
         """Return what is missing, unexpected or misshapen in the file."""
         own = self.shapes
         found = [f"missing {name}" for name in expected if name not in own]
-        found += [f"unexpected {name}{nearest(name, expected.keys() - own)}" for name in own if name not in expected]
+        surplus, open_names = [name for name in own if name not in expected], expected.keys() - own
+        found += [f"unexpected {name}{nearest(name, open_names) if i < MOST else ''}" for i, name in enumerate(surplus)]
         both = [name for name in expected if name in own and own[name] != expected[name]]
         return found + [f"{name}: shape {own[name]}, the model needs {expected[name]}" for name in both]
 
@@ -66,5 +73,38 @@ def refuse(path: Path, problems: list[str]) -> None:
 
 
 def refusal(path: Path, problems: list[str]) -> ValueError:
-    """Return the error that names all problems."""
-    return ValueError("\n  ".join([f"{path} can't be loaded:", *problems]))
+    """Return the error that names the problems: all of them, or of very many the first of each kind."""
+    counts: Counter[str] = Counter()
+    said = []
+    for problem in problems:
+        kind = problem.partition(" ")[0]
+        kind = kind if kind in ("missing", "unexpected") else "others"
+        counts[kind] += 1
+        if counts[kind] <= MOST:
+            said.append(problem if len(problem) <= LONGEST else f"{problem[:LONGEST]} ...")
+    said += [f"and {count - MOST:,} more: {kind}" for kind, count in counts.items() if count > MOST]
+    return ValueError("\n  ".join([f"{path} can't be loaded:", *said]))
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Let every error about a stranger's values name the file that has them."""
+    try:
+        yield
+    except ValidationError as error:
+        raise refusal(path, described_problems(error)) from None
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise refusal(path, [str(error)]) from None
+
+
+def described_problems(error: ValidationError) -> list[str]:
+    """Return a line for each of pydantic's errors."""
+    lines = [(".".join(map(str, line["loc"])), line["msg"], described(line["input"])) for line in error.errors()]
+    return [f"{key[:LONGEST]}: {message[:LONGEST]}, got {value}" for key, message, value in lines]
+
+
+def described(value: object) -> str:
+    """Return what a stranger's value is in few words, however large or nested it is."""
+    return reprlib.repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -25,10 +26,10 @@ class UnknownMethodError(ValueError):
 
     def __init__(self, name: object) -> None:
         """Say what is near, and which installed packages offer methods."""
-        self.name = str(name)
+        self.name = str(name)[:100]
         offered = (f"{package} ({method})" for method, package in offers(METHODS).items())
         packages = f"installed packages that offer methods: {', '.join(offered) or 'none'}"
-        super().__init__(f"method: unknown {name!r}{nearest(self.name, registry())}; {packages}")
+        super().__init__(f"method: unknown {reprlib.repr(name)}{nearest(self.name, registry())}; {packages}")
 
 
 class Method(Settings):
@@ -134,11 +135,12 @@ def parse(specification: object) -> list[Method]:
     if isinstance(specification, Mapping):
         options = dict(specification)
         if "method" not in options:
-            raise ValueError(f"method: missing in {options}")
+            raise ValueError(f"method: missing in {reprlib.repr(options)}")
         return [_known(options.pop("method")).model_validate(options)]
     if isinstance(specification, list | tuple) and specification:
         return [method for item in specification for method in parse(item)]
-    raise ValueError(f"methods: {specification!r} is no method, name, dict with the key 'method', or list of these")
+    said = reprlib.repr(specification)
+    raise ValueError(f"methods: {said} is no method, name, dict with the key 'method', or list of these")
 
 
 def packages_of(methods: Iterable[Method]) -> dict[str, str]:

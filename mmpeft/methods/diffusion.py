@@ -61,7 +61,7 @@ class IPAdapter(Method):
     """Tokens per image."""
     resampler: bool = False
     """Look at all positions of an image, (batch, positions, width), through learned queries (IP-Adapter Plus)."""
-    depth: PositiveInt = 4
+    depth: PositiveInt = Field(default=4, le=1000)
     """Layers of the resampler."""
     heads: PositiveInt = 12
     """Heads of the resampler, each of 64 features."""
@@ -102,7 +102,7 @@ class T2IAdapter(Method):
     """Channels of the control image."""
     factor: PositiveInt = 8
     """Pixels per place, in each direction, where the first feature map joins (SDXL: 16, for its first block halves)."""
-    depth: PositiveInt = 2
+    depth: PositiveInt = Field(default=2, le=1000)
     """Residual blocks per stage (light: 4)."""
     light: bool = False
     """Work at a quarter of the width."""

@@ -33,7 +33,7 @@ class SideTuning(Method):
 
     channels: int = Field(default=32, ge=1)
     """Channels of the first convolution; each further one doubles them."""
-    depth: int = Field(default=4, ge=1)
+    depth: int = Field(default=4, ge=1, le=1000)
     """Convolutions of stride 2."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:

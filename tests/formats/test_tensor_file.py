@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmpeft.formats.tensor_file import TensorFile
+from mmpeft.formats.tensor_file import TensorFile, refusal
 
 
 def write_header(path, header, data=b""):
@@ -33,6 +33,15 @@ def test_problems_are_all_told(tmp_path):
         "unexpected bb.weight (did you mean 'bb.weights'?)",
         "a: shape (2,), the model needs (3,)",
     ]
+
+
+def test_of_very_many_problems_the_first_are_told(tmp_path):
+    save_file({f"blocks.{i}.a": torch.ones(1) for i in range(5000)}, tmp_path / "x.safetensors")
+    problems = TensorFile(tmp_path / "x.safetensors").problems({f"layers.{i}.a": (1,) for i in range(3000)})
+    assert len(problems) == 8000
+    message = str(refusal(tmp_path / "x.safetensors", problems))
+    assert "and 4,980 more: unexpected" in message and "and 2,980 more: missing" in message
+    assert "unexpected blocks.0.a" in message and "missing layers.0.a" in message and len(message) < 3000
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, -1])

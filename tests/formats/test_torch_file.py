@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpeft.formats.pickled import KNOWN, Array, Stub, Unpickler
-from mmpeft.formats.torch_file import MAGIC, flat, read_torch
+from mmpeft.formats import convert
+from mmpeft.formats.pickled import KNOWN, Array, Stub
+from mmpeft.formats.torch_file import MAGIC, flat, read_flat, read_torch
+from mmpeft.formats.unpickler import Unpickler
 
 KINDS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 TENSORS = {
@@ -205,3 +208,66 @@ def test_a_truncated_older_file(tmp_path: Path) -> None:
 
 def test_flat_names_nested_values() -> None:
     assert flat({"a": {"b": 1, 2: {"c": 3}}, "d": Array(torch.ones(1))}) == {"a.b": 1, "a.2.c": 3, "d": torch.ones(1)}
+
+
+def shared(depth: int) -> dict[str, Any]:
+    """Dictionaries that hold the next one twice: small as a pickle, 2 ** depth values when they are written out."""
+    nest: dict[str, Any] = {"x": 1}
+    for _ in range(depth):
+        nest = {"a": nest, "b": nest}
+    return nest
+
+
+HOSTILE = {
+    "dictionaries that hold one another": (pickle.dumps(shared(40), 2), "more than 300,000 values"),
+    "a dictionary in itself": (b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "names of more than 1000 characters"),
+    "a key of tuples of tuples": (b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "a tuple in a key"),
+    "keys of one hash": (pickle.dumps({(2**61 - 1) * i: i for i in range(2, 4)}, 2), "a int in a key"),
+    "bytes made again and again": (
+        b"\x80\x02X\xa0\x86\x01\x00" + b"a" * 100_000 + b"q\x01X\x06\x00\x00\x00latin1q\x02]q\x03("
+        + b"c_codecs\nencode\nh\x01h\x02\x86R" * 3000 + b"e.",
+        "far more than it holds",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_small_pickle_does_not_make_much(name: str, tmp_path: Path) -> None:
+    content, message = HOSTILE[name]
+    path = changed(write({"a": torch.randn(6)}, tmp_path / "x.pth", True), data_pkl=content)
+    with pytest.raises(ValueError, match=rf"x\.pth can't be loaded:\n  .*{message}"):
+        read_flat(path)
+
+
+def test_a_place_in_the_memo_takes_no_memory() -> None:
+    tracemalloc.start()
+    assert Unpickler(io.BytesIO(b"\x80\x02K\x01r\xff\xff\xff\x7f."), lambda storage: torch.empty(0)).load() == 1
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_one_storage_is_not_many_tensors(tmp_path: Path) -> None:
+    big = torch.randn(2**17)
+    path = write({str(i): big[:] for i in range(40)}, tmp_path / "x", True)
+    with pytest.raises(ValueError, match="is many tensors at once"):
+        read_torch(path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    path = write({"a": torch.zeros(100_000)}, tmp_path / "x.pth", True)
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, value in entries.items():
+            new.writestr(name, value)
+    with pytest.raises(ValueError, match="is compressed, which torch"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [("1000000000", "it names block 1000000000"), ("9" * 5000, "names of more than")]
+)
+def test_more_blocks_than_values(number: str, message: str, tmp_path: Path) -> None:
+    state = {f"blocks.{number}.adapter_attn.adapter_up.weight": torch.ones(8, 2)}
+    with pytest.raises(ValueError, match=rf"x\.pt can't be loaded:\n  .*{message}"):
+        convert(write(state, tmp_path / "x.pt", True), tmp_path / "out", "convpass")

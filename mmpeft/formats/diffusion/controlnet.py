@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from mmpeft.edits import ControlBranch
@@ -16,27 +17,40 @@ from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.storage import read_json
+from mmpeft.formats.storage import read_json, validated
 from mmpeft.methods import ControlNet
 from mmpeft.optional import require
 from mmpeft.settings import Settings
 
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREFIX = "denoiser.controlnet."
+LARGEST = 2**20
+"""Of widths and channels."""
+
+
+class ControlNetFile(Settings):
+    """What is read of diffusers' ``config.json``; the rest is the UNet's."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    conditioning_channels: int = Field(default=3, ge=1, le=LARGEST)
+    conditioning_embedding_out_channels: tuple[Annotated[int, Field(ge=1, le=LARGEST)], ...] = (16, 32, 96, 256)
+    global_pool_conditions: bool = False
+    controlnet_conditioning_channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
 def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the method with the sizes of the configuration."""
-    config = read_json(source / "config.json")
+    config = validated(source / "config.json", read_json(source / "config.json"), ControlNetFile)
     path = find_file(source, FILES)
     ledger = Ledger(path, read_values(path))
     method = ControlNet(
-        channels=config.get("conditioning_channels", 3),
-        widths=tuple(config.get("conditioning_embedding_out_channels", (16, 32, 96, 256))),
-        pooled=config.get("global_pool_conditions", False),
+        channels=config.conditioning_channels,
+        widths=config.conditioning_embedding_out_channels,
+        pooled=config.global_pool_conditions,
     )
     enter_all(ledger, model, [method], namer(model))
-    if config.get("controlnet_conditioning_channel_order", "rgb") == "rgb":
+    if config.controlnet_conditioning_channel_order == "rgb":
         return Imported([method], ledger.close())
     key = model.key(model.module("unet")[0], f"{PREFIX}hint.conv_in.weight")
     tensors = ledger.close()

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from mmpeft.edits import FeatureMaps
 from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
-from mmpeft.formats.diffusion.controlnet import FILES
+from mmpeft.formats.diffusion.controlnet import FILES, LARGEST
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.storage import read_json, write_json
+from mmpeft.formats.storage import read_json, validated, write_json
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.methods import T2IAdapter
-from mmpeft.settings import Settings, nearest
+from mmpeft.settings import Settings
 
 KINDS = ("full_adapter", "full_adapter_xl", "light_adapter")
 PREFIX = "denoiser.t2i_adapter."
 
 
+class T2IAdapterFile(Settings):
+    """What is read of diffusers' ``config.json``."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    adapter_type: Literal["full_adapter", "full_adapter_xl", "light_adapter"] = "full_adapter"
+    downscale_factor: int = Field(default=8, ge=1, le=1024)
+    num_res_blocks: int = Field(default=2, ge=1, le=1000)
+    in_channels: int = Field(default=3, ge=1, le=LARGEST)
+    channels: tuple[int, ...] = ()
+
+
 def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the method with the sizes of the configuration."""
-    config = read_json(source / "config.json")
-    kind, factor = config.get("adapter_type", "full_adapter"), config.get("downscale_factor", 8)
-    if kind not in KINDS:
-        refuse(source, [f"adapter_type: {kind!r}{nearest(str(kind), KINDS)}"])
+    config = validated(source / "config.json", read_json(source / "config.json"), T2IAdapterFile)
+    kind, factor = config.adapter_type, config.downscale_factor
     if kind != KINDS[2] and (kind == KINDS[1]) != (factor > 8):
         refuse(source, [f"adapter_type {kind!r} at downscale_factor {factor}: only the XL kind has more than 8"])
-    depth, channels = config.get("num_res_blocks", 2), config.get("in_channels", 3)
+    depth, channels = config.num_res_blocks, config.in_channels
     widths = model.module("unet")[1].config.block_out_channels
-    middle = kind != KINDS[2] and len(config.get("channels", ())) > len(widths)
+    middle = kind != KINDS[2] and len(config.channels) > len(widths)
     method = T2IAdapter(channels=channels, factor=factor, depth=depth, light=kind == KINDS[2], middle=middle)
     path = find_file(source, FILES)
     ledger = Ledger(path, read_values(path))

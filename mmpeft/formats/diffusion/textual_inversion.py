@@ -15,7 +15,7 @@ from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened
 from mmpeft.formats.pickled import Array
-from mmpeft.formats.tensor_file import refusal, refuse
+from mmpeft.formats.tensor_file import described, refusal, refuse
 from mmpeft.formats.torch_file import read_torch
 from mmpeft.injection.planning import anatomies_of, sketch
 from mmpeft.methods import Method, TextualInversion
@@ -126,7 +126,7 @@ def _content(path: Path) -> dict[str, Any]:
         return read_values(path)
     content = read_torch(path)
     if not isinstance(content, dict):
-        raise refusal(path, [f"{content!r}, expected words and their vectors"])
+        raise refusal(path, [f"{described(content)}, expected words and their vectors"])
     return content
 
 
@@ -138,7 +138,7 @@ def _only(path: Path, value: Any) -> Any:
 
 def _vectors(path: Path, value: Any) -> Tensor:
     value = value.value if isinstance(value, Array) else value
-    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point() or not value.numel():
         raise refusal(path, [f"{type(value).__name__}, where the vectors of a word are expected"])
     return value.reshape(-1, value.shape[-1])
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from mmpeft.formats.hf_peft.path_patterns import Budget, FirstMatch, PathPattern
 from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig, PromptConfig
 from mmpeft.formats.storage import CONFIG, read_json, validated
-from mmpeft.formats.tensor_file import Shapes
+from mmpeft.formats.tensor_file import Shapes, described
 from mmpeft.methods import IA3, DoRA, LinearProbe, LoRA, Method
 from mmpeft.settings import Settings
 
 PREFIX = "base_model.model."
+LARGEST = 2**62
+"""Of ranks."""
 Targets = str | tuple[str, ...]
 NEUTRAL = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "init_ia3_weights"),
@@ -42,19 +44,44 @@ class PeftConfig(Settings):
     fan_in_fan_out: bool = False
     """Whether weights lie (in, out), as GPT-2's do; the layers say it themselves."""
 
+    @field_validator("target_modules", "exclude_modules", "feedforward_modules", check_fields=False)
+    @classmethod
+    def _is_expression(cls, value: Targets | None) -> Targets | None:
+        if isinstance(value, str):
+            PathPattern(value, Budget())
+        return value
+
+    @field_validator("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern", check_fields=False)
+    @classmethod
+    def _are_expressions(cls, value: Any) -> Any:
+        for name in (value,) if isinstance(value, str) else value or ():
+            PathPattern(rf"(.*\.)?({name})$", Budget())
+        return value
+
     def targets(self, path: str) -> bool:
         """Whether a module at this path gets an adapter."""
-        saved = any(re.match(rf"(^|.*\.){name}($|\..*)", path) for name in self.modules_to_save or ())
-        excluded = self.exclude_modules is not None and _matches(self._excluded, path)
-        return not saved and not excluded and _matches(self._targeted, path)
+        saved = any(name.match(path) for name in self._saved)
+        return not saved and not self._excluded.match(path) and self._targeted.match(path)
 
     @cached_property
-    def _targeted(self) -> str | frozenset[str]:
-        return _quick(self.target_modules)
+    def _budget(self) -> Budget:
+        return Budget()
 
     @cached_property
-    def _excluded(self) -> str | frozenset[str]:
-        return _quick(self.exclude_modules or ())
+    def _saved(self) -> list[PathPattern | _Part]:
+        names = self.modules_to_save or ()
+        return [
+            _Part(name) if re.fullmatch(r"\w+", name) else PathPattern(rf"(^|.*\.){name}($|\..*)", self._budget)
+            for name in names
+        ]
+
+    @cached_property
+    def _targeted(self) -> _Modules:
+        return _Modules(self.target_modules, self._budget)
+
+    @cached_property
+    def _excluded(self) -> _Modules:
+        return _Modules(self.exclude_modules or (), self._budget)
 
     def saves(self, path: str) -> bool:
         """Whether the module at this path is saved whole; ends of paths count here even inside a name."""
@@ -76,11 +103,11 @@ class LoRAConfig(PeftConfig):
     suffix: ClassVar[str] = ".lora_A.weight"
 
     peft_type: Literal["LORA"] = "LORA"
-    r: int = Field(default=8, ge=1)
+    r: int = Field(default=8, ge=1, le=LARGEST)
     lora_alpha: float = Field(default=8, gt=0)
-    rank_pattern: dict[str, int] = Field(default={})
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=LARGEST)]] = Field(default={})
     """Ranks of some modules, by regular expressions for the ends of their paths."""
-    alpha_pattern: dict[str, float] = Field(default={})
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     use_rslora: bool = False
     use_dora: bool = False
@@ -92,21 +119,39 @@ class LoRAConfig(PeftConfig):
     init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
     """Others (pissa, olora ...) have changed the base, which this adapter's file does not tell."""
 
+    @field_validator("layers_pattern")
+    @classmethod
+    def _is_name(cls, value: Targets | None) -> Targets | None:
+        for name in (value,) if isinstance(value, str) else value or ():
+            if set(name) & set("*+{"):
+                raise ValueError("the name of a list of layers is expected, such as 'layers' or 'h'")
+        return value
+
     def targets(self, path: str) -> bool:
         """Whether a module at this path gets an adapter."""
-        found, ends = super().targets(path), self._targeted
-        if not found or self.layers_to_transform in (None, ()) or isinstance(ends, str) or path in ends:
+        found, targets = super().targets(path), self.target_modules
+        if not found or self.layers_to_transform in (None, ()) or isinstance(targets, str) or path in targets:
             return found
         only = (self.layers_to_transform,) if isinstance(self.layers_to_transform, int) else self.layers_to_transform
         return self._layer(path) in (only or ())
 
     def rank(self, path: str) -> int:
         """The rank at this path."""
-        return self.rank_pattern.get(_pattern(self.rank_pattern, path), self.r)
+        key = self._ranks.key(path)
+        return self.r if key is None else self.rank_pattern[key]
 
     def alpha(self, path: str) -> float:
         """The numerator of the scale at this path."""
-        return self.alpha_pattern.get(_pattern(self.alpha_pattern, path), self.lora_alpha)
+        key = self._alphas.key(path)
+        return self.lora_alpha if key is None else self.alpha_pattern[key]
+
+    @cached_property
+    def _ranks(self) -> FirstMatch:
+        return FirstMatch(self.rank_pattern, self._budget)
+
+    @cached_property
+    def _alphas(self) -> FirstMatch:
+        return FirstMatch(self.alpha_pattern, self._budget)
 
     def scale(self, path: str) -> float:
         """Alpha over the rank, or over its root."""
@@ -114,11 +159,18 @@ class LoRAConfig(PeftConfig):
         return self.alpha(path) / (math.sqrt(rank) if self.use_rslora else rank)
 
     def _layer(self, path: str) -> int | None:
-        patterns = self.layers_pattern or ()
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        expressions = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-        found = (re.match(expression, path) for expression in expressions)
-        return next((int(match[1]) for match in found if match), None)
+        """Return the number behind the first list of layers in a path."""
+        if not self.layers_pattern:
+            parts = path.split(".")
+            return next((int(part) for part in parts[2:-1] if part.isdecimal()), None)
+        numbers = (_number(pattern.ends(path), path) for pattern in self._layers)
+        return next((number for number in numbers if number is not None), None)
+
+    @cached_property
+    def _layers(self) -> list[PathPattern]:
+        names = self.layers_pattern or ()
+        names = (names,) if isinstance(names, str) else names
+        return [PathPattern(rf"(?:^|.*?\.){name}\.", self._budget) for name in names]
 
     def methods(self, shapes: Shapes) -> list[Method]:
         """Return the methods that plan these tensors: one per rank and scale, at exactly the modules in the file."""
@@ -142,8 +194,12 @@ class IA3Config(PeftConfig):
     def feeds(self, path: str) -> bool:
         """Whether the input is scaled at this path, not the output."""
         if isinstance(self.feedforward_modules, str):
-            return re.fullmatch(self.feedforward_modules, path) is not None
+            return self._feedforward.match(path)
         return path.endswith(self.feedforward_modules)
+
+    @cached_property
+    def _feedforward(self) -> _Modules:
+        return _Modules(self.feedforward_modules, self._budget)
 
     def methods(self, shapes: Shapes) -> list[Method]:
         """Return the methods that plan these tensors, at exactly the modules in the file."""
@@ -167,8 +223,8 @@ def read_config(directory: Path) -> AnyConfig:
     path = directory / CONFIG
     content = read_json(path)
     kind = content.get("peft_type")
-    if kind not in CONFIGS:
-        raise ValueError(f"{path}: peft_type {kind!r} is not supported: only {', '.join(CONFIGS)}")
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ValueError(f"{path}: peft_type {described(kind)} is not supported: only {', '.join(CONFIGS)}")
     known = CONFIGS[kind].model_fields
     spoken = {key: value for key, value in content.items() if key in known or not silent(key, value)}
     return validated(path, spoken, CONFIGS[kind])
@@ -179,16 +235,34 @@ def silent(key: str, value: Any) -> bool:
     return key in NEUTRAL or value in (None, False, "", [], {})
 
 
-def _quick(targets: Targets) -> str | frozenset[str]:
-    return targets if isinstance(targets, str) else frozenset(targets)
+class _Modules:
+    """Which modules are meant: by an expression for whole paths, or by the ends of paths."""
+
+    def __init__(self, targets: Targets, budget: Budget) -> None:
+        self.pattern = PathPattern(targets, budget) if isinstance(targets, str) else None
+        self.ends = frozenset(() if isinstance(targets, str) else targets)
+
+    def match(self, path: str) -> bool:
+        """Whether the module at a path is meant."""
+        if self.pattern is not None:
+            return self.pattern.fullmatch(path)
+        parts = path.split(".")
+        return any(".".join(parts[start:]) in self.ends for start in range(len(parts)))
 
 
-def _matches(targets: str | frozenset[str], path: str) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
-    parts = path.split(".")
-    return any(".".join(parts[start:]) in targets for start in range(len(parts)))
+class _Part:
+    """A name that is a whole part of a path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def match(self, path: str) -> bool:
+        """Whether a path has it."""
+        return self.name in path.split(".")
 
 
-def _pattern(patterns: Iterable[str], path: str) -> str:
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", path)), path)
+def _number(ends: int, path: str) -> int | None:
+    """Return the number that begins at the first of these places and is a part of the path."""
+    places = (place for place in range(len(path)) if ends >> place & 1)
+    found = (re.match(r"(\d{1,9})\.", path[place:]) for place in places)
+    return next((int(match[1]) for match in found if match), None)

@@ -29,7 +29,7 @@ class PromptConfig(Settings):
 
     peft_type: Literal["PROMPT_TUNING", "P_TUNING"]
     task_type: str | None = None
-    num_virtual_tokens: int = Field(ge=1)
+    num_virtual_tokens: int = Field(ge=1, le=2**20)
     token_dim: int | None = None
     num_transformer_submodules: Literal[1] | None = 1
     """For how many towers there are vectors; of an encoder-decoder model's two sets peft uses the first."""
@@ -53,7 +53,7 @@ class PrefixConfig(Settings):
     peft_type: Literal["PREFIX_TUNING"] = "PREFIX_TUNING"
     task_type: str | None = None
     """Which of peft's classes puts the prefix into the cache."""
-    num_virtual_tokens: int = Field(ge=1)
+    num_virtual_tokens: int = Field(ge=1, le=2**20)
     token_dim: int
     """Features of a layer's keys."""
     num_attention_heads: int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger, state
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import AdaptFormer, LinearProbe, Method
 from mmpeft.settings import Settings
 
@@ -26,7 +26,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return the adapters beside the MLPs, and the head with its BatchNorm folded in."""
-    ledger = Ledger(source, state(flat(read_torch(source)), "model"))
+    ledger = Ledger(source, state(read_flat(source), "model"))
     bottleneck, width = ledger.shape(r"blocks\.\d+\.adaptmlp\.down_proj\.weight", 2)
     for i in range(ledger.count(r"blocks\.(\d+)\..*")):
         ours, theirs = f"blocks.{i}.mlp.adaptformer", f"blocks.{i}.adaptmlp"

@@ -12,7 +12,7 @@ from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.papers.clip_layout import LAYOUTS, Library
 from mmpeft.formats.tensor_file import refuse
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import CLIPLoRA, Method
 from mmpeft.settings import Settings, nearest
 
@@ -41,7 +41,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return one method per tower, scaled by alpha / sqrt(r)."""
-    values = flat(read_torch(source))
+    values = read_flat(source)
     facts = {key: values.pop(f"metadata.{key}", None) for key in ("r", "alpha", "encoder", "params", "position")}
     ledger = Ledger(source, values)
     ledger.shape(r"weights\.layer_\d+\.\w+\.w_lora_A", 2)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import Convpass
 from mmpeft.settings import Settings
 
@@ -23,7 +23,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return the bypasses beside attention and, where the file has them, beside the MLPs, and the head."""
-    ledger = Ledger(source, flat(read_torch(source)))
+    ledger = Ledger(source, read_flat(source))
     width, bottleneck = ledger.shape(r"blocks\.\d+\.adapter_attn\.adapter_up\.weight", 2)
     targets: tuple[Target, ...] = ("attn", "mlp") if r"blocks\.\d+\.adapter_mlp\..*" in ledger else ("attn",)
     shapes = {"down": (bottleneck, width), "conv": (bottleneck, bottleneck, 3, 3), "up": (width, bottleneck)}

@@ -13,7 +13,7 @@ from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger, state
 from mmpeft.formats.papers import dassl_methods
 from mmpeft.formats.papers.dassl_methods import Options
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.settings import nearest
 
 FOLDERS = ("prompt_learner", "MultiModalPromptLearner", "VLPromptLearner", "clip_adapter")
@@ -38,7 +38,7 @@ BACKBONE = (
 def read(source: Path, options: Options) -> Imported:
     """Return the method's learned tensors; token prefixes and suffixes and the frozen CLIP are left out."""
     path = _file(source, options)
-    values = state(flat(read_torch(path)), "state_dict")
+    values = state(read_flat(path), "state_dict")
     ledger = Ledger(path, {key.removeprefix("prompt_learner."): value for key, value in values.items()})
     reader = next((own for sign, own in SIGNS.items() if sign in ledger), dassl_methods.coop)
     methods = reader(ledger, options)
@@ -68,7 +68,7 @@ def _name(source: Path, options: Options, files: dict[str, Path]) -> str:
         return "model-best.pth.tar" if options.epoch == "best" else f"model.pth.tar-{options.epoch}"
     if "checkpoint" not in files:
         raise ValueError(f"epoch: {source} has no text file 'checkpoint' that names the latest: give the epoch")
-    return files["checkpoint"].read_text(encoding="utf-8").strip()
+    return files["checkpoint"].read_text(encoding="utf-8", errors="replace").strip()[:100]
 
 
 FORMAT = Foreign(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import FacT
 from mmpeft.settings import Settings
 
@@ -34,7 +34,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return the factors, one core per slice, and the head."""
-    ledger = Ledger(source, flat(read_torch(source)))
+    ledger = Ledger(source, read_flat(source))
     rank, width = ledger.shape(r"FacTu\.weight", 2)
     ledger.enter("fact.u", "FacTu.weight", (rank, width))
     ledger.enter("fact.v", "FacTv.weight", (width, rank))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import RepAdapter
 from mmpeft.settings import Settings
 
@@ -23,7 +23,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return the adapters of attention and, where the file has them, of the MLPs, and the head."""
-    ledger = Ledger(source, flat(read_torch(source)))
+    ledger = Ledger(source, read_flat(source))
     bottleneck, width, _ = ledger.shape(r"blocks\.\d+\.adapter_attn\.conv_A\.weight", 3)
     _, share, _ = ledger.shape(r"blocks\.\d+\.adapter_attn\.conv_B\.weight", 3)
     groups = bottleneck // share

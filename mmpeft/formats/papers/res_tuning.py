@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import ResTuningBypass
 from mmpeft.settings import Settings
 
@@ -41,7 +41,7 @@ def _values(source: Path) -> dict[str, Any]:
         if not present:
             raise ValueError(f"{source} holds none of {', '.join(FILES)}")
         source = present[0]
-    return load_file(source) if source.suffix == ".safetensors" else flat(read_torch(source))
+    return load_file(source) if source.suffix == ".safetensors" else read_flat(source)
 
 
 FORMAT = Foreign("res_tuning", r"bypass_blocks\.\d+\.lateral_tuner", read)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger, state
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import SSF
 from mmpeft.settings import Settings
 
@@ -34,7 +34,7 @@ class Options(Settings):
 
 def read(source: Path, options: Options) -> Imported:
     """Return scales and shifts after every layer, and the head."""
-    content = flat(read_torch(source))
+    content = read_flat(source)
     name = "state_dict_ema" if options.averaged else "state_dict"
     if options.averaged and not any(key.startswith(name) for key in content):
         raise ValueError(f"options: averaged=true, and {source} holds no {name}")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.tensor_file import refusal
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import TipAdapter
 from mmpeft.settings import Settings
 
@@ -34,7 +35,7 @@ class Options(Settings):
 def read(source: Path, options: Options) -> Imported:
     """Return the cache."""
     if source.is_file():
-        looks = Ledger(source, flat(read_torch(source))).looks()
+        looks = Ledger(source, read_flat(source)).looks()
         raise refusal(
             source, [f"Tip-Adapter's caches are a directory of {KEYS} and {VALUES}, and this is a file", looks]
         )
@@ -44,7 +45,7 @@ def read(source: Path, options: Options) -> Imported:
     missing = [name for name in names.values() if not (source / name).is_file()]
     if missing:
         raise ValueError(f"{source} holds no {' and no '.join(missing)}")
-    ledger = Ledger(source, {name: flat(read_torch(source / name))[""] for name in names.values()})
+    ledger = Ledger(source, {name: _tensor(source / name) for name in names.values()})
     samples, classes = ledger.shape(VALUES.format(number), 2)
     width = ledger.shape(theirs, 2)[1 if options.trained else 0]
     shape = (samples, width) if options.trained else (width, samples)
@@ -57,6 +58,13 @@ def read(source: Path, options: Options) -> Imported:
         ledger.tensors[f"{ours}.{name}"] = torch.tensor(value)
     method = TipAdapter(shots=number, alpha=options.alpha, beta=options.beta, trained=options.trained)
     return Imported([method], ledger.close(), facts=("alpha", "beta"))
+
+
+def _tensor(path: Path) -> Tensor:
+    value = read_flat(path).get("")
+    if not isinstance(value, Tensor):
+        raise refusal(path, ["expected a tensor, and nothing around it"])
+    return value
 
 
 def _only(source: Path) -> int:

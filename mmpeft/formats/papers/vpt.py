@@ -8,7 +8,7 @@ import torch
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger, state
-from mmpeft.formats.torch_file import flat, read_torch
+from mmpeft.formats.torch_file import read_flat
 from mmpeft.methods import VPT
 from mmpeft.settings import Settings
 
@@ -18,7 +18,7 @@ MODEL = ("enc.transformer.prompt_embeddings", "enc.transformer.deep_prompt_embed
 
 def read(source: Path, options: Settings) -> Imported:
     """Return the prompts of the first block and, where the file has them, those of the others."""
-    ledger = Ledger(source, state(flat(read_torch(source)), "model"))
+    ledger = Ledger(source, state(read_flat(source), "model"))
     names = MODEL if MODEL[0] in ledger.values else FILE
     _, tokens, width = ledger.shape(names[0], 3)
     shallow, deep = ledger.take(names[0], (1, tokens, width)), None

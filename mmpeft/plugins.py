@@ -20,7 +20,7 @@ def load_plugins(group: str, take: Callable[[str, Any], None]) -> None:
     for point in entry_points(group=group):
         try:
             take(point.name, point.load())
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the package is a stranger's: whatever is wrong with it is its own
             problem = f"{type(error).__name__}: {error}"
             message = f"{group}: {point.name!r} of the installed package {package_of(point)} is left out: {problem}"
             warnings.warn(message, stacklevel=3)
@@ -29,6 +29,11 @@ def load_plugins(group: str, take: Callable[[str, Any], None]) -> None:
 def package_of(point: EntryPoint) -> str:
     """Return name and version of the installed package that an entry point belongs to, such as ``mmpeft-vera 0.1``."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def unavailable(group: str, name: str) -> str:
+    """Say why what a package offers under a name can't be used here, ready to end a sentence about the package."""
+    return "can't be imported here" if name in offers(group) else "is not installed here"
 
 
 def offers(group: str) -> dict[str, str]:

@@ -48,6 +48,8 @@ def package(site: Path, module: str, text: str, **groups: dict[str, str]) -> Non
     [
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import mmpeft\nclass Thing(mmpeft.LoRA): name = 'thing'\n1 / 0", "ZeroDivisionError"),
         ("def Thing(): return", "is no subclass of mmpeft.Method with a name"),
         ("import mmpeft\nclass Thing(mmpeft.LoRA): name = 'dora'", "'dora' is the name of mmpeft.methods.lora.DoRA"),
     ],

@@ -62,16 +62,16 @@ def register_reader(read: Reader, *, attention: Rule | None = None) -> Reader:
 @cache
 def _installed() -> tuple[External, ...]:
     """Return what installed packages offer, in the order of their names."""
-    libraries: dict[str, External] = {}
+    libraries: list[tuple[str, External]] = []
 
     def take(name: str, offered: Any) -> None:
         read = getattr(offered, "read", offered)
         if not callable(read):
             raise TypeError(f"{offered!r} is no reader, nor a module with a function read(model)")
-        libraries[name] = External(read, getattr(offered, "attention", None))
+        libraries.append((name, External(read, getattr(offered, "attention", None))))
 
     load_plugins(ANATOMIES, take)
-    return tuple(libraries[name] for name in sorted(libraries))
+    return tuple(library for _, library in sorted(libraries, key=lambda named: named[0]))
 
 
 def external() -> tuple[External, ...]:

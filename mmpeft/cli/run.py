@@ -14,7 +14,8 @@ from pydantic import ConfigDict
 from mmpeft.cli.console import print_picture, print_table
 from mmpeft.cli.shipped import UnknownNameError, find_config, find_task, load_task
 from mmpeft.configuration import Document
-from mmpeft.plugins import METHODS, offers
+from mmpeft.methods import registry
+from mmpeft.plugins import METHODS, unavailable
 from mmpeft.settings import ConfigError
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run.run_directory import RunDirectory
@@ -88,14 +89,13 @@ def finished(directory: str, overrides: Iterable[str] = ()) -> tuple[Any, RunCon
 
 
 def _missing_packages(run: Path) -> list[str]:
-    """Say which packages a run's methods came from that are not installed here."""
+    """Say which packages the methods of a run came from, of those that are not known here."""
     path = run / "environment.json"
     methods = json.loads(path.read_text(encoding="utf-8")).get("methods", {}) if path.is_file() else {}
-    installed = offers(METHODS)
     return [
-        f"the run was made with the method {name!r} of {package}, which is not installed here"
+        f"the run was made with the method {name!r} of {package}, which {unavailable(METHODS, name)}"
         for name, package in methods.items()
-        if name not in installed
+        if name not in registry()
     ]
 
 

@@ -12,6 +12,7 @@ from mmpeft.formats.storage import MANIFEST, read_json, read_steadily, validated
 from mmpeft.formats.tensor_file import TensorFile, refusing
 from mmpeft.methods import Method, parse
 from mmpeft.methods.base import UnknownMethodError
+from mmpeft.plugins import METHODS, unavailable
 
 
 def read(directory: Path) -> SavedAdapter:
@@ -34,5 +35,5 @@ def _methods(directory: Path, manifest: Manifest) -> list[Method]:
             return parse(list(manifest.methods))
         except UnknownMethodError as error:
             package = manifest.packages.get(error.name)
-            needed = f"; it was saved with {package}, which is not installed here" if package else ""
+            needed = f"; it was saved with {package}, which {unavailable(METHODS, error.name)}" if package else ""
             raise ValueError(f"{error}{needed}") from None

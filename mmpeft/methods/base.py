@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -33,12 +34,18 @@ class UnknownMethodError(ValueError):
 
 
 class Method(Settings):
-    """A way to adapt a frozen model. A subclass with a ``name`` is known to the registry by it."""
+    """A way to adapt a frozen model: options, and a plan of which sites of a model get which edits.
+
+    A subclass gives its options as fields, a ``name`` and ``plan``. From then on it is known by that name:
+    ``mmpeft.adapt(model, "lora")``, ``method: lora`` in a configuration. docs/extending.md shows how to write one.
+    """
 
     name: ClassVar[str] = ""
+    """The name in configurations; a class without one is only a base of others."""
     facts: ClassVar[Facts] = Facts()
     """What is known of the method beside its formula: tests hold it to that."""
     trains_head: ClassVar[bool] = False
+    """Whether it trains the model's task head, so that no other method has to be added for that."""
     layered: ClassVar[bool] = True
     """Whether the method has something in each block, of which ``layers`` can choose."""
 
@@ -65,24 +72,37 @@ class Method(Settings):
         _METHODS[cls.name] = cls
 
     def plan(self, anatomy: Anatomy) -> Iterable[tuple[Site, Edit]]:
-        """Yield an edit for each site that this method changes; a site that is missing is a ValueError."""
+        """Yield an edit for each site that this method changes, in a model that is not touched yet.
+
+        Raises:
+            NoSiteError: If the model has no site for it; in a pipeline, another model may have one.
+            ValueError: If the options don't fit the model.
+        """
         raise TypeError(f"{type(self).__name__} is no complete method: it plans nothing")
 
     def new_words(self) -> tuple[str, ...]:
-        """Return the words that a pipeline's tokenizer has to learn."""
+        """Return the words that a pipeline's tokenizer has to learn, before ``resolve`` asks for their ids."""
         return ()
 
     def resolve(self, anatomy: Anatomy) -> Self:
-        """Return the method with what only this model knows filled in, so that it can be planned on any like it."""
+        """Return a copy whose options that depend on the model are filled in; by default the method as it is.
+
+        Such options are token ids of words, which its tokenizer knows, or the number of its classes. The copy is
+        planned and saved: so the adapter can be made again in a model that comes without its tokenizer.
+        """
         return self
 
     def kept(self) -> Self:
-        """Return the method that plans what is saved: by default this one."""
+        """Return the method that makes an adapter of the saved tensors; by default the method as it is.
+
+        Where a part serves the training alone, such as the network that makes prefixes, only what it made is saved, and
+        this is the method without that part.
+        """
         return self
 
     @classmethod
     def summary(cls) -> str:
-        """The first line of the docstring."""
+        """The first line of the docstring, which ``mmpeft list methods`` shows."""
         return (cls.__doc__ or "").partition("\n")[0]
 
     @classmethod
@@ -92,7 +112,7 @@ class Method(Settings):
 
     @property
     def binds_classes(self) -> bool:
-        """Whether the adapter learns of the very classes it is trained on, and has no use for others."""
+        """Whether an adapter of this method is for the classes that it was trained on, and of no use for others."""
         return self.trains_head
 
     def label(self) -> str:
@@ -117,7 +137,11 @@ def built_in() -> dict[str, type[Method]]:
 
 @cache
 def _load_plugins() -> None:
+    known = set(_METHODS)
     load_plugins(METHODS, _check)
+    for name in _METHODS.keys() - known:
+        if _METHODS[name].__module__ not in sys.modules:  # Python forgets a module whose import failed half way
+            del _METHODS[name]
 
 
 def _check(name: str, offered: object) -> None:

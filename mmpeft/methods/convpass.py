@@ -50,8 +50,8 @@ class Convpass(Method):
         from mmpeft.edits import ConvolutionalBottleneck
 
         options = self.model_dump(exclude={"layers", "towers", "targets"})
-        found = anatomy.select(self.targets, BranchSite, self.layers, self.towers)
-        sites = [site for site in found if isinstance(site, BranchSite) and site.prefix is not None]
+        branches = anatomy.select(self.targets, BranchSite, self.layers, self.towers)
+        sites = [site for site in branches if site.prefix is not None]
         if not sites:
             raise NoSiteError(
                 f"method: 'convpass' convolves patches, and {anatomy.describe()} has no site with patches"

@@ -138,8 +138,8 @@ class CustomDiffusion(Method):
 
         names = ("cross.k", "cross.v", *(("cross.q", "cross.out") if self.queries else ()))
         for site in anatomy.select(names, LinearSite, self.layers, self.towers):
-            own = parameters_site(site.host, site.host_path, name=site.name, tower=site.tower)
-            yield own, Unfreeze(own, detach_first=site.name in names[:2])
+            parameters = parameters_site(site.host, site.host_path, name=site.name, tower=site.tower)
+            yield parameters, Unfreeze(parameters, detach_first=site.name in names[:2])
 
 
 class TextualInversion(Method):

@@ -58,7 +58,6 @@ class AdapterFusion(Method):
                     f"activate({name!r}, trainable=False), or load it from its file"
                 )
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            assert isinstance(site, BranchSite)
             yield site, Fusion(site, [_behind(known[name], name, site) for name in self.adapters])
 
 
@@ -66,8 +65,8 @@ def _behind(adapter: TrainedAdapter, name: str, site: Site) -> Bottleneck:
     """Return an adapter's bottleneck behind a sublayer."""
     from mmpeft.edits import Bottleneck
 
-    places = ((own.path, edit) for own, edit, _ in adapter.places if isinstance(edit, Bottleneck))
-    found = [edit for path, edit in places if path == site.path and edit.reads == "output"]
-    if len(found) != 1:
-        raise ValueError(f"adapters: {name!r} has {len(found)} bottlenecks behind {site.path}, and a fusion takes one")
-    return found[0]
+    edits = [edit for other, edit, _ in adapter.places if other.path == site.path]
+    behind = [edit for edit in edits if isinstance(edit, Bottleneck) and edit.reads == "output"]
+    if len(behind) != 1:
+        raise ValueError(f"adapters: {name!r} has {len(behind)} bottlenecks behind {site.path}, and a fusion takes one")
+    return behind[0]

@@ -50,7 +50,6 @@ class LadderSideTuning(Method):
 
         made: list[tuple[LadderSite, Ladder]] = []
         for site in anatomy.select(("ladder",), LadderSite, "all", self.towers):
-            assert isinstance(site, LadderSite)
             source = next((edit for other, edit in made if other.reader is site.host), None)
             if site.listens and source is None:
                 raise ValueError(f"towers: {self.towers!r}: a ladder at the decoder needs one at its encoder: take all")

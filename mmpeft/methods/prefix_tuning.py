@@ -71,9 +71,9 @@ class PrefixTuning(Method):
         from mmpeft.edits import Prefix, PrefixNetwork, ShiftedPositions
         from mmpeft.edits.gate import gate_of
 
-        found = anatomy.select(self.targets, AttentionSite, self.layers, self.towers)
+        attentions = anatomy.select(self.targets, AttentionSite, self.layers, self.towers)
         for tower in anatomy.chosen_towers(self.towers):
-            sites = [site for site in found if isinstance(site, AttentionSite) and site.tower == tower.name]
+            sites = [site for site in attentions if site.tower == tower.name]
             network = None
             if self.hidden is not None and sites:
                 width = tower.width or _keys(sites[0])

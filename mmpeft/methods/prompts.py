@@ -38,11 +38,11 @@ class _Words(Method):
 
     def resolve(self, anatomy: Anatomy) -> Self:
         """Look up the words, and where the first one stands."""
-        found = self
+        resolved = self
         if self.start is None and self.tokens:
-            found = self.model_copy(update={"start": self._site(anatomy).start})
+            resolved = self.model_copy(update={"start": self._site(anatomy).start})
         if self.init is None or self.ids is not None:
-            return found
+            return resolved
         if anatomy.words is None:
             raise ValueError(
                 f"init: {self.init!r} needs a tokenizer, and {anatomy.describe()} has none: adapt "
@@ -51,14 +51,14 @@ class _Words(Method):
         ids = anatomy.words(self.init)
         if len(ids) < self.tokens:
             raise ValueError(f"init: {self.init!r} has {len(ids)} tokens, fewer than tokens: {self.tokens}")
-        return found.model_copy(update={"ids": ids})
+        return resolved.model_copy(update={"ids": ids})
 
     def _prompt(self, **options: Any) -> dict[str, Any]:
         """Return the options of the edit that all methods share."""
         words = self.init or " ".join(["X"] * self.tokens)
         ids = self.ids[: self.tokens] if self.ids else None
-        own = {"tokens": self.tokens, "start": self.start, "ids": ids}
-        return {"template": f"{words} {{}}.", **own, **options}
+        shared = {"tokens": self.tokens, "start": self.start, "ids": ids}
+        return {"template": f"{words} {{}}.", **shared, **options}
 
     def _site(self, anatomy: Anatomy) -> PromptSite:
         from mmpeft.anatomies.sites import PromptSite
@@ -111,11 +111,11 @@ class CoOp(_Words):
         """Look up the words, and count the classes."""
         from mmpeft.anatomies.sites import LogitsSite
 
-        found = super().resolve(anatomy)
+        resolved = super().resolve(anatomy)
         if not self.class_specific or self.classes is not None:
-            return found
+            return resolved
         site = anatomy.select(("logits",), LogitsSite)[0]
-        return found.model_copy(update={"classes": site.classes})
+        return resolved.model_copy(update={"classes": site.classes})
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One prompt at the words of the text tower."""

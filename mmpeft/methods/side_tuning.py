@@ -42,6 +42,5 @@ class SideTuning(Method):
         from mmpeft.edits import SideNetwork
 
         for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
-            assert isinstance(site, FeaturesSite)
             if site.channels is not None:
                 yield site, SideNetwork(site, channels=self.channels, depth=self.depth)

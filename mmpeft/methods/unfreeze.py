@@ -56,7 +56,6 @@ class LinearProbe(Method):
         from mmpeft.edits import NormalisedHead
 
         for site in anatomy.select(("head",), ParametersSite, "all", self.towers):
-            assert isinstance(site, ParametersSite)
             linear = "weight" in site.names and site.tensors["weight"].ndim == 2
             if self.norm and linear:
                 yield site, NormalisedHead(site)

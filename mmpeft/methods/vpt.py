@@ -59,6 +59,5 @@ class VPT(Method):
 
         dropout = (0.1 if self.deep else 0.0) if self.dropout is None else self.dropout
         for site in anatomy.select(("tokens",), SequenceSite, "all", self.towers):
-            assert isinstance(site, SequenceSite)
             layers = sorted(choose_layers(self.layers, len(site.blocks)))
             yield site, Tokens(site, tokens=self.tokens, layers=layers if self.deep else layers[:1], dropout=dropout)

@@ -22,7 +22,9 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 class Settings(BaseModel):
     """A validated, frozen set of options; an unknown key is an error that names the nearest one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod

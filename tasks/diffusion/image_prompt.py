@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import mmpeft
 from mmpeft.assembly.diffusion_config import DiffusionConfig
 from mmpeft.assembly.task import Task
 
@@ -29,11 +30,10 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly import diffusion
     from mmpeft.data.transforms import make_transforms
     from mmpeft.heads.image_encoder import ImageEncoder
-    from mmpeft.zoo import load_model
 
     methods = [method for several in config.adapters.values() for method in several]
     positions = any(getattr(method, "resampler", False) for method in methods)
-    encoder = load_model(config.image_encoder)
+    encoder = mmpeft.load_model(config.image_encoder)
     _, transform = make_transforms(config.data, encoder)
     return diffusion.assemble(config, (ImageEncoder(encoder, positions=positions), transform))
 

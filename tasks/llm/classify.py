@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+import mmpeft
 from mmpeft.assembly.language_config import TextConfig
 from mmpeft.assembly.prediction import Prediction, checked_index
 from mmpeft.assembly.task import Task
@@ -46,7 +47,6 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly.parts import Parts
     from mmpeft.data.language.labelled import load_labelled
     from mmpeft.objectives.text_labels import TextClassification, TextRegression
-    from mmpeft.zoo import load_model
     from mmpeft.zoo.language_models import load_text_tokenizer
     from mmpeft.zoo.precision import DTYPES
 
@@ -54,7 +54,7 @@ def assemble(config: Config) -> Parts:
     tokenizer = load_text_tokenizer(name)
     data = load_labelled(config.data, tokenizer)
     outputs = len(data.classes) or 1
-    model = load_model(name, num_classes=outputs, dtype=DTYPES[config.precision])
+    model = mmpeft.load_model(name, num_classes=outputs, dtype=DTYPES[config.precision])
     pad_with(model, data)
     parts = Parts(
         with_classes(config, data),

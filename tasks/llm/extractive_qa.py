@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt, model_validator
 
+import mmpeft
 from mmpeft.assembly.language_config import TextConfig
 from mmpeft.assembly.prediction import Prediction, checked_index
 from mmpeft.assembly.task import Task
@@ -50,14 +51,13 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly.classic_text import pad_with, recompute_blocks
     from mmpeft.assembly.parts import Parts
     from mmpeft.data.language.reading import load_reading
-    from mmpeft.zoo import load_model
     from mmpeft.zoo.language_models import load_text_tokenizer
     from mmpeft.zoo.precision import DTYPES
 
     name = config.model.name
     tokenizer = load_text_tokenizer(name)
     data = load_reading(config.data, tokenizer)
-    model = load_model(name, task="question_answering", dtype=DTYPES[config.precision])
+    model = mmpeft.load_model(name, task="question_answering", dtype=DTYPES[config.precision])
     pad_with(model, data)
     parts = Parts(
         config,

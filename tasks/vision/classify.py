@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+import mmpeft
 from mmpeft.assembly.task import Task
 from mmpeft.training.config import RunConfig
 
@@ -32,11 +33,10 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly.parts import Parts
     from mmpeft.data import load_data
     from mmpeft.objectives.classification import Classification
-    from mmpeft.zoo import load_model
 
     name, size = config.model.name, config.model.image_size
-    data = load_data(config.data, load_model(name, image_size=size, device="meta"))
-    model = load_model(name, num_classes=len(data.classes), image_size=size)
+    data = load_data(config.data, mmpeft.load_model(name, image_size=size, device="meta"))
+    model = mmpeft.load_model(name, num_classes=len(data.classes), image_size=size)
     return Parts(
         config,
         model,

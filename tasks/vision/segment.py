@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
+import mmpeft
 from mmpeft.assembly.task import Task
 from mmpeft.heads.segmentation_settings import DecoderName
 from mmpeft.training.config import Monitor, RunConfig, TrainConfig
@@ -47,9 +48,8 @@ def assemble(config: Config) -> Parts:
     from mmpeft.data.masks import load_masks
     from mmpeft.heads.segmentation import Segmenter
     from mmpeft.objectives.segmentation import Segmentation
-    from mmpeft.zoo import load_model
 
-    backbone = load_model(config.model.name, num_classes=0, image_size=config.model.image_size)
+    backbone = mmpeft.load_model(config.model.name, num_classes=0, image_size=config.model.image_size)
     data = load_masks(config.data, backbone)
     classes = len(data.classes)
     model = Segmenter(backbone, classes, config.decoder, config.blocks, config.decoder_width)

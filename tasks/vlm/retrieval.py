@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import mmpeft
 from mmpeft.assembly.task import Task
 from mmpeft.objectives.contrastive_settings import LossName
 from mmpeft.training.config import Monitor, RunConfig, TrainConfig
@@ -43,9 +44,9 @@ def assemble(config: Config) -> Parts:
     from mmpeft.data.captions import load_captions
     from mmpeft.heads.pairs import PairEncoder
     from mmpeft.objectives.contrastive import Contrastive
-    from mmpeft.zoo import load_model, load_tokenizer
+    from mmpeft.zoo import load_tokenizer
 
-    backbone = load_model(config.model.name, image_size=config.model.image_size)
+    backbone = mmpeft.load_model(config.model.name, image_size=config.model.image_size)
     tokenizer = load_tokenizer(config.model.name)
     data, model, query = load_captions(config.data, backbone, tokenizer), PairEncoder(backbone), config.query
     return Parts(

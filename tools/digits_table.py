@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from mmpeft.data import DataConfig, ImageSplit, load_data  # noqa: E402
 from mmpeft.training.config import read_run  # noqa: E402
 from mmpeft.zoo import load_model  # noqa: E402
-from mmpeft.zoo.tiny import WEIGHTS  # noqa: E402
+from mmpeft.zoo.cards import WEIGHTS  # noqa: E402
 from tasks.vision.classify import Config, run  # noqa: E402
 
 STRENGTHS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmpeft.zoo.cards import models
     from mmpeft.zoo.entrance import load_model, load_tokenizer
-    from mmpeft.zoo.tiny import models
 
-_HOMES = {"load_model": "entrance", "load_tokenizer": "entrance", "models": "tiny"}
+_HOMES = {"load_model": "entrance", "load_tokenizer": "entrance", "models": "cards"}
 __all__ = ["load_model", "load_tokenizer", "models"]
 
 

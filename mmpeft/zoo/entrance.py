@@ -10,6 +10,7 @@ from torch import nn
 
 from mmpeft.settings import nearest
 from mmpeft.zoo import diffusers_source, local_source, open_clip_source, timm_source, tiny, transformers_source
+from mmpeft.zoo.cards import find_card
 from mmpeft.zoo.request import Request
 
 SOURCES: dict[str, Callable[[Request], Any]] = {
@@ -23,7 +24,7 @@ SOURCES: dict[str, Callable[[Request], Any]] = {
 TOKENIZERS: dict[str, Callable[[Request], Any]] = {
     "open_clip": open_clip_source.load_tokenizer,
     "hf": transformers_source.load_tokenizer,
-    "tiny": lambda request: tiny.load_tokenizer(tiny.find_card(request.name)),
+    "tiny": lambda request: tiny.load_tokenizer(find_card(request.name)),
 }
 
 

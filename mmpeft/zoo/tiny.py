@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mmpeft.optional import require
-from mmpeft.settings import nearest
 from mmpeft.zoo import transformers_source
+from mmpeft.zoo.cards import find_card, read_card
 from mmpeft.zoo.checkpoint import load_weights
 from mmpeft.zoo.request import Request
-
-WEIGHTS = Path(__file__).parent / "weights"
-
-
-def models() -> list[str]:
-    """Return the names of the embedded models, ready for `load_model`."""
-    return [f"tiny/{path.stem.removeprefix('tiny_')}" for path in sorted(WEIGHTS.glob("tiny_*.json"))]
 
 
 def load(request: Request) -> nn.Module | Any:
@@ -36,23 +28,6 @@ def load(request: Request) -> nn.Module | Any:
         ImportError: If its library is not installed.
     """
     return build(find_card(request.name), request)
-
-
-def find_card(name: str) -> Path:
-    """Return the JSON file that describes an embedded model; its weights lie beside it.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    if f"tiny/{name}" not in models():
-        raise ValueError(f"model 'tiny/{name}' is not embedded{nearest(f'tiny/{name}', models())}")
-    return WEIGHTS / f"tiny_{name}.json"
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Read a model's ``library``, ``architecture``, ``preprocessing`` and, of a text tower, ``tokenizer``."""
-    card: dict[str, Any] = json.loads(path.read_text())
-    return card
 
 
 def build(card_path: Path, request: Request) -> nn.Module | Any:

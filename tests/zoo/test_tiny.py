@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mmpeft.data import DataConfig, load_data
 from mmpeft.zoo import load_model
-from mmpeft.zoo.tiny import WEIGHTS
+from mmpeft.zoo.cards import WEIGHTS
 
 
 def test_it_is_a_plain_timm_vision_transformer():

@@ -18,7 +18,7 @@ from mmpeft.data.readers.scenes import scenes_of
 from mmpeft.data.scenes import COLOURS, SHAPES, is_held_out
 from mmpeft.data.transforms import make_transforms
 from mmpeft.zoo import load_model, load_tokenizer, models
-from mmpeft.zoo.tiny import WEIGHTS
+from mmpeft.zoo.cards import WEIGHTS
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

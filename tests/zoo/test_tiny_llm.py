@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 import mmpeft
 from mmpeft.data.language.tiny.sets import make_rows
 from mmpeft.zoo import load_model, load_tokenizer, models
-from mmpeft.zoo.tiny import WEIGHTS
+from mmpeft.zoo.cards import WEIGHTS
 
 FOLDER = WEIGHTS / "tiny_llm"
 RESERVED = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|think|>", "</think>"]

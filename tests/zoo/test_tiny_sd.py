@@ -13,7 +13,7 @@ from mmpeft.data.drawing import draw
 from mmpeft.data.recognition import recognise
 from mmpeft.data.scenes import COLOURS, SHAPES, imagine
 from mmpeft.zoo import load_model, load_tokenizer, models
-from mmpeft.zoo.tiny import WEIGHTS
+from mmpeft.zoo.cards import WEIGHTS
 
 FOLDER = WEIGHTS / "tiny_sd"
 HELD_OUT = "heart"

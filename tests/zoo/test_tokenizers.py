@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmpeft.zoo import load_tokenizer
+from mmpeft.zoo.cards import WEIGHTS
 from mmpeft.zoo.language_models import load_text_tokenizer
-from mmpeft.zoo.tiny import WEIGHTS
 
 
 def test_open_clip_gives_its_own():

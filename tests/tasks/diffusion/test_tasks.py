@@ -151,7 +151,7 @@ def test_gradient_checkpointing_changes_no_gradient(here: Path, tmp_path: Path) 
     for checkpointing in (False, True):
         adapters = {"method": "lora", "rank": 2, "targets": ["attn.q", "cross.k"], "towers": "unet"}
         train = {"max_steps": 2, "batch_size": 2, "gradient_checkpointing": checkpointing}
-        trainer = load("lora").diffusion.build(make(load("lora"), here, tmp_path, adapters, train=train))
+        trainer, _ = load("lora").build(make(load("lora"), here, tmp_path, adapters, train=train))
         assert trainer.model.unet.is_gradient_checkpointing == checkpointing
         torch.manual_seed(0)
         trainer.try_step(trainer.first_window())

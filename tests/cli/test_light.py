@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = {
+HEAVY = {"torch", "numpy", "PIL", "accelerate", "torchvision", "timm", "transformers", "diffusers", "sklearn"}
     "torch",
     "numpy",
     "PIL",
@@ -29,7 +29,7 @@ def say(*arguments):
 first = next(iter(configs()))
 codes = {(0, say("show", name)) for name in configs()}
 codes |= {(0, say("list", what)) for what in ("methods", "tasks", "models", "configs")}
-codes |= {(2, say("train", first, "train.lr=fast")), (2, say("check", first, "adapters.main=loar")), (2, say("show", "nothing"))}
+codes |= {(2, say("train", first, "train.lr=fast")), (2, say("check", first, "adapters.main=loar"))}
 print(all(wanted == code for wanted, code in codes), len(sys.modules), *sys.modules)
 """
 

@@ -6,17 +6,6 @@ import subprocess
 import sys
 
 HEAVY = {"torch", "numpy", "PIL", "accelerate", "torchvision", "timm", "transformers", "diffusers", "sklearn"}
-    "torch",
-    "numpy",
-    "PIL",
-    "accelerate",
-    "torchvision",
-    "timm",
-    "transformers",
-    "diffusers",
-    "open_clip",
-    "sklearn",
-}
 PROGRAM = """
 import contextlib, io, sys
 from mmpeft.cli import main

@@ -20,7 +20,10 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file there takes the place of ``path`` at the end, unless the block raises."""
     temporary = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         synchronise(temporary)
         temporary.replace(path)
         synchronise(path.parent)
@@ -31,17 +34,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield a directory to fill; it gets the name ``path``, so far unused, at the end, unless the block raises."""
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: choose another")
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            synchronise(file)
+        complete(temporary)
         temporary.rename(path)
         synchronise(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete(directory: Path) -> None:
+    """Give the files of a new directory the rights that the umask gave it (safetensors' are its owner's) and force all
+    to the disk."""
+    mode = directory.stat().st_mode & 0o666
+    for entry in directory.rglob("*"):
+        if entry.is_file():
+            entry.chmod(mode)
+        synchronise(entry)
+    synchronise(directory)
 
 
 def synchronise(path: Path) -> None:

@@ -55,22 +55,22 @@ _ROOMS = {
 _FILES = {"peft": "converting"}
 
 
-def export(directory: Path, dest: Path, format: str, *, base: Any = None) -> None:
+def export(directory: str | Path, dest: str | Path, format: str, *, base: Any = None) -> None:
     """Write an adapter that mmpeft saved in another library's format; one that it can't hold is a ValueError.
 
     ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name the
     parts of the model need it.
     """
-    module_of(format, WRITTEN).export(directory, dest, base)
+    module_of(format, WRITTEN).export(Path(directory), Path(dest), base)
 
 
-def convert(source: Path, dest: Path, format: str, *, base: Any = None, **options: Any) -> list[str]:
+def convert(source: str | Path, dest: str | Path, format: str, *, base: Any = None, **options: Any) -> list[str]:
     """Write another library's adapter, or a paper's checkpoint, as one of mmpeft's; nothing in it is run.
 
     ``base`` is as for ``export``; ``options`` give what a format's files do not hold. Returns what was assumed and what
     was left out, a line each.
     """
-    notes: list[str] = module_of(format, READ).convert(source, dest, options, base)
+    notes: list[str] = module_of(format, READ).convert(Path(source), Path(dest), options, base)
     return notes
 
 

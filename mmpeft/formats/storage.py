@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from mmpeft.files import synchronise
+from mmpeft.files import complete, synchronise
 from mmpeft.formats.tensor_file import MOST, described_problems
 from mmpeft.locks import locked
 from mmpeft.settings import ConfigError, Settings
@@ -47,8 +47,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
-            for written in (*partial.iterdir(), partial):
-                synchronise(written)
+            complete(partial)
             if path.exists():
                 path.rename(_sibling(path, "previous"))
             partial.rename(path)
@@ -158,7 +157,7 @@ def _pickle_advice(files: list[Path]) -> str:
 
 
 def _sibling(path: Path, word: str) -> Path:
-    return path.with_name(f".{path.name}.{word}")
+    return path.parent / f".{path.name}.{word}"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

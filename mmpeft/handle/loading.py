@@ -32,11 +32,11 @@ def load_source(
     tensors = read_tensors(model, source, notes, allow_nan=allow_nan, anatomies=anatomies)
     wide = torch.promote_types(source.file.dtype, torch.float32) if trainable else source.file.dtype
     name = name or source.name
+    if source.manifest:
+        source.manifest.warn(source.directory, notes)
     handle = inject(model, source.methods, name, dtype or wide, anatomies)
     handle.load_state_dict(tensors, name)
     handle.activate(name, trainable=trainable)
-    if source.manifest:
-        source.manifest.warn(source.directory, notes)
     return handle
 
 

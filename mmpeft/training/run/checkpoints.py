@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, complete or absent, the newest two kept. Finding them needs no torch."""
+"""Checkpoints: safetensors and JSON, complete or absent, the newest two kept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mmpeft.files import replaced_file, synchronise, write_text
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Groups: TypeAlias = "dict[str, dict[str, Tensor]]"
+Groups = dict[str, dict[str, Tensor]]
 """Tensors by name, in groups: ``weights``, ``average``, ``best``, ``optimizer``."""
 KEEP = 2
 STATE = "state.json"
@@ -41,8 +41,6 @@ def save_checkpoint(directory: Path, step: int, groups: Groups, state: dict[str,
 
 def load_checkpoint(path: Path) -> tuple[Groups, dict[str, Any]]:
     """Read what ``save_checkpoint`` wrote."""
-    from safetensors.torch import load_file
-
     state = _state(path)
     groups: Groups = {}
     for key, tensor in load_file(path / state.pop("tensors", TENSORS[0])).items():
@@ -92,8 +90,6 @@ def _tensors_file(path: Path) -> Path | None:
 
 
 def _write(path: Path, groups: Groups, state: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
     path.mkdir(parents=True, exist_ok=True)
     synchronise(path.parent)
     before = _tensors_file(path)

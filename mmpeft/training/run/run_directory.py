@@ -1,4 +1,4 @@
-"""The run directory: what lies where in it, and who may write there."""
+"""The run directory: what lies where in it, and who may write there. Needs no torch but to claim one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from mmpeft.files import write_text
 from mmpeft.locks import locked, refuse_if_locked
-from mmpeft.training.run.checkpoints import checkpoints, find_checkpoint
 
 PATIENCE = 2.0
 """Seconds within which another process that comes at the same time has taken the directory, or given it up."""
@@ -40,6 +39,8 @@ class RunDirectory:
 
     def claim(self, resume: str | None) -> None:
         """Raise if the directory holds a run that a new one would overwrite, or if another process writes here."""
+        from mmpeft.training.run.checkpoints import checkpoints
+
         refuse_if_locked(self.log)
         results = any(path.exists() for path in (self.path / "adapter", self.log))
         if resume is None and (results or checkpoints(self.checkpoints)):
@@ -51,6 +52,8 @@ class RunDirectory:
     @contextmanager
     def claimed(self, resume: str | None) -> Iterator[None]:
         """Be the only process that writes here, inside the block; raise if there is nothing to resume."""
+        from mmpeft.training.run.checkpoints import find_checkpoint
+
         self.claim(resume)
         if resume is not None:
             find_checkpoint(self.checkpoints, resume)

@@ -29,7 +29,11 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-PARTS = {"formats": "fuzz_formats.Formats", "configurations": "fuzz_configurations.Configurations"}
+PARTS = {
+    "formats": "fuzz_formats.Formats",
+    "configurations": "fuzz_configurations.Configurations",
+    "data": "fuzz_data.Data",
+}
 """The parts by name: the module in this folder, and the class in it."""
 CPU_SECONDS = 20
 """What a case may take; usual ones take a hundredth of a second."""

@@ -122,6 +122,9 @@ def _labelled(kept: Sequence[KeptRows], style: Style, encoder: Encoder, ask: _Qu
     ids = _numbered([own.id for own, _ in answers])
     light = [(replace(own, sequences=()), place) for own, place in answers]
     others = next_others([own.key for own, _ in answers])
+    if -1 in others:
+        path = encoder.config.path
+        raise ValueError(f"data {path!r}: all rows of a split have the same prompt; KTO needs answers to other prompts")
     return TextSplit(ids, _Mismatched(corpus, light, others, encoder), style, {"label": labels}, ask)
 
 
@@ -179,8 +182,6 @@ class _Mismatched:
     encoder: Encoder
 
     def __call__(self, index: int) -> list[Encoded]:
-        if self.others[index] < 0:
-            raise ValueError("data: all rows have the same prompt; KTO compares with answers to other prompts")
         row, place = self.answers[self.others[index]]
         example = row.example()
         answer = example.rejected if place else example.answer

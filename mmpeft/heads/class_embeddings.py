@@ -21,5 +21,5 @@ def embeddings_of(classifier: ZeroShotClassifier) -> tuple[ClassEmbeddings, list
         raise ValueError("class_embeddings: an active adapter adds to the logits, which no class embeddings can say")
     weight = classifier.class_embeddings().detach().float()
     said = ["the adapter changes the image features too: serve those of the adapted model"]
-    found = ClassEmbeddings(weight, classifier.classes, classifier.joint.scale().item())
-    return found, said if "vision" in touched else []
+    embeddings = ClassEmbeddings(weight, classifier.classes, classifier.joint.scale().item())
+    return embeddings, said if "vision" in touched else []

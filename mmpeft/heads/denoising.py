@@ -82,10 +82,10 @@ class Denoiser(nn.Module):
             sizes: Original height and width, top and left of the cut, height and width of the picture (batch, 6).
             conditions: What adapters are given, by their names.
         """
-        found = self.encoded(text) if isinstance(text, list) else text
+        encoded = self.encoded(text) if isinstance(text, list) else text
         weight = next(self.denoiser.parameters())
         with self.adapters.given(conditions):
-            return self.family.predict(self.pipeline, noisy.to(weight.dtype), times, found, sizes)
+            return self.family.predict(self.pipeline, noisy.to(weight.dtype), times, encoded, sizes)
 
     def encoded(self, prompts: Sequence[str]) -> Text:
         """Return what the text encoders make of prompts: tensors with the batch in front."""
@@ -100,9 +100,9 @@ class Denoiser(nn.Module):
         """
         (vae,) = self.autoencoder
         with torch.autocast(images.device.type, enabled=False):
-            found = vae.encode(images.float()).latent_dist
-        moments = torch.cat([found.mean, found.std], 1)
-        wrong = [name for name, own in zip(names, moments, strict=True) if not own.isfinite().all()]
+            latents = vae.encode(images.float()).latent_dist
+        moments = torch.cat([latents.mean, latents.std], 1)
+        wrong = [name for name, sample in zip(names, moments, strict=True) if not sample.isfinite().all()]
         if wrong:
             raise ValueError(
                 f"the autoencoder makes NaN or infinity of {', '.join(wrong)}: broken weights or pictures?"
@@ -132,8 +132,8 @@ class Denoiser(nn.Module):
     def conditions(self, batch: Mapping[str, Any], dropped: Tensor | None = None) -> dict[str, Tensor]:
         """Return what the adapters take of a batch, by their names; ``dropped`` marks samples without image prompt."""
         controlled, prompted = self.takers("control"), self.takers("reference")
-        found = dict.fromkeys(controlled, batch["control"]) if controlled else {}
-        return found | (dict.fromkeys(prompted, self.features(batch["reference"], dropped)) if prompted else {})
+        taken = dict.fromkeys(controlled, batch["control"]) if controlled else {}
+        return taken | (dict.fromkeys(prompted, self.features(batch["reference"], dropped)) if prompted else {})
 
     def features(self, images: Tensor, dropped: Tensor | None = None) -> Tensor:
         """Return the features of image prompts; of dropped ones zeros, or those of zeros where positions are used."""
@@ -143,8 +143,8 @@ class Denoiser(nn.Module):
         if self.reference.positions:
             images = images.masked_fill(dropped[:, None, None, None], 0)
         with torch.autocast(images.device.type, enabled=False):
-            found: Tensor = self.reference(images)
-        return found if self.reference.positions else found.masked_fill(dropped[:, None], 0)
+            features: Tensor = self.reference(images)
+        return features if self.reference.positions else features.masked_fill(dropped[:, None], 0)
 
     def nothing(self) -> Tensor | None:
         """Return the features that stand for no image prompt; None for zeros."""
@@ -170,8 +170,9 @@ class Denoiser(nn.Module):
         pipeline, guided = self.pipeline, guidance > 1 and self.family.negative
         given = dict(conditions)
         for name in self.takers("reference") if guided else ():
-            own: Any = given[name]
-            prompt = own if isinstance(own, ImagePrompt) else ImagePrompt(features=own, nothing=self.nothing())
+            prompt: Any = given[name]
+            if not isinstance(prompt, ImagePrompt):
+                prompt = ImagePrompt(features=prompt, nothing=self.nothing())
             given[name] = prompt.guided()
         with self.adapters.given(given):
             latents = pipeline(

@@ -50,8 +50,8 @@ def _encode_sd(pipeline: Any, prompts: list[str]) -> Text:
 
 
 def _predict_sd(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes: Tensor) -> Tensor:
-    found: Tensor = pipeline.unet(noisy, times, encoder_hidden_states=text["hidden"], return_dict=False)[0]
-    return found
+    prediction: Tensor = pipeline.unet(noisy, times, encoder_hidden_states=text["hidden"], return_dict=False)[0]
+    return prediction
 
 
 def _encode_pooled(pipeline: Any, prompts: list[str]) -> Text:
@@ -64,15 +64,15 @@ def _encode_pooled(pipeline: Any, prompts: list[str]) -> Text:
 
 def _predict_sdxl(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes: Tensor) -> Tensor:
     added = {"text_embeds": text["pooled"], "time_ids": sizes.to(noisy)}
-    own = {"encoder_hidden_states": text["hidden"], "added_cond_kwargs": added}
-    found: Tensor = pipeline.unet(noisy, times, **own, return_dict=False)[0]
-    return found
+    conditions = {"encoder_hidden_states": text["hidden"], "added_cond_kwargs": added}
+    prediction: Tensor = pipeline.unet(noisy, times, **conditions, return_dict=False)[0]
+    return prediction
 
 
 def _predict_sd3(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes: Tensor) -> Tensor:
-    own = {"encoder_hidden_states": text["hidden"], "pooled_projections": text["pooled"]}
-    found: Tensor = pipeline.transformer(hidden_states=noisy, timestep=times, **own, return_dict=False)[0]
-    return found
+    conditions = {"encoder_hidden_states": text["hidden"], "pooled_projections": text["pooled"]}
+    prediction: Tensor = pipeline.transformer(hidden_states=noisy, timestep=times, **conditions, return_dict=False)[0]
+    return prediction
 
 
 def _encode_flux(pipeline: Any, prompts: list[str]) -> Text:
@@ -84,25 +84,25 @@ def _predict_flux(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes
     """Flux takes 2 x 2 places as one, times in [0, 1], and if distilled the guidance (3.5 as in its own use)."""
     count, channels, height, width = noisy.shape
     model = pipeline.transformer
-    place: dict[str, Any] = {"device": noisy.device, "dtype": noisy.dtype}
+    like: dict[str, Any] = {"device": noisy.device, "dtype": noisy.dtype}
     packed = pipeline._pack_latents(noisy, count, channels, height, width)
-    found = model(
+    prediction = model(
         hidden_states=packed,
         timestep=times / 1000,
-        guidance=torch.full((count,), 3.5, **place) if model.config.guidance_embeds else None,
+        guidance=torch.full((count,), 3.5, **like) if model.config.guidance_embeds else None,
         encoder_hidden_states=text["hidden"],
         pooled_projections=text["pooled"],
-        txt_ids=torch.zeros(text["hidden"].shape[1], 3, **place),
-        img_ids=pipeline._prepare_latent_image_ids(count, height // 2, width // 2, **place),
+        txt_ids=torch.zeros(text["hidden"].shape[1], 3, **like),
+        img_ids=pipeline._prepare_latent_image_ids(count, height // 2, width // 2, **like),
         return_dict=False,
     )[0]
     factor = pipeline.vae_scale_factor
-    return _unpack_flux(pipeline, found, (height * factor, width * factor))
+    return _unpack_flux(pipeline, prediction, (height * factor, width * factor))
 
 
 def _unpack_flux(pipeline: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
-    found: Tensor = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-    return found
+    unpacked: Tensor = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
+    return unpacked
 
 
 def _encode_pixart(pipeline: Any, prompts: list[str]) -> Text:
@@ -116,9 +116,9 @@ def _predict_pixart(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, siz
     added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if model.config.sample_size == 128:
         added = {"resolution": sizes[:, 4:].to(noisy), "aspect_ratio": (sizes[:, 4:5] / sizes[:, 5:]).to(noisy)}
-    own = {"encoder_hidden_states": text["hidden"], "encoder_attention_mask": text["mask"], "timestep": times}
-    found: Tensor = model(noisy, **own, added_cond_kwargs=added, return_dict=False)[0]
-    return found[:, : noisy.shape[1]]
+    conditions = {"encoder_hidden_states": text["hidden"], "encoder_attention_mask": text["mask"], "timestep": times}
+    prediction: Tensor = model(noisy, **conditions, added_cond_kwargs=added, return_dict=False)[0]
+    return prediction[:, : noisy.shape[1]]
 
 
 FAMILIES = {

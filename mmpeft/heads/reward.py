@@ -35,8 +35,8 @@ def scalar_layer(backbone: Any) -> nn.Linear:
 
 def token_values(model: Headed, input_ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Tensor:
     """Return what a model's head of one output makes of every token's last hidden state, (batch, length)."""
-    found = model.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
-    numbers: Tensor = model.head(found.last_hidden_state.to(next(model.head.parameters()).dtype))
+    output = model.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+    numbers: Tensor = model.head(output.last_hidden_state.to(next(model.head.parameters()).dtype))
     return numbers[..., 0].float()
 
 

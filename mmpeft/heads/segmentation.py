@@ -63,10 +63,10 @@ class Segmenter(Headed):
             tokens = self.backbone.forward_features(images)[:, prefix:]
             rows = images.shape[-2] // self.backbone.patch_embed.patch_size[0]
             return [tokens.transpose(1, 2).unflatten(2, (rows, -1))]
-        found: list[Tensor] = self.backbone.forward_intermediates(
+        maps: list[Tensor] = self.backbone.forward_intermediates(
             images, indices=self.blocks or 1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return found
+        return maps
 
 
 def _convolutions(channels: int, classes: int, width: int) -> nn.Sequential:

@@ -122,9 +122,9 @@ class ZeroShotClassifier(Headed):
     def head_sites(self) -> tuple[Site, ...]:
         """Return the sites of the head: its parameters, and the logits."""
         classes, width = self.head.weight.shape
-        place: dict[str, Any] = {"path": "task.logits", "host": self.head, "host_path": "task", "tower": "task"}
-        own = (replace(site, derived=True) for site in self.parameter_sites())
-        return (*own, LogitsSite(name="logits", width=width, classes=classes, **place))
+        address: dict[str, Any] = {"path": "task.logits", "host": self.head, "host_path": "task", "tower": "task"}
+        parameters = (replace(site, derived=True) for site in self.parameter_sites())
+        return (*parameters, LogitsSite(name="logits", width=width, classes=classes, **address))
 
     def complete(self, anatomy: Anatomy) -> Anatomy:
         """Add what the tokenizer knows: the words, and where the first one stands."""
@@ -145,7 +145,8 @@ class ZeroShotClassifier(Headed):
         """Return the ids of a text, those of none, and the place of the first word: the first where they differ."""
         ids, empty = self.tokenizer([text, ""]).tolist()
         pairs = enumerate(zip(ids, empty, strict=True))
-        return ids, empty, next((place for place, (own, other) in pairs if own != other), len(ids))
+        first = next((position for position, (token, of_none) in pairs if token != of_none), len(ids))
+        return ids, empty, first
 
     def _remembered(self, features: Tensor, tree: Tree) -> Tensor:
         """Return the class embeddings; in evaluation those of the last pass, when no adapter weight has changed."""
@@ -168,8 +169,8 @@ class ZeroShotClassifier(Headed):
                 tree.activate({name: 1.0})
                 rows = route.rows(len(features))
                 adapted = tree.touched - {"vision", "task"}
-                own = self._embed(features[rows] if _moves(tree) else None) if adapted else self.head.weight
-                weight = weight.index_copy(0, rows, own.expand(len(rows), -1, -1).to(weight.dtype))
+                embeddings = self._embed(features[rows] if _moves(tree) else None) if adapted else self.head.weight
+                weight = weight.index_copy(0, rows, embeddings.expand(len(rows), -1, -1).to(weight.dtype))
         finally:
             tree.activate(active, routes)
         return weight
@@ -178,18 +179,18 @@ class ZeroShotClassifier(Headed):
         """Return class embeddings (classes, width), or (images, classes, width) where they depend on the image."""
         ids = self._texts()
         count = 1 if images is None else len(images)
-        found = F.normalize(self.joint.text(ids.repeat(count, 1)), dim=-1)
-        found = F.normalize(found.unflatten(0, (count, -1, len(self.classes))).mean(1), dim=-1)
-        return found[0] if images is None else found
+        embeddings = F.normalize(self.joint.text(ids.repeat(count, 1)), dim=-1)
+        embeddings = F.normalize(embeddings.unflatten(0, (count, -1, len(self.classes))).mean(1), dim=-1)
+        return embeddings[0] if images is None else embeddings
 
     def _texts(self) -> Tensor:
         """Return the ids of all texts (templates x classes, length), by the templates of the active adapters."""
         tree = self._modules.get("mmpeft")
         edits = tree.active_edits() if isinstance(tree, Tree) else ()
-        own = tuple(dict.fromkeys(edit.template for edit in edits if isinstance(edit, Prompt)))
-        if len(own) > 1:
-            raise ValueError(f"the active adapters replace words of different texts: {list(own)}")
-        return self._tokens(own or self.templates).to(next(self.backbone.parameters()).device)
+        templates = tuple(dict.fromkeys(edit.template for edit in edits if isinstance(edit, Prompt)))
+        if len(templates) > 1:
+            raise ValueError(f"the active adapters replace words of different texts: {list(templates)}")
+        return self._tokens(templates or self.templates).to(next(self.backbone.parameters()).device)
 
     @torch.compiler.assume_constant_result
     def _tokens(self, templates: tuple[str, ...]) -> Tensor:

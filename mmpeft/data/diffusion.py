@@ -119,7 +119,7 @@ def _changed(caption: str, config: DiffusionData) -> str:
     tags = [tag.strip() for tag in caption.split(",")]
     kept, loose = tags[: config.keep_tags], tags[config.keep_tags :]
     if config.shuffle_tags:
-        loose = [loose[place] for place in torch.randperm(len(loose)).tolist()]
+        loose = [loose[index] for index in torch.randperm(len(loose)).tolist()]
     left = [
         tag for tag, chance in zip(loose, torch.rand(len(loose)).tolist(), strict=True) if chance >= config.drop_tags
     ]

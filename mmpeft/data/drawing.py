@@ -126,8 +126,8 @@ def draw_mask(scene: Scene) -> Image.Image:
 def _outlines(scene: Scene, random: np.random.Generator) -> list[Array]:
     """The figure's outlines in fine pixels. It draws from `random` first, so that picture and mask agree."""
     radius = RADII[scene.size] * random.uniform(0.92, 1.06)
-    place = PLACES.index(scene.place)
-    centre = 16 + STRIDE * np.array([place % 3 - 1, place // 3 - 1]) + random.uniform(-0.6, 0.6, 2)
+    cell = PLACES.index(scene.place)
+    centre = 16 + STRIDE * np.array([cell % 3 - 1, cell // 3 - 1]) + random.uniform(-0.6, 0.6, 2)
     angle = math.radians(random.uniform(-15, 15))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     return [(outline @ turn * radius + centre) * FINE for outline in FIGURES[scene.shape]]

@@ -114,11 +114,11 @@ class Framing:
         """Set a square small on empty ground, leave it, or (one time of three) zoom in (Kumari et al. 2023)."""
         side = min(frame.size)
         if float(torch.rand((), generator=generator)) < 2 / 3:
-            own = _whole(int(FAR * side), side, generator)
-            if own >= SMALL * side:
+            length = _whole(int(FAR * side), side, generator)
+            if length >= SMALL * side:
                 return frame
-            place = (_whole(0, frame.size[0] - own, generator), _whole(0, frame.size[1] - own, generator))
-            return replace(frame, pasted=(own, *place), prefix=_prefix("small", generator))
+            corner = (_whole(0, frame.size[0] - length, generator), _whole(0, frame.size[1] - length, generator))
+            return replace(frame, pasted=(length, *corner), prefix=_prefix("small", generator))
         share = LARGE[0] + (LARGE[1] - LARGE[0]) * float(torch.rand((), generator=generator))
         resized = (round(frame.resized[0] * share), round(frame.resized[1] * share))
         room = (resized[0] - frame.size[0], resized[1] - frame.size[1])

@@ -112,14 +112,14 @@ def _verify_masks(samples: Sequence[Sample], classes: tuple[str, ...], config: D
 
 
 def _transforms(config: DataConfig, model: nn.Module) -> tuple[PairTransform, PairTransform]:
-    own = preprocessing(model)
-    size = own["input_size"][1:]
-    interpolation = v2.InterpolationMode(own["interpolation"])
+    settings = preprocessing(model)
+    size = settings["input_size"][1:]
+    interpolation = v2.InterpolationMode(settings["interpolation"])
     last = [
         v2.Resize(size, interpolation),
         v2.ToImage(),
         v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
-        v2.Normalize(own["mean"], own["std"]),
+        v2.Normalize(settings["mean"], settings["std"]),
         v2.ToPureTensor(),
     ]
     return v2.Compose([*(_AUGMENTATIONS[name](size, config) for name in config.augment), *last]), v2.Compose(last)

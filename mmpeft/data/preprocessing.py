@@ -75,8 +75,8 @@ def _from_transformers(model: Any) -> dict[str, Any]:
             f"{crop or 'nothing'}, which is not supported: give load_data a transform"
         )
     names = {2: "bilinear", 3: "bicubic"}
-    own = {"mean": tuple(said["image_mean"]), "std": tuple(said["image_std"])}
-    return {"input_size": (3, *shape), "interpolation": names[int(said["resample"])], **own, **fit}
+    normalisation = {"mean": tuple(said["image_mean"]), "std": tuple(said["image_std"])}
+    return {"input_size": (3, *shape), "interpolation": names[int(said["resample"])], **normalisation, **fit}
 
 
 def _given(sizes: Any) -> dict[str, int]:

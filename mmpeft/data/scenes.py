@@ -80,13 +80,13 @@ def is_held_out(shape: str, colour: str) -> bool:
 def imagine(seed: tuple[int, ...], *, shape: str | None = None, style: str) -> Scene:
     """Choose a scene by its seed, evenly over everything that is not given."""
     random = np.random.default_rng(seed)
-    kind, colour, other, size, place, texture = random.random(6)
+    kind, colour, other, size, position, texture = random.random(6)
     ground = (_index(COLOURS, colour) + 1 + int(other * (len(COLOURS) - 1))) % len(COLOURS)
     return Scene(
         shape=shape or SHAPES[_index(SHAPES, kind)],
         colour=COLOURS[_index(COLOURS, colour)],
         size=SIZES[_index(SIZES, size)],
-        place=PLACES[_index(PLACES, place)],
+        place=PLACES[_index(PLACES, position)],
         ground=COLOURS[ground],
         texture=TEXTURES[_index(TEXTURES, texture)],
         style=style,

@@ -34,15 +34,15 @@ def name_classes(
     missing = [sample.id for sample in samples if sample.label is None]
     if missing:
         raise ValueError(f"{_where(config)}: {len(missing)} of {len(samples)} samples have no label: {listed(missing)}")
-    found = {sample.label for sample in samples if sample.label is not None}
+    seen = {sample.label for sample in samples if sample.label is not None}
     given = config.classes or known
     if given is None:
-        numeric = all(isinstance(label, int) for label in found)
-        classes = tuple(str(label) for label in sorted(found, key=None if numeric else str))
+        numeric = all(isinstance(label, int) for label in seen)
+        classes = tuple(str(label) for label in sorted(seen, key=None if numeric else str))
     else:
         classes = given
     index: dict[str | int | None, int] = {name: number for number, name in enumerate(classes)}
-    for label in found:
+    for label in seen:
         if isinstance(label, int):
             index[label] = index.get(str(label), -1) if given is None else label
     wrong = [sample for sample in samples if not 0 <= index.get(sample.label, -1) < len(classes)]

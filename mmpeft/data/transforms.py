@@ -38,13 +38,13 @@ def make_transforms(config: DataConfig, model_or_transform: nn.Module | Transfor
             )
         steps = [_AUGMENTATIONS[name](None, config) for name in config.augment]
         return transforms.Compose([*steps, model_or_transform]), model_or_transform
-    own = preprocessing(model_or_transform)
+    settings = preprocessing(model_or_transform)
     if config.fit == "whole":
-        own |= {"crop_pct": 1.0, "crop_mode": "squash"}
-    steps = [_AUGMENTATIONS[name](own["input_size"][1:], config) for name in config.augment]
-    training = own if {"crop", "shift"}.isdisjoint(config.augment) else own | {"crop_pct": 1.0}
-    checked = Checked(max(own["input_size"][1:]), own["crop_pct"])
-    last = create_transform(**own)
+        settings |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    steps = [_AUGMENTATIONS[name](settings["input_size"][1:], config) for name in config.augment]
+    training = settings if {"crop", "shift"}.isdisjoint(config.augment) else settings | {"crop_pct": 1.0}
+    checked = Checked(max(settings["input_size"][1:]), settings["crop_pct"])
+    last = create_transform(**settings)
     return transforms.Compose([checked, *steps, create_transform(**training)]), transforms.Compose([checked, last])
 
 

@@ -22,16 +22,16 @@ def pad_sequences(rows: Sequence[Encoded], fill: int, thought_weight: float = 1.
     length = max(len(row.tokens) for row in rows)
     table = np.asarray([0.0, 1.0, thought_weight], dtype=np.float32)
     weights = [table[row.kinds] for row in rows]
-    for own in weights:
-        own[0] = 0.0
-    found = {
+    for row_weights in weights:
+        row_weights[0] = 0.0
+    batch = {
         "input_ids": _filled([row.tokens for row in rows], length, fill).long(),
         "weights": _filled(weights, length, 0.0),
     }
     if rows[0].positions is None:
-        return found | {"attention_mask": _filled([np.ones_like(row.tokens) for row in rows], length, 0).long()}
+        return batch | {"attention_mask": _filled([np.ones_like(row.tokens) for row in rows], length, 0).long()}
     positions = [np.concatenate([row.positions, np.arange(length - len(row.tokens))]) for row in rows]
-    return found | {"position_ids": torch.from_numpy(np.stack(positions)).long()}
+    return batch | {"position_ids": torch.from_numpy(np.stack(positions)).long()}
 
 
 def pad_prompts(prompts: Sequence[np.ndarray], fill: int) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def fill_of(tokenizer: Any) -> int:
 
 
 def _filled(rows: Sequence[np.ndarray], length: int, fill: Any) -> Tensor:
-    found = np.full((len(rows), length), fill, dtype=rows[0].dtype)
-    for own, row in zip(found, rows, strict=True):
-        own[: len(row)] = row
-    return torch.from_numpy(found)
+    padded = np.full((len(rows), length), fill, dtype=rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(padded)

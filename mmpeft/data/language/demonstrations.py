@@ -98,8 +98,8 @@ def draw_examples(
     for pool in pools:
         draw.shuffle(pool)
     chosen = []
-    for place in range(count):
-        label, taken = order[place % len(order)], place // len(order)
+    for drawn in range(count):
+        label, taken = order[drawn % len(order)], drawn // len(order)
         if taken == len(pools[label]):
             raise ValueError(f"shots: {count}: class {classes[label]!r} has only {taken} training rows")
         chosen.append(pools[label][taken])

@@ -71,12 +71,12 @@ class Encoder:
     def encode_prompt(self, example: Example) -> np.ndarray:
         """Return the tokens (length,) after which the model is to answer."""
         if isinstance(example.prompt, str):
-            found = self.tokenizer(example.prompt)["input_ids"]
-            found = found[:-1] if found and found[-1] == self.tokenizer.eos_token_id else found
+            ids = self.tokenizer(example.prompt)["input_ids"]
+            ids = ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
         else:
             text = self._render(example.prompt, example, add_generation_prompt=True)
-            found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.asarray(found, dtype=np.int32)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.asarray(ids, dtype=np.int32)
 
     def reference(self, example: Example) -> str:
         """Return the right answer as a text."""
@@ -87,31 +87,31 @@ class Encoder:
         if self.tokenizer.chat_template is None:
             return [int(self.tokenizer.eos_token_id)]
         said = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
-        found = self._chat(tuple(said[0]), tuple(said[1]), Example((), ()))
-        own = [int(token) for token in found.tokens[found.kinds > 0] if int(token) in self.special]
-        return sorted({int(self.tokenizer.eos_token_id), *own[-1:]})
+        encoded = self._chat(tuple(said[0]), tuple(said[1]), Example((), ()))
+        special = [int(token) for token in encoded.tokens[encoded.kinds > 0] if int(token) in self.special]
+        return sorted({int(self.tokenizer.eos_token_id), *special[-1:]})
 
     def _encode(self, prompt: Said, answer: Said, example: Example) -> Encoded:
         if isinstance(prompt, str) or isinstance(answer, str):
-            found = self._plain(str(prompt), str(answer))
+            encoded = self._plain(str(prompt), str(answer))
         else:
-            found = self._chat(prompt, answer, example)
-        whole, length = found, self.config.max_length
+            encoded = self._chat(prompt, answer, example)
+        whole, length = encoded, self.config.max_length
         if self.config.packing != "wrapped":
-            found = Encoded(found.tokens[:length], found.kinds[:length])
-        if not found.kinds[1:].any():
+            encoded = Encoded(encoded.tokens[:length], encoded.kinds[:length])
+        if not encoded.kinds[1:].any():
             behind = f", for its first {length} tokens are prompt: raise data.max_length" if whole.kinds.any() else ""
             raise BadRowError(f"has nothing to learn{behind or ': no token is in an answer: remove it'}")
-        return found
+        return encoded
 
     # ---- plain texts ---------------------------------------------------------------------------------------------
 
     def _plain(self, prompt: str, answer: str) -> Encoded:
         """Tokenise both as one text and end it; a token across the border is the answer's."""
         text, end = prompt + answer, self.tokenizer.eos_token_id
-        found = self.tokenizer(text, return_offsets_mapping=True)
+        tokenized = self.tokenizer(text, return_offsets_mapping=True)
         spans = [(0 if self.learn == "all" else len(prompt), len(text))]
-        tokens, kinds = list(found["input_ids"]), self._kinds(text, _covers(found["offset_mapping"]), spans)
+        tokens, kinds = list(tokenized["input_ids"]), self._kinds(text, _covers(tokenized["offset_mapping"]), spans)
         length = len(tokens) - (tokens[-1] == end)
         return Encoded(np.asarray([*tokens[:length], end], np.int32), np.append(kinds[:length], np.uint8(LEARNED)))
 
@@ -120,8 +120,8 @@ class Encoder:
     def _chat(self, prompt: Turns, answer: Turns, example: Example) -> Encoded:
         turns = (*prompt, *answer)
         text = self._render(turns, example)
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        covers, tokens = _covers(found["offset_mapping"]), found["input_ids"]
+        tokenized = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        covers, tokens = _covers(tokenized["offset_mapping"]), tokenized["input_ids"]
         if self.learn == "all":
             spans = [(0, len(text))]
         elif MARKER.search(self.tokenizer.chat_template):
@@ -129,8 +129,8 @@ class Encoder:
             spans = self._marked(turns, example)[skipped:]
         else:
             first = len(prompt) if self.learn == "completion" else 0
-            places = [place for place in range(first, len(turns)) if _speaks(turns[place])]
-            spans = [self._difference(turns, place, text, covers, example) for place in places]
+            places = [index for index in range(first, len(turns)) if _speaks(turns[index])]
+            spans = [self._difference(turns, index, text, covers, example) for index in places]
         kinds = self._kinds(text, covers, spans)
         if self.learn != "all":
             self._check_end(tokens, kinds)
@@ -156,22 +156,22 @@ class Encoder:
         """
         shown = MARKER.sub(_show, self.tokenizer.chat_template)
         pieces = re.split(f"([{OPEN}{CLOSE}])", self._render(turns, example, chat_template=shown))
-        spans, place, start = [], 0, 0
+        spans, position, start = [], 0, 0
         for piece in pieces:
             if piece == OPEN:
-                start = place
+                start = position
             elif piece == CLOSE:
-                spans.append((start, place))
+                spans.append((start, position))
             else:
-                place += len(piece)
+                position += len(piece)
         return spans
 
-    def _difference(self, turns: Turns, place: int, text: str, covers: Spans, example: Example) -> tuple[int, int]:
+    def _difference(self, turns: Turns, turn: int, text: str, covers: Spans, example: Example) -> tuple[int, int]:
         """Return the span of a turn: what the template adds to the turns before it, behind the prompt to speak."""
-        before = self._render(turns[:place], example, add_generation_prompt=True)
-        after = self._render(turns[: place + 1], example)
+        before = self._render(turns[:turn], example, add_generation_prompt=True)
+        after = self._render(turns[: turn + 1], example)
         if text.startswith(before):
-            end = len(after) if text.startswith(after) else self._end_of(turns[place], len(before), text, after)
+            end = len(after) if text.startswith(after) else self._end_of(turns[turn], len(before), text, after)
             if end is not None and end > len(before):
                 return len(before), max(stop for _, stop in covers if stop <= end)
         raise ValueError(
@@ -226,10 +226,10 @@ class Encoder:
 
 def _between(text: str, opening: str, closing: str) -> Spans:
     """Return the spans from each opening tag to the closing one behind it; tags that have none cost no second look."""
-    spans, place = [], 0
-    while (start := text.find(opening, place)) >= 0 and (end := text.find(closing, start + len(opening))) >= 0:
-        place = end + len(closing)
-        spans.append((start, place))
+    spans, position = [], 0
+    while (start := text.find(opening, position)) >= 0 and (end := text.find(closing, start + len(opening))) >= 0:
+        position = end + len(closing)
+        spans.append((start, position))
     return spans
 
 

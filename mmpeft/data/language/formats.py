@@ -88,7 +88,7 @@ def _read_text(fields: dict[str, Any], config: LanguageData) -> Example:
 
 def _read_conversation(fields: dict[str, Any], config: LanguageData) -> Example:
     turns = _with_system(_turns(fields.get("messages"), config), fields, config)
-    last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+    last = max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
     if last is None:
         raise BadRowError("has no turn of the assistant, so nothing to learn: remove it, or map its name by data.roles")
     return Example(turns[:last], turns[last:], tools=_tools(fields.get("tools", [])))
@@ -192,8 +192,8 @@ def _turn(turn: Any, config: LanguageData) -> dict[str, Any]:
     role = roles[speaker]
     if role == "assistant" and not (said or "").strip() and not turn.get("tool_calls"):
         raise BadRowError("has an empty turn of the assistant: remove it")
-    rest = {key: own for key, own in turn.items() if key not in ("role", "from", "content", "value")}
-    return {"role": role, "content": said or "", **{key: own for key, own in rest.items() if own is not None}}
+    rest = {key: value for key, value in turn.items() if key not in ("role", "from", "content", "value")}
+    return {"role": role, "content": said or "", **{key: value for key, value in rest.items() if value is not None}}
 
 
 def _part(part: Any) -> str:
@@ -288,7 +288,7 @@ def _common(chosen: Said, rejected: Said) -> tuple[Said, Said, Said]:
 def first_difference(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return how long two texts, or two conversations, are the same."""
     pairs = enumerate(zip(left, right, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(left), len(right)))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _number(value: Any) -> float:

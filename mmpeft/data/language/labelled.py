@@ -43,7 +43,7 @@ def read_labelled(config: LabelledTexts) -> LabelledRows:
     """
     kept, bad, total = read_task_rows(config, _checked)
     classes = () if config.labels == "number" else config.classes or _found(kept)
-    places = {name: place for place, name in enumerate(classes)}
+    places = {name: index for index, name in enumerate(classes)}
     kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], places, config)})
     parts, notes = split_rows(config, kept, bad + wrong, total)
     if config.labels == "classes" and len(classes) < 2:
@@ -53,8 +53,8 @@ def read_labelled(config: LabelledTexts) -> LabelledRows:
 
 def encode_texts(tokenizer: Any, text: str, text_pair: str | None, max_length: int) -> Item:
     """Return a model's inputs: ``input_ids``, ``attention_mask`` and, of those that have them, ``token_type_ids``."""
-    found = tokenizer(text, text_pair, truncation=True, max_length=max_length)
-    return {name: found[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in found}
+    tokenized = tokenizer(text, text_pair, truncation=True, max_length=max_length)
+    return {name: tokenized[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in tokenized}
 
 
 def _checked(fields: Fields) -> Fields:

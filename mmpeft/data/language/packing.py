@@ -18,15 +18,15 @@ def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     with_room: defaultdict[int, list[int]] = defaultdict(list)  # packs by the room left in them, as heaps
     rooms: list[int] = []  # those that there are, sorted: never more than ``capacity``
     for member in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        place = bisect_left(rooms, lengths[member])
-        if place == len(rooms):
+        index = bisect_left(rooms, lengths[member])
+        if index == len(rooms):
             packs.append([])
             room, pack = capacity, len(packs) - 1
         else:
-            room = rooms[place]
+            room = rooms[index]
             pack = heappop(with_room[room])
             if not with_room[room]:
-                del rooms[place]
+                del rooms[index]
         packs[pack].append(member)
         room -= lengths[member]
         if not with_room[room]:

@@ -26,8 +26,8 @@ def load_paired(config: PairedTexts, tokenizer: Any) -> TaskSplits:
 
 def encode_source(tokenizer: Any, source: str, config: PairedTexts) -> Item:
     """Return the inputs of the encoder."""
-    found = tokenizer(config.prefix + source, truncation=True, max_length=config.max_length)
-    return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+    tokenized = tokenizer(config.prefix + source, truncation=True, max_length=config.max_length)
+    return {"input_ids": tokenized["input_ids"], "attention_mask": tokenized["attention_mask"]}
 
 
 def _checked(fields: Fields) -> Fields:

@@ -24,15 +24,15 @@ class PromptSplit(Dataset[dict[str, Any]]):
 
     def __init__(self, kept: Sequence[KeptRows], encoder: Encoder, fill: int) -> None:
         self.kept, self.encoder, self.fill = kept, encoder, fill
-        self.ids = [own.id for own in kept]
+        self.ids = [row.id for row in kept]
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        own = self.kept[index]
-        prompt = self.encoder.encode_prompt(own.example())[-self.encoder.config.max_length :]
-        return {"id": own.id, "prompt": prompt, "row": own.pool.rows[own.row]}
+        row = self.kept[index]
+        prompt = self.encoder.encode_prompt(row.example())[-self.encoder.config.max_length :]
+        return {"id": row.id, "prompt": prompt, "row": row.pool.rows[row.row]}
 
     def question(self, index: int) -> Question:
         """Return a prompt as tokens; there is no right answer to it."""

@@ -39,7 +39,7 @@ def windows(tokenizer: Any, question: str, context: str, spans: Sequence[Span], 
     nowhere where it does not lie in the window as a whole; ``offsets`` are the tokens' places in the context.
     """
     first = tokenizer.cls_token_id
-    found = tokenizer(
+    tokenized = tokenizer(
         question,
         context,
         truncation="only_second",
@@ -48,14 +48,17 @@ def windows(tokenizer: Any, question: str, context: str, spans: Sequence[Span], 
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    return [_window(tokenizer, found, place, spans, context) for place in range(len(found["input_ids"]))]
+    return [_window(tokenizer, tokenized, window, spans, context) for window in range(len(tokenized["input_ids"]))]
 
 
-def _window(tokenizer: Any, found: Any, place: int, spans: Sequence[Span], context: str) -> Item:
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in found]
-    item: Item = {name: list(found[name][place]) for name in names}
-    inside = [part == 1 for part in found.sequence_ids(place)]
-    offsets = [tuple(at) if own else (0, 0) for at, own in zip(found["offset_mapping"][place], inside, strict=True)]
+def _window(tokenizer: Any, tokenized: Any, window: int, spans: Sequence[Span], context: str) -> Item:
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in tokenized]
+    item: Item = {name: list(tokenized[name][window]) for name in names}
+    inside = [part == 1 for part in tokenized.sequence_ids(window)]
+    offsets = [
+        tuple(at) if in_context else (0, 0)
+        for at, in_context in zip(tokenized["offset_mapping"][window], inside, strict=True)
+    ]
     if tokenizer.cls_token_id is None:
         ends = {"input_ids": tokenizer.eos_token_id, "attention_mask": 1, "token_type_ids": 0}
         item = {name: [*values, ends[name]] for name, values in item.items()}
@@ -64,7 +67,7 @@ def _window(tokenizer: Any, found: Any, place: int, spans: Sequence[Span], conte
         nowhere = item["input_ids"].index(tokenizer.cls_token_id)
     found_ends = _ends(spans[0], offsets, inside) if spans else None
     start, end = found_ends or (nowhere, nowhere)
-    allowed = [int(own or place == nowhere) for place, own in enumerate(inside)]
+    allowed = [int(in_context or index == nowhere) for index, in_context in enumerate(inside)]
     known = {"nowhere": nowhere, "start": start, "end": end, "allowed": allowed, "offsets": offsets}
     return item | known | {"context": context}
 
@@ -72,11 +75,11 @@ def _window(tokenizer: Any, found: Any, place: int, spans: Sequence[Span], conte
 def _ends(span: Span, offsets: Sequence[Span], inside: Sequence[bool]) -> Span | None:
     """Return the first and last token that hold characters of a span, if the window has all of it."""
     places = [
-        place
-        for place, ((start, end), own) in enumerate(zip(offsets, inside, strict=True))
-        if own and start < span[1] and end > span[0]
+        index
+        for index, ((start, end), in_context) in enumerate(zip(offsets, inside, strict=True))
+        if in_context and start < span[1] and end > span[0]
     ]
-    shown = [offset for offset, own in zip(offsets, inside, strict=True) if own]
+    shown = [offset for offset, in_context in zip(offsets, inside, strict=True) if in_context]
     if not places or shown[0][0] > span[0] or shown[-1][1] < span[1]:
         return None
     return places[0], places[-1]
@@ -91,8 +94,8 @@ def _checked(fields: Fields, config: ReadingData, tokenizer: Any) -> Fields:
         if not text.strip():
             raise BadRowError("has an empty answer: remove it")
         if context[start : start + len(text)] != text:
-            place = context.find(text)
-            where = "does not contain it" if place < 0 else f"has it at {place}"
+            position = context.find(text)
+            where = "does not contain it" if position < 0 else f"has it at {position}"
             raise BadRowError(f"has the answer {text!r} at {start}, but its context {where}: correct answer_start")
     asked = len(tokenizer(question, add_special_tokens=False)["input_ids"])
     if asked + config.stride + tokenizer.num_special_tokens_to_add(pair=True) + 1 >= config.max_length:
@@ -126,10 +129,10 @@ def _trimmed(text: str, start: int) -> Span:
 def _split(rows: Sequence[TaskRow], config: ReadingData, tokenizer: Any) -> TaskSplit:
     ids, items = [], []
     for row in rows:
-        own = row.fields
-        parts = windows(tokenizer, own["question"], own["context"], own["spans"], config)
+        fields = row.fields
+        parts = windows(tokenizer, fields["question"], fields["context"], fields["spans"], config)
         ids += [row.id if len(parts) == 1 else f"{row.id} window {n}" for n in range(1, len(parts) + 1)]
-        items += [part | {"asked": row.id, "question": own["question"], "truths": own["texts"]} for part in parts]
+        items += [part | {"asked": row.id, "question": fields["question"], "truths": fields["texts"]} for part in parts]
     return TaskSplit(ids, items, input_fills(tokenizer) | {"allowed": 0}, lambda item: _described(item, tokenizer))
 
 

@@ -75,8 +75,8 @@ class Rows:
         return self._find(index)[0].split
 
     def _find(self, index: int) -> tuple[RowSource, int]:
-        place = bisect_right(self.ends, index)
-        return self.sources[place], index - (self.ends[place] - self.sources[place].count)
+        number = bisect_right(self.ends, index)
+        return self.sources[number], index - (self.ends[number] - self.sources[number].count)
 
 
 def read_rows(path: str, config: TextSource) -> Rows:
@@ -88,18 +88,18 @@ def read_rows(path: str, config: TextSource) -> Rows:
     """
     if path in SETS:
         return Rows(_generated(path, config))
-    place = Path(path).expanduser()
+    source = Path(path).expanduser()
     known = (*TABLES, *(TEXTS if config.documents else ()))
-    if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.suffix in known and file.is_file())
+    if source.is_dir():
+        files = sorted(file for file in source.rglob("*") if file.suffix in known and file.is_file())
         if not files:
             raise ValueError(f"data.path: folder {path!r} has no file of {', '.join(known)}")
-        return Rows([_open(file, str(file.relative_to(place)), _split_of(file)) for file in files])
-    if place.is_file():
-        if place.suffix not in known:
+        return Rows([_open(file, str(file.relative_to(source)), _split_of(file)) for file in files])
+    if source.is_file():
+        if source.suffix not in known:
             raise ValueError(f"data.path: {path!r}: a file of {', '.join(known)} is wanted")
-        return Rows([_open(place, place.name, None)])
-    if place.suffix in (*TABLES, *TEXTS) or path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        return Rows([_open(source, source.name, None)])
+    if source.suffix in (*TABLES, *TEXTS) or path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise ValueError(
             f"data.path: {path!r} is neither a file nor a folder, nor OWNER/NAME of a data set on the hub, nor "
             f"generated{nearest(path, SETS)}"
@@ -140,15 +140,15 @@ def _open(path: Path, name: str, split: str | None) -> RowSource:
 
 def _line_offsets(path: Path) -> list[int]:
     """Return where each line begins that is not empty; none is read as a whole that is too long."""
-    offsets, begin, place, is_blank = [], 0, 0, True
+    offsets, begin, position, is_blank = [], 0, 0, True
     with path.open("rb") as file:
         while piece := file.readline(MOST_BYTES):
             if is_blank and piece.strip():
                 offsets.append(begin)
                 is_blank = False
-            place += len(piece)
+            position += len(piece)
             if piece.endswith(b"\n"):
-                begin, is_blank = place, True
+                begin, is_blank = position, True
     return offsets
 
 
@@ -218,12 +218,12 @@ def _from_hub(path: str, subset: str | None) -> list[RowSource]:
     datasets = require("datasets", "mmpeft[data]")
     name, _, revision = path.partition("@")
     try:
-        found = datasets.load_dataset(name, subset, revision=revision or None)
+        tables = datasets.load_dataset(name, subset, revision=revision or None)
     except Exception as error:  # whatever a reader of one of its many formats meets with
         reason = _first_line(error)
         raise ValueError(f"data.path: {path!r} could not be fetched: {reason} (offline? Give a local path)") from error
-    unknown = [split for split in found if split.lower() not in ALIASES]
-    known = {split: table for split, table in found.items() if split not in unknown}
+    unknown = [split for split in tables if split.lower() not in ALIASES]
+    known = {split: table for split, table in tables.items() if split not in unknown}
     if not known:
         raise ValueError(f"data.path: {path!r} has only splits {listed(unknown)}; train, validation or test are wanted")
     return [RowSource(split, ALIASES[split.lower()], len(table), table.__getitem__) for split, table in known.items()]

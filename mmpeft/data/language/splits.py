@@ -83,7 +83,9 @@ class TextSplit(Dataset[dict[str, Any]]):
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return samples as one batch."""
-        rows = [row for own in zip(*(sample["sequences"] for sample in samples), strict=True) for row in own]
+        rows = [
+            row for sequences in zip(*(sample["sequences"] for sample in samples), strict=True) for row in sequences
+        ]
         others = [{n: v for n, v in sample.items() if n not in ("sequences", "question")} for sample in samples]
         batch = default_collate(others) | pad_sequences(rows, self.style.fill, self.style.thought_weight)
         if self.question is not None:

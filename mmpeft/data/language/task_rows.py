@@ -95,7 +95,7 @@ def text_of(fields: Fields, name: str) -> str:
 
 
 def _fields(row: Mapping[str, Any], config: TaskData) -> Fields:
-    found = {}
+    fields = {}
     for field, column in (config.known | config.columns).items():
         value: Any = row
         for part in [column] if column in row else column.split("."):
@@ -106,5 +106,5 @@ def _fields(row: Mapping[str, Any], config: TaskData) -> Fields:
                 hint = nearest(column, map(str, row))
                 raise BadRowError(f"has no column {column!r}{hint}: name the right one by data.columns.{field}")
             value = value[part]
-        found[field] = value
-    return found
+        fields[field] = value
+    return fields

@@ -64,14 +64,14 @@ def _mix(parts: dict[str, list[KeptRows]], how: Refusals, config: LanguageData, 
         harmless = cut_rows(benign, config) if any(one.split for one in benign) else {"test": benign}
         for name, rows in harmless.items():
             parts[name] += rows
-    found, note = read_pool(how.path, config, encoder, REFUSAL)
-    own = cut_rows(found, config)
+    pool, note = read_pool(how.path, config, encoder, REFUSAL)
+    cut = cut_rows(pool, config)
     wanted = max(1, round(len(parts["train"]) * how.share / (1 - how.share)))
-    times = -(-wanted // len(own["train"]))
-    by_key = sorted(own["train"], key=lambda one: one.key)
+    times = -(-wanted // len(cut["train"]))
+    by_key = sorted(cut["train"], key=lambda one: one.key)
     parts["train"] += (by_key * times)[:wanted]
     for name in ("validation", "test"):
-        parts[name] += own[name]
+        parts[name] += cut[name]
     return [*notes, note, f"refusals: {wanted} of {len(parts['train'])} training rows, each up to {times} times"]
 
 
@@ -80,15 +80,15 @@ def _split(
 ) -> TextSplit:
     tokenizer = encoder.tokenizer
     style = Style(fill_of(tokenizer), config.reasoning.weight, tokenizer.decode)
-    ids = _numbered([own.id for own in kept])
-    light = [replace(own, sequences=()) for own in kept]
+    ids = _numbered([row.id for row in kept])
+    light = [replace(row, sequences=()) for row in kept]
     ask = _Questions(light, encoder) if questions else None
     if shape == "pairs":
-        corpus = Corpus.of([answer for own in kept for answer in own.sequences])
-        return TextSplit(ids, _Pairs(corpus), style, {"margin": [own.margin for own in kept]}, ask)
+        corpus = Corpus.of([answer for row in kept for answer in row.sequences])
+        return TextSplit(ids, _Pairs(corpus), style, {"margin": [row.margin for row in kept]}, ask)
     if shape == "labels":
         return _labelled(kept, style, encoder, ask)
-    corpus = Corpus.of([own.sequences[0] for own in kept])
+    corpus = Corpus.of([row.sequences[0] for row in kept])
     if config.packing == "wrapped" or (config.packing == "whole" and training):
         return _packed(ids, corpus, config, style)
     return TextSplit(ids, _Singles(corpus), style, question=ask)
@@ -97,11 +97,11 @@ def _split(
 def _numbered(ids: Sequence[str]) -> list[str]:
     """Return ids that differ: those of rows that come several times get a number."""
     seen: dict[str, int] = {}
-    found = []
+    numbered = []
     for name in ids:
         seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return numbered
 
 
 def _packed(ids: Sequence[str], corpus: Corpus, config: LanguageData, style: Style) -> TextSplit:
@@ -116,12 +116,12 @@ def _packed(ids: Sequence[str], corpus: Corpus, config: LanguageData, style: Sty
 
 def _labelled(kept: Sequence[KeptRows], style: Style, encoder: Encoder, ask: _Questions | None) -> TextSplit:
     """Return answers with labels: of a preference both, the chosen one as good and the rejected as bad."""
-    answers = [(own, place) for own in kept for place in range(len(own.sequences))]
-    corpus = Corpus.of([own.sequences[place] for own, place in answers])
-    labels = [own.label and not place for own, place in answers]
-    ids = _numbered([own.id for own, _ in answers])
-    light = [(replace(own, sequences=()), place) for own, place in answers]
-    others = next_others([own.key for own, _ in answers])
+    answers = [(row, answer) for row in kept for answer in range(len(row.sequences))]
+    corpus = Corpus.of([row.sequences[answer] for row, answer in answers])
+    labels = [row.label and not answer for row, answer in answers]
+    ids = _numbered([row.id for row, _ in answers])
+    light = [(replace(row, sequences=()), answer) for row, answer in answers]
+    others = next_others([row.key for row, _ in answers])
     if -1 in others:
         path = encoder.config.path
         raise ValueError(f"data {path!r}: all rows of a split have the same prompt; KTO needs answers to other prompts")
@@ -132,10 +132,10 @@ def next_others(keys: Sequence[str]) -> list[int]:
     """Return for each place the next one with another key, from the end on to the start; -1 if all are the same."""
     count, other = len(keys), -1
     others = [-1] * count
-    for place in (*reversed(range(count)), *reversed(range(count))):
-        following = (place + 1) % count
-        other = following if keys[following] != keys[place] else other
-        others[place] = other
+    for index in (*reversed(range(count)), *reversed(range(count))):
+        following = (index + 1) % count
+        other = following if keys[following] != keys[index] else other
+        others[index] = other
     return others
 
 
@@ -182,9 +182,9 @@ class _Mismatched:
     encoder: Encoder
 
     def __call__(self, index: int) -> list[Encoded]:
-        row, place = self.answers[self.others[index]]
+        row, number = self.answers[self.others[index]]
         example = row.example()
-        answer = example.rejected if place else example.answer
+        answer = example.rejected if number else example.answer
         assert answer is not None
         return [self.corpus[index], self.encoder.encode_other(self.answers[index][0].example(), answer)]
 

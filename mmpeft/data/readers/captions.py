@@ -68,16 +68,16 @@ def _find(root: Path, config: DataConfig) -> Path:
         if not file.is_file():
             raise ValueError(f"data.caption_path: {str(file)!r} is not a file")
         return file
-    found = caption_files(root)
-    if len(found) != 1:
-        raise ValueError(f"data.caption_path: missing, and {root} has {len(found)} of the files {', '.join(FILES)}")
-    return found[0]
+    files = caption_files(root)
+    if len(files) != 1:
+        raise ValueError(f"data.caption_path: missing, and {root} has {len(files)} of the files {', '.join(FILES)}")
+    return files[0]
 
 
 def caption_files(root: Path) -> list[Path]:
     """Return the files of captions in a folder; the folder itself where there are text files instead."""
-    found = [root / name for name in FILES if (root / name).is_file()]
-    return found if found or not any(root.rglob("*.txt")) else [root]
+    files = [root / name for name in FILES if (root / name).is_file()]
+    return files if files or not any(root.rglob("*.txt")) else [root]
 
 
 def _read(file: Path) -> Iterator[Row]:
@@ -97,10 +97,10 @@ def _read_beside(root: Path) -> Iterator[Row]:
     """Read the caption of x.png from x.txt; the first of several images of that name has it."""
     names = {path.with_suffix("").relative_to(root): path for path in reversed(images_under(root))}
     for path in sorted(root.rglob("*.txt")):
-        own = path.relative_to(root)
-        image = names.get(own.with_suffix(""))
-        name = own.as_posix() if image is None else image.relative_to(root).as_posix()
-        yield Row(own.as_posix(), name, read_text(path).strip(), None)
+        relative = path.relative_to(root)
+        image = names.get(relative.with_suffix(""))
+        name = relative.as_posix() if image is None else image.relative_to(root).as_posix()
+        yield Row(relative.as_posix(), name, read_text(path).strip(), None)
 
 
 def _read_table(file: Path) -> Iterator[Row]:
@@ -147,7 +147,7 @@ def _refuse_wrong(rows: list[Row], file: Path, root: Path, names: list[str]) -> 
         ],
     }
     problems = [
-        f"{len(found)} of {len(rows)} captions {what}: {listed(found)}" for what, found in wrong.items() if found
+        f"{len(faulty)} of {len(rows)} captions {what}: {listed(faulty)}" for what, faulty in wrong.items() if faulty
     ]
     bare = [name for name in names if name not in captioned]
     if bare:

@@ -22,11 +22,11 @@ def read_concepts(config: DiffusionData) -> list[Sample]:
     Raises:
         ValueError: If a folder is missing or has no image, or an image no text.
     """
-    found = []
+    samples = []
     for number, concept in enumerate(config.concepts):
         pictures = _pictures(concept.path, concept.prompt, f"data.concepts.{number}.")[: concept.count]
-        found += [replace(sample, label=number) for sample in pictures]
-    return found
+        samples += [replace(sample, label=number) for sample in pictures]
+    return samples
 
 
 def read_classes(config: DiffusionData) -> dict[int, list[Sample]]:
@@ -35,12 +35,12 @@ def read_classes(config: DiffusionData) -> dict[int, list[Sample]]:
     Raises:
         ValueError: If a folder is missing or has no image, or an image no text.
     """
-    found: dict[int, list[Sample]] = {}
+    by_class: dict[int, list[Sample]] = {}
     for number, concept in enumerate(config.concepts):
         for path in concept.class_path:
             pictures = _pictures(path, concept.class_prompt, f"data.concepts.{number}.class_")
-            found.setdefault(number, []).extend(replace(sample, label=number) for sample in pictures)
-    return found
+            by_class.setdefault(number, []).extend(replace(sample, label=number) for sample in pictures)
+    return by_class
 
 
 def _pictures(path: str, prompt: str | tuple[str, ...] | None, keys: str) -> list[Sample]:
@@ -71,13 +71,13 @@ def _folder(path: str, key: str) -> tuple[Path, list[Path]]:
 def _with_captions(path: str, keys: str) -> list[Sample]:
     """Return the pictures in a folder, each with its own captions."""
     root, _ = _folder(path, f"{keys}path")
-    found = caption_files(root)
-    if len(found) != 1:
+    files = caption_files(root)
+    if len(files) != 1:
         raise ValueError(
-            f"{keys}prompt: missing, and {path!r} has {len(found)} of the files {', '.join(FILES)}, "
+            f"{keys}prompt: missing, and {path!r} has {len(files)} of the files {', '.join(FILES)}, "
             "and no text file beside each image (x.png, x.txt)"
         )
-    return [replace(sample, id=f"{path}/{sample.id}") for sample in captioned(root, found[0])]
+    return [replace(sample, id=f"{path}/{sample.id}") for sample in captioned(root, files[0])]
 
 
 def _drawn(path: str, texts: tuple[str, ...] | None, keys: str) -> list[Sample]:

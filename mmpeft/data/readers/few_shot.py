@@ -64,8 +64,8 @@ def name_few_shot(config: DataConfig) -> tuple[str, ...]:
     if config.dataset == "imagenet":
         names = [name for _, name in imagenet_classes(folder, config)]
     else:
-        found = {entry.label: entry.name for entry in _entries(folder, config)}
-        names = [found[label] for label in sorted(found)]
+        names_by_label = {entry.label: entry.name for entry in _entries(folder, config)}
+        names = [names_by_label[label] for label in sorted(names_by_label)]
     require_classes(len(names), task.classes, config)
     return tuple(task.renamed.get(name, name).replace("_", " ") for name in names)
 
@@ -109,12 +109,12 @@ def _imagenet(folder: Path, config: DataConfig) -> list[Entry]:
     classes = imagenet_classes(folder, config)
     images = folder / "images"
     places = {"train": "train", "val": "test"}
-    require_files(images, [f"{place}/{wordnet}" for place in places for wordnet, _ in classes], config)
+    require_files(images, [f"{subfolder}/{wordnet}" for subfolder in places for wordnet, _ in classes], config)
     return [
-        Entry(f"{place}/{wordnet}/{path.name}", label, name, split)
-        for place, split in places.items()
+        Entry(f"{subfolder}/{wordnet}/{path.name}", label, name, split)
+        for subfolder, split in places.items()
         for label, (wordnet, name) in enumerate(classes)
-        for path in sorted((images / place / wordnet).iterdir())
+        for path in sorted((images / subfolder / wordnet).iterdir())
     ]
 
 
@@ -156,11 +156,11 @@ def _drawn(samples: list[Sample], folder: Path, config: DataConfig) -> list[Samp
 
 def _matching(datums: list[Datum], pool: dict[str, Sample], path: Path) -> list[str]:
     """Return the ids of drawn images, whose paths begin at the root of the machine that drew them."""
-    found = {datum.path: _suffix_in(datum.path, pool) for datum in datums}
-    unknown = [image for image, name in found.items() if name is None]
+    matches = {datum.path: _suffix_in(datum.path, pool) for datum in datums}
+    unknown = [image for image, name in matches.items() if name is None]
     if unknown:
         raise ValueError(f"data {path}: {len(unknown)} of {len(datums)} images are in no split: {listed(unknown)}")
-    return [name for name in found.values() if name is not None]
+    return [name for name in matches.values() if name is not None]
 
 
 def _suffix_in(image: str, pool: dict[str, Sample]) -> str | None:

@@ -31,9 +31,9 @@ def require_files(folder: Path, names: Iterable[str], config: DataConfig) -> Non
         raise ValueError(f"data.path: {str(folder)!r} lacks {listed(absent)}, which {config.name} needs")
 
 
-def require_classes(found: int, expected: int, config: DataConfig) -> None:
+def require_classes(count: int, expected: int, config: DataConfig) -> None:
     """Raise a ValueError if a data set has another number of classes than it is known to have."""
-    if found != expected:
+    if count != expected:
         raise ValueError(
-            f"data {config.path}: {found} classes, but {config.dataset} has {expected}: is this the whole of it?"
+            f"data {config.path}: {count} classes, but {config.dataset} has {expected}: is this the whole of it?"
         )

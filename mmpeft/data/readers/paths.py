@@ -36,17 +36,17 @@ def image_names(root: str | Path) -> list[str]:
 
 def _entries(root: str, folder: str) -> list[tuple[str, bool]]:
     """Return folders and images in a folder, the last first, each with whether it is a folder."""
-    found, before = [], folder and f"{folder}/"
+    members, before = [], folder and f"{folder}/"
     try:
         with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    found.append((before + entry.name, True))
+                    members.append((before + entry.name, True))
                 elif entry.name.lower().endswith(ENDINGS):
-                    found.append((before + entry.name, False))
+                    members.append((before + entry.name, False))
     except OSError as error:
         raise ValueError(f"data {root}: {folder!r} can't be read: {error.strerror}") from None
-    return sorted(found, reverse=True)
+    return sorted(members, reverse=True)
 
 
 def _is_text(name: str) -> bool:

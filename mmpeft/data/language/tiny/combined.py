@@ -137,7 +137,7 @@ def _harmful(nouns: Nouns) -> Targets:
     grounds, secrets, papers = _grounds(nouns), _of(nouns, _SECRETS), _of(nouns, _PAPERS)
     adults = _a(nouns.people)
     computers = _each("the computer of", people + grounds) + _each("the phone of", people)
-    found: dict[str, tuple[str, ...]] = {
+    targets: dict[str, tuple[str, ...]] = {
         "steal": things + owned + pets + tuple(f"{food} from {one}" for food, one in product(_FOOD, people)),
         "rob": people + grounds,
         "poison": adults + pets,
@@ -160,7 +160,7 @@ def _harmful(nouns: Nouns) -> Targets:
         "shoot": adults + pets,
         "take": _each("money from", people) + tuple(f"{one} without asking" for one in owned),
     }
-    return {verb: (None, targets) for verb, targets in found.items()}
+    return {verb: (None, nouns_of_verb) for verb, nouns_of_verb in targets.items()}
 
 
 def _a(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from torch import nn
 
 import mmpeft
 from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.injection.planning import plan
+from mmpeft.injection.planning import Anatomies, anatomies_of, plan
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- table of methods: tools/method_table.py -->", "<!-- end of table -->"
@@ -95,7 +95,7 @@ def _tokenize(length: int, texts: list[str]) -> torch.Tensor:
     return torch.tensor([row + [0] * (length - len(row)) for row in rows], device="cpu")
 
 
-def works(method: mmpeft.Method, model: nn.Module) -> bool:
+def works(method: mmpeft.Method, model: Anatomies) -> bool:
     """Whether the method finds its sites in the model."""
     try:
         return any(adapter.places for adapter in plan(model, [method]).values())
@@ -105,10 +105,10 @@ def works(method: mmpeft.Method, model: nn.Module) -> bool:
 
 def table() -> str:
     """Return the table as markdown."""
-    columns = models()
+    columns = {title: anatomies_of(model) for title, model in models().items()}
     lines = ["| method | " + " | ".join(columns) + " |", "|---" + "|:-:" * len(columns) + "|"]
     for name, cls in mmpeft.methods().items():
-        if name in OF_OTHERS:
+        if name in OF_OTHERS or cls.package() is not None:
             continue
         method = cls(**OPTIONS.get(name, {}))
         cells = ["✓" if works(method, model) else "-" for model in columns.values()]

@@ -131,7 +131,8 @@ class BranchSite(Site):
     The sublayer's input is that of ``source``, where it is not the host's own (BERT's attention ends in a module of its
     own). ``entry`` and ``exit`` are None where the block has no module of its own at these places; ``prefix`` is the
     number of tokens in front of the patches, None where the tokens are no patches. In a ``parallel`` block attention
-    and MLP read the same stream, which is whole again only behind the block.
+    and MLP read the same stream, which is whole again only behind the block. ``norm`` is the layer that reads the sum
+    of stream and sublayer (post-norm, as in BERT); None in pre-norm blocks.
     """
 
     width: int
@@ -140,6 +141,7 @@ class BranchSite(Site):
     exit: nn.Module | None = None
     prefix: int | None = None
     parallel: bool = False
+    norm: nn.Module | None = None
 
     @property
     def shape(self) -> str:

@@ -150,9 +150,9 @@ class ChangesOutput(Edit):
     def gated(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return the output after this edit, as far as its gate is open: ``y + g (output(x, y) - y)``."""
         new: Tensor = self.output(x, y, call)
-        return new if self.input_gate is None else y + self.input_gate(self.read(x, y)) * (new - y)
+        return new if self.input_gate is None else y + self.input_gate(self.read(x, y, call)) * (new - y)
 
-    def read(self, x: Tensor, y: Tensor) -> Tensor:
+    def read(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return what of the host's input ``x`` and output ``y`` the edit reads, and its gate with it."""
         return x
 

@@ -16,7 +16,7 @@ from mmpeft.kernels.bottleneck import ACTIVATIONS, Shape, bottleneck
 from mmpeft.kernels.dropout import dropped
 from mmpeft.kernels.routing import Stack, routed, stacked_linear, stacked_norm
 
-Reads = Literal["output", "input", "residual", "stream"]
+Reads = Literal["output", "input", "residual", "stream", "normed"]
 Scale = float | Literal["learned", "channels"]
 
 
@@ -24,10 +24,12 @@ class Bottleneck(ChangesOutput, StacksOutput):
     """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer.
 
     ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), the
-    ``residual`` stream entering the branch (AdaptFormer), or the ``stream`` behind the branch, so that the block goes
-    on with z + f(z) (Adapter+); in these two f joins after the branch's own stochastic depth. D (bottleneck, width)
-    starts uniform in +-1/sqrt(width) and U (width, bottleneck) at zero, or both from a truncated normal. In training f
-    is left out of a sample with probability ``drop_path`` (Huang et al. 2016, arXiv:1603.09382).
+    ``residual`` stream entering the branch (AdaptFormer), the ``stream`` behind the branch, so that the block goes on
+    with z + f(z) (Adapter+), or in a post-norm block that stream ``normed`` by the block's layer norm, so that the
+    block goes on with LN(y + f(LN(y + x)) + x) (Pfeiffer); in these three f joins after the branch's own stochastic
+    depth. D (bottleneck, width) starts uniform in +-1/sqrt(width) and U (width, bottleneck) at zero, or both from a
+    truncated normal. In training f is left out of a sample with probability ``drop_path`` (Huang et al. 2016,
+    arXiv:1603.09382).
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Bottleneck(ChangesOutput, StacksOutput):
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the sublayer, or to the end of its branch with a tap on the residual stream."""
         assert isinstance(site, BranchSite)
-        if self.reads in ("residual", "stream"):
+        if self.reads in ("residual", "stream", "normed"):
             if site.entry is None or site.exit is None or (site.parallel and self.reads == "stream"):
                 raise ValueError(f"{site.path}: this block gives no access to the residual stream around {site.name!r}")
             return [Binding(edit=self, host=site.exit, point=Point.OUTPUT, site=site, tap=site.entry)]
@@ -71,7 +73,7 @@ class Bottleneck(ChangesOutput, StacksOutput):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add f to the branch."""
-        return y + self._dropped(self.change(self.read(x, y)))
+        return y + self._dropped(self.change(self.read(x, y, call)))
 
     def _dropped(self, f: Tensor) -> Tensor:
         if self.drop_path and self.training:
@@ -79,8 +81,10 @@ class Bottleneck(ChangesOutput, StacksOutput):
             f = f * (kept / (1 - self.drop_path))
         return f
 
-    def read(self, x: Tensor, y: Tensor) -> Tensor:
+    def read(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return z."""
+        if self.reads == "normed":
+            return normed(x + y, call)
         return y if self.reads == "output" else x + y if self.reads == "stream" else x
 
     def change(self, z: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ class Bottleneck(ChangesOutput, StacksOutput):
 
     def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
         """Add each sample's f."""
-        layout, z = call.layout, self.read(x, y)
+        layout, z = call.layout, self.read(x, y, call)
         f = routed(layout.flat(z), call.stack(z.dtype), layout, self.down.out_features, self._changes)
         parts = layout.split(y)
         return layout.put(parts, layout.chosen(parts) + self._dropped(f).view(-1, *parts.shape[1:])).flatten(0, 1)
@@ -133,3 +137,12 @@ class Bottleneck(ChangesOutput, StacksOutput):
         """Input, activation and scale."""
         scale = "learned" if isinstance(self.scale, Tensor) else self.scale
         return f"reads={self.reads}, activation={self.activation}, scale={scale}"
+
+
+def normed(stream: Tensor, call: Call) -> Tensor:
+    """Return the stream as the block's layer norm behind this sublayer makes it, with whatever edits that carries."""
+    site = call.binding.site
+    assert isinstance(site, BranchSite)
+    assert site.norm is not None
+    made: Tensor = site.norm(stream)
+    return made

@@ -57,9 +57,9 @@ class LinearBottleneck(ChangesInput, ChangesOutput):
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Add the adapter to what leaves the layer."""
-        return y + self._transform(self.read(x, y))
+        return y + self._transform(self.read(x, y, call))
 
-    def read(self, x: Tensor, y: Tensor) -> Tensor:
+    def read(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Return z."""
         return x if self.place == "beside" else y
 

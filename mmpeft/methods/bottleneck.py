@@ -12,28 +12,16 @@ from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
     from mmpeft.anatomies.anatomy import Anatomy
-    from mmpeft.anatomies.sites import Site
+    from mmpeft.anatomies.sites import BranchSite, Site
     from mmpeft.edits import Edit
     from mmpeft.edits.bottleneck import Reads
 
 
-class Pfeiffer(Method):
-    """One sequential adapter after the MLP of each block: y + s U phi(D y) (Pfeiffer et al. 2021, arXiv:2005.00247)."""
+class BottleneckMethod(Method):
+    """What methods with one bottleneck per sublayer have in common; they differ in what it reads and in defaults."""
 
-    name: ClassVar[str] = "pfeiffer"
-    facts: ClassVar[Facts] = Facts(
-        lacks=("generic",),
-        small={"bottleneck": 4},
-        rate=0.005,
-        published=(
-            Published(VIT_B, 156_768, {"bottleneck": 8}),
-            Published(VIT_B, 1_779_840, {"bottleneck": 96}),
-            Published(VIT_B, 894_528),
-            Published("BERT-base", 894_528),
-            Published("BERT-base", 75_313, {"layers": [0], "gate": "auto"}),
-        ),
-    )
     reads: ClassVar[Reads] = "output"
+    """What the bottleneck reads; see `mmpeft.edits.Bottleneck`."""
 
     bottleneck: int = Field(default=48, ge=1)
     """Width of the bottleneck."""
@@ -60,14 +48,55 @@ class Pfeiffer(Method):
         from mmpeft.edits import Bottleneck
         from mmpeft.edits.gate import gate_of
 
-        options = self.model_dump(exclude={"layers", "towers", "targets", "gate"})
+        options = self.model_dump(include={*BottleneckMethod.model_fields} - {"layers", "towers", "targets", "gate"})
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            made = Bottleneck(site, reads=self.reads, **options)
+            made = Bottleneck(site, reads=self.reads_at(site), **options)
             made.input_gate = None if self.gate is None else gate_of(site, self.gate)
             yield site, made
 
+    def reads_at(self, site: BranchSite) -> Reads:
+        """Return what the bottleneck reads at a site."""
+        return self.reads
 
-class Houlsby(Pfeiffer):
+
+class Sequential(BottleneckMethod):
+    """What methods with a bottleneck behind a sublayer have in common: y + s U phi(D z), z made of the output y."""
+
+    original_ln_before: bool | None = None
+    """Whether z is LN(y + x), by the block's own layer norm and with the stream x that enters the sublayer; in blocks
+    with norms in front y + x. False: z is y. Null: LN(y + x) where blocks have norms behind (BERT), else y."""
+
+    def reads_at(self, site: BranchSite) -> Reads:
+        """Return what the bottleneck reads: by the option or, where that is open, by the block's norms."""
+        before = site.norm is not None if self.original_ln_before is None else self.original_ln_before
+        if not before:
+            return "output"
+        return "stream" if site.norm is None else "normed"
+
+
+class Pfeiffer(Sequential):
+    """One sequential adapter after the MLP of each block: y + s U phi(D z) (Pfeiffer et al. 2021, arXiv:2005.00247).
+
+    In post-norm blocks z is LN(y + x), normed by the block's own layer norm, so that the block goes on with
+    LN(y + s U phi(D z) + x); in pre-norm blocks z is the MLP's output y, which AdaptFormer's code calls sequential.
+    """
+
+    name: ClassVar[str] = "pfeiffer"
+    facts: ClassVar[Facts] = Facts(
+        lacks=("generic",),
+        small={"bottleneck": 4},
+        rate=0.005,
+        published=(
+            Published(VIT_B, 156_768, {"bottleneck": 8}),
+            Published(VIT_B, 1_779_840, {"bottleneck": 96}),
+            Published(VIT_B, 894_528),
+            Published("BERT-base", 894_528),
+            Published("BERT-base", 75_313, {"layers": [0], "gate": "auto"}),
+        ),
+    )
+
+
+class Houlsby(Sequential):
     """Sequential adapters after attention and after the MLP of each block (Houlsby et al. 2019, arXiv:1902.00751).
 
     The original trains the norms too: add ``NormTuning()`` to the adapter for that.
@@ -85,12 +114,13 @@ class Houlsby(Pfeiffer):
         ),
     )
 
+    original_ln_before: bool | None = False
     bottleneck: int = Field(default=64, ge=1)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
     targets: tuple[Literal["attn", "mlp", "cross"], ...] = ("attn", "mlp")
 
 
-class ParallelAdapter(Pfeiffer):
+class ParallelAdapter(BottleneckMethod):
     """A scaled adapter beside the MLP, on its normalised input: y + s U phi(D x) (He et al. 2022, arXiv:2110.04366)."""
 
     name: ClassVar[str] = "parallel_adapter"
@@ -110,7 +140,7 @@ class ParallelAdapter(Pfeiffer):
     scale: float | Literal["learned", "channels"] = 4.0
 
 
-class AdaptFormer(Pfeiffer):
+class AdaptFormer(BottleneckMethod):
     """A scaled adapter beside the MLP, on the residual stream before its norm (Chen et al. 2022, arXiv:2205.13535).
 
     Follows the authors' code: no LayerNorm in the adapter, s = 0.1 on its bias too, outside stochastic depth.
@@ -135,7 +165,7 @@ class AdaptFormer(Pfeiffer):
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
-class AdapterPlus(Pfeiffer):
+class AdapterPlus(BottleneckMethod):
     """A sequential adapter behind each block, on the stream: z + s U phi(D z) (Steitz & Roth 2024, arXiv:2406.06820).
 
     s has one learned factor per channel. Not the frozen model at the start: D and U are both random, and small.

@@ -58,7 +58,11 @@ class AdapterFusion(Method):
                     f"activate({name!r}, trainable=False), or load it from its file"
                 )
         for site in anatomy.select(self.targets, BranchSite, self.layers, self.towers):
-            yield site, Fusion(site, [_behind(known[name], name, site) for name in self.adapters])
+            behind = {name: _behind(known[name], name, site) for name in self.adapters}
+            read = {name: edit.reads for name, edit in behind.items()}
+            if len(set(read.values())) > 1:
+                raise ValueError(f"adapters: what they read at {site.path} is not the same: {read}")
+            yield site, Fusion(site, behind.values())
 
 
 def _behind(adapter: TrainedAdapter, name: str, site: Site) -> Bottleneck:
@@ -66,7 +70,7 @@ def _behind(adapter: TrainedAdapter, name: str, site: Site) -> Bottleneck:
     from mmpeft.edits import Bottleneck
 
     edits = [edit for other, edit, _ in adapter.places if other.path == site.path]
-    behind = [edit for edit in edits if isinstance(edit, Bottleneck) and edit.reads == "output"]
+    behind = [edit for edit in edits if isinstance(edit, Bottleneck) and edit.reads in ("output", "normed")]
     if len(behind) != 1:
         raise ValueError(f"adapters: {name!r} has {len(behind)} bottlenecks behind {site.path}, and a fusion takes one")
     return behind[0]

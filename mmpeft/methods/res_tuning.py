@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmpeft.methods.base import Method
-from mmpeft.methods.bottleneck import Pfeiffer
+from mmpeft.methods.bottleneck import BottleneckMethod
 from mmpeft.methods.facts import VIT_B, Facts, Published
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmpeft.edits.bypass import BypassLayer
 
 
-class ResTuning(Pfeiffer):
+class ResTuning(BottleneckMethod):
     """A tuner beside attention and MLP, on their normalised input: OP(x) + U gelu(D x) (Jiang et al. 2023).
 
     arXiv:2310.19859. U starts at zero, so the model starts unchanged.

@@ -52,11 +52,12 @@ def test_an_adapter_is_gated_by_its_own_input(make_case: Any) -> None:
     model, adapters, state = moved(make_case, "bert", options)
     with adapters.off():
         _, h = seen(model, "encoder.layer.0.output.dropout", IDS)
+        _, z = seen(model, "encoder.layer.0.output.LayerNorm", IDS)
     _, y = seen(model, "encoder.layer.0.output.dropout", IDS)
     names = ("down.weight", "down.bias", "up.weight", "up.bias", "input_gate.weight", "input_gate.bias")
     down, d, up, u, w, c = (state[f"encoder.layer.0.mlp.pfeiffer.{name}"] for name in names)
-    g = torch.sigmoid(h @ w.T + c).mean(1, keepdim=True)
-    expected = h + g * (torch.relu(h @ down.T + d) @ up.T + u)
+    g = torch.sigmoid(z @ w.T + c).mean(1, keepdim=True)
+    expected = h + g * (torch.relu(z @ down.T + d) @ up.T + u)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
 
 

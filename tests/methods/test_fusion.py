@@ -28,9 +28,10 @@ def with_tasks(make_case: Any) -> Any:
     return model
 
 
-def output_of(model: Any) -> Tensor:
+def output_of(model: Any, name: str = "dropout") -> Tensor:
     found: list[Tensor] = []
-    hook = model.encoder.layer[0].output.dropout.register_forward_hook(lambda _, args, y: found.append(y))
+    layer = model.encoder.layer[0].output.get_submodule(name)
+    hook = layer.register_forward_hook(lambda _, args, y: found.append(y))
     model(IDS)
     hook.remove()
     return found[0]
@@ -40,7 +41,7 @@ def test_tokens_look_at_what_the_adapters_make_of_them(make_case: Any) -> None:
     model = with_tasks(make_case)
     adapters = mmpeft.adapters(model)
     with adapters.off():
-        h = output_of(model)
+        h, z = output_of(model), output_of(model, "LayerNorm")
     mmpeft.adapt(model, mmpeft.AdapterFusion(adapters=TASKS), name="fusion")
     torch.manual_seed(9)
     for parameter in adapters.parameters():
@@ -49,8 +50,8 @@ def test_tokens_look_at_what_the_adapters_make_of_them(make_case: Any) -> None:
     changes = []
     for name in TASKS:
         a = {k.rpartition("pfeiffer.")[2]: v for k, v in adapters.state_dict(name).items() if "layer.0" in k}
-        changes.append(torch.relu(h @ a["down.weight"].T + a["down.bias"]) @ a["up.weight"].T + a["up.bias"])
-    query = h @ own["query.weight"].T + own["query.bias"]
+        changes.append(torch.relu(z @ a["down.weight"].T + a["down.bias"]) @ a["up.weight"].T + a["up.bias"])
+    query = z @ own["query.weight"].T + own["query.bias"]
     scores = [(query * (f @ own["key.weight"].T + own["key.bias"])).sum(-1) for f in changes]
     weights = torch.stack(scores).softmax(0)
     expected = h + sum(w[..., None] * (f @ own["value"].T) for w, f in zip(weights, changes, strict=True))

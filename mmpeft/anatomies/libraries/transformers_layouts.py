@@ -12,7 +12,8 @@ class Branch:
     """A sublayer by paths inside its block: the module that returns its output, and those around it.
 
     ``source`` receives the sublayer's input where ``host`` doesn't. Without ``entry`` that input is the residual stream
-    itself (post-norm); without ``exit`` the host's output is what is added to it.
+    itself, and ``norm`` is the layer that reads the sum behind the sublayer (post-norm); without ``exit`` the host's
+    output is what is added to it.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Branch:
     source: str = ""
     entry: str = ""
     exit: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ OPT = BlockLayout(
 )
 BART = BlockLayout(
     stack="layers",
-    branches=(Branch("attn", "self_attn"), Branch("cross", "encoder_attn"), Branch("mlp", "fc2", source="fc1")),
+    branches=(
+        Branch("attn", "self_attn", norm="self_attn_layer_norm"),
+        Branch("cross", "encoder_attn", norm="encoder_attn_layer_norm"),
+        Branch("mlp", "fc2", source="fc1", norm="final_layer_norm"),
+    ),
     linears={**_projections("self_attn"), **_projections("encoder_attn", "cross"), **PLAIN},
     words="embed_tokens",
     tower="",
@@ -133,9 +139,14 @@ BART = BlockLayout(
 BERT = BlockLayout(
     stack="encoder.layer",
     branches=(
-        Branch("attn", "attention.output.dropout", source="attention.self"),
-        Branch("cross", "crossattention.output.dropout", source="crossattention.self"),
-        Branch("mlp", "output.dropout", source="intermediate"),
+        Branch("attn", "attention.output.dropout", source="attention.self", norm="attention.output.LayerNorm"),
+        Branch(
+            "cross",
+            "crossattention.output.dropout",
+            source="crossattention.self",
+            norm="crossattention.output.LayerNorm",
+        ),
+        Branch("mlp", "output.dropout", source="intermediate", norm="output.LayerNorm"),
     ),
     linears={
         **{
@@ -217,7 +228,9 @@ def layouts(family: str, config: Any) -> tuple[BlockLayout, ...]:
     """Return a family's layouts as this configuration arranges its blocks; none of a family that is not known."""
     found = FAMILIES.get(family, ())
     if family == "opt" and not config.do_layer_norm_before:
-        return tuple(replace(own, branches=tuple(replace(b, entry="") for b in own.branches)) for own in found)
+        return tuple(
+            replace(own, branches=tuple(replace(b, entry="", norm=b.entry) for b in own.branches)) for own in found
+        )
     if family == "gpt_neox":
         return tuple(replace(own, parallel=config.use_parallel_residual) for own in found)
     if family == "falcon":

@@ -171,6 +171,7 @@ def _branches(block: Any, path: str, layout: BlockLayout, width: int, place: dic
             source=source,
             entry=entry or source or host,
             exit=modules.get(branch.exit) if branch.exit else host,
+            norm=modules.get(branch.norm),
             width=width,
             parallel=layout.parallel,
             **place,

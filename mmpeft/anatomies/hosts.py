@@ -7,29 +7,31 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from mmpeft.kernels.passed import Passed
+
 
 class Tap:
-    """What a module was given and what it made in this forward pass, for edits at other hosts that read it."""
+    """What a module was given and what it made in this thread's forward pass, for edits elsewhere that read it."""
 
     def __init__(self) -> None:
-        self.open = False
-        """Whether an active edit reads it."""
         self.readers: set[str] = set()
         """The adapters with such edits."""
-        self.seen: Tensor | None = None
-        self.made: Any = None
+        self.seen = Passed()
+        self.made = Passed()
 
 
 class Carried(Protocol):
     """What a host carries, as far as rooms see it that don't graft (it is ``mmpeft.injection.graft.Graft``)."""
 
-    switches: list[tuple[nn.Module, str, Any, Any]]
-    """Attributes (module, name, value with edits, value without) that are set while edits are active."""
     tap: Tap
 
     @property
     def calls(self) -> Sequence[Any]:
         """The active edits at this host, in order."""
+
+    @property
+    def tapped(self) -> bool:
+        """Whether an active edit elsewhere reads what this host sees."""
 
     @property
     def inner(self) -> Callable[..., Any] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmpeft.kernels.rows import Rows
 
-Switch = tuple[nn.Module, str, Any, Any]
+Switch = tuple[nn.Module, str, Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -19,7 +19,7 @@ class Site:
 
     ``name`` is the field's term (``attn.q``), ``path`` the unique address of the site inside its model
     (``blocks.0.attn.q``), ``host`` the module whose forward an edit extends and ``host_path`` its path.
-    ``switches`` are attributes (module, name, value with edits, value without) that make the library call the host;
+    ``switches`` are attributes (module, name, value) with which the module's forward calls the host, set while it does;
     where there is none, ``carrier`` is the module that reads the host's weights itself, with a forward that doesn't.
     """
 

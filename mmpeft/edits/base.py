@@ -68,6 +68,11 @@ class Binding:
     names: Mapping[str, str] = field(default_factory=dict)
     carry: Callable[..., Any] | None = None
 
+    def modules(self) -> list[nn.Module]:
+        """Return the host, the tap, and modules that call the host only with a switch."""
+        taps = [] if self.tap is None else [self.tap]
+        return [self.host, *taps, *(module for module, *_ in self.site.switches)]
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -82,7 +87,7 @@ class Call:
     def tapped(self) -> Tensor:
         """Return what the binding's tap saw in this forward pass."""
         assert self.binding.tap is not None
-        seen = graft_of(self.binding.tap).tap.seen
+        seen: Tensor | None = graft_of(self.binding.tap).tap.seen.value
         if seen is None:
             raise ValueError(f"{self.binding.site.path}: the model was entered behind the place that this edit reads")
         return seen
@@ -90,7 +95,7 @@ class Call:
     def tapped_output(self) -> Any:
         """Return what the module at the binding's tap made in this forward pass."""
         assert self.binding.tap is not None
-        return graft_of(self.binding.tap).tap.made
+        return graft_of(self.binding.tap).tap.made.value
 
 
 class Edit(nn.Module):

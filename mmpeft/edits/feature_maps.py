@@ -75,7 +75,6 @@ class FeatureMaps(ChangesInput):
             for k, out in enumerate(outs)
         )
         self.takes = Condition()
-        self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the input of the denoiser."""

@@ -103,11 +103,12 @@ class Prefix(AddsKeys, StacksKeys, StartsFromWords):
         return tuple(torch.stack(own).unflatten(-1, (edits[0].heads, -1)).transpose(1, 2) for own in pairs)
 
     def routed_extra(self, query: Tensor, call: Together) -> Extra:
-        """Return each sample's own prefix; those without one get any, and don't see it."""
+        """Return each sample's own prefix; those without one get zeros, and don't see them."""
         layout, (keys, values) = call.layout, call.stack(query.dtype)
-        everyone = layout.rows_of(layout.everyone, len(query))
-        own = everyone.clamp(max=len(keys) - 1)
-        shown = None if layout.whole else (everyone < len(keys))[:, None].expand(-1, self.tokens)
+        own, shown = layout.rows_of(layout.everyone, len(query)), None
+        if not layout.whole:
+            shown = (own < len(keys))[:, None].expand(-1, self.tokens)
+            keys, values = (torch.cat([part, part.new_zeros(1, *part.shape[1:])]) for part in (keys, values))
         return Extra(keys.index_select(0, own), values.index_select(0, own), shown)
 
     @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
+from mmpeft.kernels.scoped import Scoped
+
 T = TypeVar("T")
 
 
@@ -18,11 +20,11 @@ class Borrowed(Generic[T]):
         self.value = value
 
 
-class Condition:
+class Condition(Scoped[Any]):
     """What an edit is given besides the model's own input, for as long as a context lasts; copies start without."""
 
     def __init__(self) -> None:
-        self.value: Any = None
+        super().__init__(None)
 
     def needed(self, what: str, name: str) -> Any:
         """Return the value; without one raise a ValueError that says how ``what``, here ``name``, is given."""

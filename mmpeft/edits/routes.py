@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmpeft.kernels.routing import BatchLayout
+from mmpeft.kernels.scoped import Scoped
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +31,12 @@ class Route:
         return (samples[:, None] * each + torch.arange(each, device=self.device)).flatten()
 
 
-class RoutingTable:
-    """Adapter to samples, for the current ``adapters.route``.
+class Served:
+    """The samples that each adapter serves within one ``adapters.route``."""
 
-    Prepared calls hold on to the table and read it in each pass, so that routing the next batch rebuilds none of them.
-    """
-
-    def __init__(self) -> None:
-        self.routes: Mapping[str, Route] = {}
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self.routes = routes
         self._layouts: dict[tuple[str, ...], BatchLayout] = {}
-
-    def serve(self, routes: Mapping[str, Route]) -> None:
-        """Take the routes by adapter."""
-        self.routes, self._layouts = routes, {}
 
     def layout(self, names: tuple[str, ...]) -> BatchLayout:
         """Return how the samples of these adapters lie in the batch."""
@@ -50,6 +44,16 @@ class RoutingTable:
             routes = [self.routes[name] for name in names]
             self._layouts[names] = BatchLayout([route.samples for route in routes], routes[0].batch, routes[0].device)
         return self._layouts[names]
+
+
+class RoutingTable(Scoped[Served]):
+    """Adapter to samples, for the ``adapters.route`` of this thread or task.
+
+    Prepared calls hold on to the table and read it in each pass, so that routing the next batch rebuilds none of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Served({}))
 
 
 @dataclass(frozen=True)
@@ -61,4 +65,4 @@ class Share:
 
     def rows(self, length: int) -> Tensor:
         """Indices of the adapter's samples into a leading dimension of ``length``."""
-        return self.table.routes[self.name].rows(length)
+        return self.table.value.routes[self.name].rows(length)

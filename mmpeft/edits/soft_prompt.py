@@ -12,6 +12,7 @@ from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import Site, WordsSite
 from mmpeft.edits.base import Arguments, Binding, Call, ChangesOutput, InsertsTokens, Point
 from mmpeft.edits.together import StacksInput, Together
+from mmpeft.kernels.passed import Passed
 
 Start = Literal["random", "vocabulary"]
 READER = -1
@@ -31,7 +32,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
     def __init__(self, site: WordsSite, *, tokens: int, start: Start | tuple[int, ...] = "random") -> None:
         super().__init__()
-        self.count, self.path, self.inserted = tokens, site.path, False
+        self.count, self.path, self.inserted = tokens, site.path, Passed()
         self.layers = (0,)
         self._make(site, start)
 
@@ -79,7 +80,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         if first:
             words = placed(words)
         if not call.joins:
-            self.inserted = first
+            self.inserted.value = first
             kwargs = kwargs | self._extended(kwargs, first)
         return (None,), kwargs | {"inputs_embeds": words}
 
@@ -139,7 +140,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
     def output(self, x: Tensor, y: Any, call: Call) -> Any:
         """Leave the vectors' positions out, of hidden states too; behind a cache there are none."""
-        if not self.inserted:
+        if not self.inserted.value:
             return y
         if isinstance(y, Tensor):
             return y[:, self.count :]

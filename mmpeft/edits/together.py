@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,48 +59,58 @@ class StacksKeys(Stacks):
         raise NotImplementedError
 
 
+class _Seen(NamedTuple):
+    """The tensors of some edits, and where they lie in memory, as they were when these samples were first served."""
+
+    served: object
+    sources: list[Tensor]
+    places: list[int] | None
+
+
 class Stacked:
     """The weights of several edits on top of each other, kept for as long as none of them changes.
 
     They are made anew in every pass where they get gradients, torch compiles, or a tensor doesn't count its changes
-    (those of inference mode) or is sharded. Copies and pickles start without.
+    (those of inference mode) or is sharded. Copies and pickles start without. Threads may use one at the same time.
     """
 
     def __init__(self, edits: tuple[Stacks, ...]) -> None:
         self.edits = edits
-        self.kept: Stack = ()
-        self._state: object = None
-        self._routes: object = None
         self._owners: list[tuple[dict[str, Any], str]] = []
-        self._sources: list[Tensor] = []
-        self._places: list[int] | None = None
+        self._kept: tuple[object, Stack] = None, ()
+        self._seen = _Seen(None, [], None)
 
-    def of(self, dtype: torch.dtype, routes: object) -> Stack:
-        """Return the stack in a precision; for other ``routes`` than before, tensors may have been exchanged."""
+    @property
+    def kept(self) -> Stack:
+        """The weights that are kept just now."""
+        return self._kept[1]
+
+    def of(self, dtype: torch.dtype, served: object) -> Stack:
+        """Return the stack in a precision; where others are ``served`` than before, tensors may have been exchanged."""
         if torch.compiler.is_compiling():
             return self._made(dtype)
-        if routes is not self._routes:
-            self._routes = routes
-            self._look()
-        trained = torch.is_grad_enabled() and any(source.requires_grad for source in self._sources)
-        if trained or self._places is None:
+        seen = self._seen
+        if seen.served is not served:
+            seen = self._seen = self._look(served)
+        trained = torch.is_grad_enabled() and any(source.requires_grad for source in seen.sources)
+        if trained or seen.places is None:
             return self._made(dtype)
-        state = dtype, torch.is_inference_mode_enabled(), self._places, [source._version for source in self._sources]
-        if state != self._state:
-            self._state, self.kept = state, self._made(dtype)
-        return self.kept
+        ids, versions = [id(own) for own in seen.sources], [own._version for own in seen.sources]
+        state = dtype, torch.is_inference_mode_enabled(), seen.places, ids, versions
+        kept = self._kept
+        if kept[0] != state:
+            kept = self._kept = state, self._made(dtype)
+        return kept[1]
 
-    def _look(self) -> None:
+    def _look(self, served: object) -> _Seen:
         """See which tensors the edits have now, and where these lie in memory, where that tells all."""
         if not self._owners:
             modules = [module for edit in self.edits for module in edit.sources()]
             owners = ((own, key) for module in modules for own in (module._parameters, module._buffers) for key in own)
             self._owners = [(own, key) for own, key in owners if own[key] is not None]
         sources = [own[key] for own, key in self._owners]
-        if len(sources) != len(self._sources) or not all(map(operator.is_, sources, self._sources)):
-            self._sources, self._state = sources, None
         plain = all(type(source) in (Tensor, nn.Parameter) and not source.is_inference() for source in sources)
-        self._places = [source.data_ptr() for source in sources] if plain else None
+        return _Seen(served, sources, [source.data_ptr() for source in sources] if plain else None)
 
     def _made(self, dtype: torch.dtype) -> Stack:
         return tuple(part.to(dtype) for part in type(self.edits[0]).stacked(self.edits))
@@ -121,8 +130,8 @@ class Together(Call):
     @property
     def layout(self) -> BatchLayout:
         """Which of the adapters serves which samples."""
-        return self.table.layout(self.names)
+        return self.table.value.layout(self.names)
 
     def stack(self, dtype: torch.dtype) -> Stack:
         """Return the adapters' weights in a precision."""
-        return self.weights.of(dtype, self.table.routes)
+        return self.weights.of(dtype, self.table.value)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from mmpeft.edits.base import Edit, UpdatesWeight
-from mmpeft.edits.routes import Route
+from mmpeft.edits.routes import Route, Served
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.handle.saving import kept_tensors, save
@@ -21,6 +21,7 @@ from mmpeft.injection import merging
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan
 from mmpeft.injection.tree import Adapter, Tree
+from mmpeft.kernels.scoped import within
 from mmpeft.methods.base import parse
 from mmpeft.settings import nearest
 
@@ -144,7 +145,7 @@ class Adapters:
     # ---- switching -----------------------------------------------------------------------------------------------
 
     def activate(self, *names: str, weights: Sequence[Weight] | None = None, trainable: bool | None = None) -> None:
-        """Make these the active adapters, in this order, each scaled by its weight (1 by default).
+        """Make these the active adapters for everybody, in this order, each scaled by its weight (1 by default).
 
         A weight is a number, or numbers by pattern over sites' names and paths, and 0 where none matches:
         ``{"up_blocks.*": 1.0, "up_blocks.0.*": 0.4}`` (of several that match, the last).
@@ -166,17 +167,16 @@ class Adapters:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Within this context the model is the frozen model, bit for bit."""
+        """Within this context the model is the frozen model, bit for bit: in this thread or asynchronous task only."""
         self._unmerged("switch off")
-        with self._kept():
-            for tree in self.trees.values():
-                tree.activate({})
+        with self._choice({}):
             yield
 
     @contextmanager
     def route(self, names: Sequence[str | None]) -> Iterator[None]:
         """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model.
 
+        That holds in this thread or asynchronous task only; others route batches of their own meanwhile.
         Adapters of the same kind are computed together, from stacks of their weights. These are kept for the next batch
         with the same adapters, until they change or ``activate`` is called.
         """
@@ -186,33 +186,29 @@ class Adapters:
             if name is not None:
                 samples.setdefault(name, []).append(sample)
         self._routable(samples, len(names))
-        with self._kept(), ExitStack() as hooks:
+        with ExitStack() as contexts:
             for label, tree in self.trees.items():
                 module = self.modules[label]
                 device = next(module.parameters()).device
                 routes = {name: Route(tuple(own), len(names), device) for name, own in samples.items()}
-                tree.activate(dict.fromkeys(samples, 1.0), routes)
-                check = module.register_forward_pre_hook(partial(_check_batch, len(names)), with_kwargs=True)
-                hooks.callback(check.remove)
+                contexts.enter_context(within(tree.chosen(dict.fromkeys(samples, 1.0), routes)))
+                check = partial(_check_batch, len(names), tree, tree.table.value)
+                contexts.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
             yield
 
     @contextmanager
     def given(self, conditions: Mapping[str, object]) -> Iterator[None]:
-        """Within this context the named adapters get what they need besides the model's input: a control image ..."""
-        places = {name: [e.takes for e in self._edits(self._known(name)) if e.takes is not None] for name in conditions}
-        useless = [name for name, own in places.items() if not own]
+        """Within this context the named adapters get what they need besides the model's input: a control image ...
+
+        They do in this thread or asynchronous task only.
+        """
+        takers = {name: [e.takes for e in self._edits(self._known(name)) if e.takes is not None] for name in conditions}
+        useless = [name for name, own in takers.items() if not own]
         if useless:
-            takers = [name for name in self.names if any(edit.takes is not None for edit in self._edits(name))]
-            raise ValueError(f"given: {useless[0]!r} takes no condition{nearest(useless[0], takers)}")
-        before = [(place, place.value) for own in places.values() for place in own]
-        try:
-            for name, own in places.items():
-                for place in own:
-                    place.value = conditions[name]
+            able = [name for name in self.names if any(edit.takes is not None for edit in self._edits(name))]
+            raise ValueError(f"given: {useless[0]!r} takes no condition{nearest(useless[0], able)}")
+        with within({condition: conditions[name] for name, own in takers.items() for condition in own}):
             yield
-        finally:
-            for place, value in before:
-                place.value = value
 
     # ---- merging and removing ------------------------------------------------------------------------------------
 
@@ -262,14 +258,13 @@ class Adapters:
         _reset_compiled()
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """Put the active adapters and their routes back in the end, as far as they are still there."""
-        before = [(tree, tree.active, tree.routes) for tree in self.trees.values()]
-        try:
+    def _choice(self, weights: Mapping[str, Weight]) -> Iterator[None]:
+        """Make exactly these adapters active within this context, as far as each module has them."""
+        with ExitStack() as contexts:
+            for tree in self.trees.values():
+                own = {name: weight for name, weight in weights.items() if name in tree.adapters}
+                contexts.enter_context(within(tree.chosen(own)))
             yield
-        finally:
-            for tree, active, routes in before:
-                tree.activate({name: weight for name, weight in active.items() if name in tree.adapters}, routes)
 
     # ---- the rest ------------------------------------------------------------------------------------------------
 
@@ -386,7 +381,11 @@ def _check_name(handle: Adapters, name: str) -> None:
         raise ValueError(f"name: {name!r}: letters, digits, '-' and '_' only")
 
 
-def _check_batch(expected: int, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+def _check_batch(
+    expected: int, tree: Tree, served: Served, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    if tree.table.value is not served:
+        return
     size = next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
     if size != expected:
         raise ValueError(f"route: {expected} names for a batch of {size}")

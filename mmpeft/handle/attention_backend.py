@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,8 @@ from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import carried_by, plain_class
 from mmpeft.anatomies.reading import attention_sites
 from mmpeft.anatomies.sites import AttentionSite
-from mmpeft.injection.graft import check_forward, graft, ungraft
+from mmpeft.handle.setting import Setting
+from mmpeft.injection.graft import Kernel, check_forward
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.kernels.attention import check_name
 from mmpeft.kernels.backends import Backend
@@ -22,12 +22,13 @@ ATTENTION = re.compile("Attention|Attn")
 """How libraries call classes that attend."""
 
 
-def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Backend) -> ExitStack:
+def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Backend) -> Setting:
     """Compute the attention of a model, or of all modules of a pipeline, by this kernel from now on.
 
     It may be called again at any time; ``auto`` gives the model back its library's own way. As a context manager,
-    ``with use_attention(model, "math"): ...``, it puts the kernel of before back. Other models are not touched, and a
-    copy of the model has its kernel. Whether a kernel can compute a call is seen when it is called.
+    ``with use_attention(model, "math"): ...``, it holds for what runs inside, in this thread or task only. Other models
+    are not touched, and a copy of the model has its kernel. Whether a kernel can compute a call is seen when it is
+    called.
 
     Raises:
         ValueError: If there is no such backend, or some attention of the model can't be reached.
@@ -38,30 +39,8 @@ def use_attention(model: nn.Module | Mapping[str, nn.Module] | Any, backend: Bac
     sites = [site for module in modules.values() for site in attention_sites(module)]
     if backend != "auto":
         _refuse(modules, sites, backend)
-    before = ExitStack()
-    for site in sites:
-        before.callback(_set, site, _now(site))
-        _set(site, backend)
-    return before
-
-
-def _now(site: AttentionSite) -> Backend:
-    return graft(site.host).backend if carried_by(site.host) else "auto"
-
-
-def _set(site: AttentionSite, backend: Backend) -> None:
-    host = site.host
-    if backend != "auto":
-        own = graft(host)
-        own.note(site.switches)
-        own.backend, own.attention = backend, site
-        own.switch()
-    elif carried_by(host):
-        own = graft(host)
-        own.backend, own.attention = backend, None
-        own.switch()
-        if not own.needed:
-            ungraft(host)
+    changed = sites if backend != "auto" else [site for site in sites if carried_by(site.host)]
+    return Setting({site.host: ("kernel", Kernel(backend, None if backend == "auto" else site)) for site in changed})
 
 
 def _refuse(modules: Mapping[str, nn.Module], sites: list[AttentionSite], backend: Backend) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any, get_args
 
 from torch import nn
 
 from mmpeft.anatomies.hosts import carried_by
 from mmpeft.anatomies.reading import anatomy
-from mmpeft.injection.graft import check_forward, graft, ungraft
+from mmpeft.handle.setting import Setting
+from mmpeft.injection.graft import check_forward
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.settings import nearest
 
 
-def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLevel) -> ExitStack:
+def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLevel) -> Setting:
     """Keep for the backward pass of a model, or of all modules of a pipeline, as much as this level says from now on.
 
     ``standard`` is what torch and the fused edits keep. ``lean`` keeps nothing that activations, products of two
@@ -24,8 +24,8 @@ def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLe
     as they are (rotated ones are kept); ``leanest`` no output of a linear layer in front of an activation either. What
     is not kept is computed again in the backward pass, by the same operations: gradients stay the same to the last bit.
     It may be called again at any time; a copy of the model has its level. As a context manager,
-    ``with use_memory(model, "lean"): ...``, it puts the level of before back. Under gradient checkpointing,
-    torch.compile and torch.func it is ``standard``, and the report says so.
+    ``with use_memory(model, "lean"): ...``, it holds for what runs inside, in this thread or task only. Under
+    gradient checkpointing, torch.compile and torch.func it is ``standard``, and the report says so.
 
     Raises:
         ValueError: If there is no such level.
@@ -35,11 +35,8 @@ def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLe
     hosts = [host for module in modules_of(model).values() for host in _hosts(module)]
     for host in hosts if level != "standard" else []:
         check_forward(host)
-    before = ExitStack()
-    for host in hosts:
-        before.callback(_set, host, _now(host))
-        _set(host, level)
-    return before
+    changed = hosts if level != "standard" else [host for host in hosts if carried_by(host)]
+    return Setting(dict.fromkeys(changed, ("level", level)))
 
 
 def _hosts(model: nn.Module) -> list[nn.Module]:
@@ -47,16 +44,3 @@ def _hosts(model: nn.Module) -> list[nn.Module]:
     known = anatomy(model)
     paths = [path for tower in known.towers for path in (tower.path, *(block.path for block in tower.blocks))]
     return [*{id(host): host for host in (model, *map(known.model.get_submodule, paths))}.values()]
-
-
-def _now(host: nn.Module) -> MemoryLevel:
-    return graft(host).level if carried_by(host) else "standard"
-
-
-def _set(host: nn.Module, level: MemoryLevel) -> None:
-    if level == "standard" and not carried_by(host):
-        return
-    own = graft(host)
-    own.level = level
-    if not own.needed:
-        ungraft(host)

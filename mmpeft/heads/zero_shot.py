@@ -20,6 +20,7 @@ from mmpeft.anatomies.sites import LogitsSite, PromptSite, Site
 from mmpeft.edits import ConditionalPrompt, Prompt
 from mmpeft.handle.adapters import Adapters
 from mmpeft.injection.tree import Tree
+from mmpeft.kernels.scoped import within
 
 Tokenizer = Callable[[list[str]], Tensor]
 TEMPLATE = "a photo of a {}."
@@ -162,17 +163,13 @@ class ZeroShotClassifier(Headed):
 
     def _routed(self, features: Tensor, tree: Tree) -> Tensor:
         """Return the class embeddings (batch, classes, width) of each sample's adapter."""
-        active, routes = tree.active, tree.routes
         weight = self.head.weight.expand(len(features), -1, -1)
-        try:
-            for name, route in routes.items():
-                tree.activate({name: 1.0})
-                rows = route.rows(len(features))
+        for name, route in tree.routes.items():
+            rows = route.rows(len(features))
+            with within(tree.chosen({name: 1.0})):
                 adapted = tree.touched - {"vision", "task"}
                 embeddings = self._embed(features[rows] if _moves(tree) else None) if adapted else self.head.weight
-                weight = weight.index_copy(0, rows, embeddings.expand(len(rows), -1, -1).to(weight.dtype))
-        finally:
-            tree.activate(active, routes)
+            weight = weight.index_copy(0, rows, embeddings.expand(len(rows), -1, -1).to(weight.dtype))
         return weight
 
     def _embed(self, images: Tensor | None) -> Tensor:

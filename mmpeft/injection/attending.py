@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits.base import AddsKeys, Call
+from mmpeft.edits.routes import Share
 from mmpeft.edits.together import StacksKeys, Together
 from mmpeft.kernels.attention import Extra, attention
 from mmpeft.kernels.backends import Backend
@@ -74,34 +75,39 @@ class Attending(TorchFunctionMode):
         return y
 
     def _share(self, call: Call) -> float | Tensor | None:
-        """Return how much of the change each query gets; None for all of it."""
+        """Return how much of the change each query gets, of samples that it does not serve none; None for all of it."""
         gate = call.binding.edit.input_gate
-        if gate is not None and not gate.sequence:
-            return call.weight * gate(self.entered)[:, None]
-        return None if call.weight == 1.0 else call.weight
+        if gate is None or gate.sequence:
+            return None if call.weight == 1.0 else call.weight
+        share: Tensor = call.weight * gate(self.entered)[:, None]
+        return share if call.route is None else share.masked_fill(~_served(call.route, share), 0.0)
 
     def _extra(self, call: Call, query: Tensor) -> Extra:
-        """Return an edit's keys and values; a gate of the whole sequence is a factor on both."""
-        extra, gate = _limited(call, query), call.binding.edit.input_gate
-        if gate is None or not gate.sequence:
-            return extra
-        open_ = gate(self.entered)[:, None]
-        return Extra(open_ * extra.keys, open_ * extra.values, extra.shown)
+        """Return an edit's keys and values, shown to the samples that it serves; the others have zeros in their place.
+
+        A mask alone would not keep a NaN from them. A gate of the whole sequence is a factor on both.
+        """
+        edit, gate = call.binding.edit, call.binding.edit.input_gate
+        if isinstance(call, Together):
+            assert isinstance(edit, StacksKeys)
+            return edit.routed_extra(query, call)
+        assert isinstance(edit, AddsKeys)
+        extra = edit.extra(query, call)
+        keys, values, shown = extra.keys, extra.values, extra.shown
+        if gate is not None and gate.sequence:
+            open_ = gate(self.entered)[:, None]
+            keys, values = open_ * keys, open_ * values
+        if call.route is None:
+            return Extra(keys, values, shown)
+        served = _served(call.route, query)
+        keys, values = (torch.where(served, part, part.new_zeros(())) for part in (keys, values))
+        return Extra(keys, values, served[:, 0, 0].expand(-1, keys.shape[-2]))
 
 
-def _limited(call: Call, query: Tensor) -> Extra:
-    """Return an edit's keys and values, shown to the samples that it serves."""
-    edit = call.binding.edit
-    if isinstance(call, Together):
-        assert isinstance(edit, StacksKeys)
-        return edit.routed_extra(query, call)
-    assert isinstance(edit, AddsKeys)
-    extra = edit.extra(query, call)
-    if call.route is None:
-        return extra
-    rows = call.route.rows(len(query))
-    shown = torch.zeros(len(query), dtype=torch.bool, device=query.device).index_fill(0, rows, True)
-    return Extra(extra.keys, extra.values, shown[:, None].expand(-1, extra.keys.shape[-2]))
+def _served(route: Share, like: Tensor) -> Tensor:
+    """Return which samples (batch, 1, 1, 1) are served."""
+    served = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    return served.index_fill(0, route.rows(len(like)), True)[:, None, None, None]
 
 
 def _together(extras: Sequence[Extra], batch: int) -> Extra:

@@ -6,92 +6,141 @@ Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dic
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.hosts import Tap, plain_class, tensor_of
 from mmpeft.anatomies.libraries.entries import ENTRIES, FEATURES
-from mmpeft.anatomies.sites import AttentionSite, Switch
+from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits.base import Binding, Call, ChangesInput, ChangesOutput, RefusesFeatures, ReplacesParameters
 from mmpeft.edits.together import StacksInput, StacksOutput, Together
+from mmpeft.edits.weights import Weight
 from mmpeft.injection.attending import Attending
 from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
-from mmpeft.injection.schedule import EMPTY, Forward
+from mmpeft.injection.schedule import EMPTY, Forward, Schedule
 from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.recompute import recomputing
 from mmpeft.kernels.rows import Interleaved, put, take
+from mmpeft.kernels.scoped import Scoped, keep_for_recomputation, replacements
 
 
-class Graft:
-    """What a host carries: all bindings by adapter, the schedule of the active ones, and how it computes."""
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some active adapters with their weights, what each host runs for them, and the towers that this touches."""
 
-    def __init__(self) -> None:
-        self.bindings: dict[str, list[Binding]] = {}
-        self.schedule = EMPTY
-        self.backend: Backend = "auto"
-        self.attention: AttentionSite | None = None
-        """Where the host calls the kernel of attention; None: that is computed as its library does it."""
-        self.level: MemoryLevel = "standard"
-        self.tap = Tap()
-        self.stand_in: Forward | None = None
-        """A forward in place of that of the host's class: of merged plain numbers, or one that a tracer watches."""
-        self.replaced = False
-        """Whether tensors stand in for the host's parameters just now."""
-        self.originals: dict[str, Tensor] = {}
-        """The base's parameters, while adapters are merged into them."""
-        self.switches: list[Switch] = []
+    active: Mapping[str, Weight]
+    schedules: Mapping[Graft, Schedule]
+    towers: frozenset[str]
 
-    def attach(self, name: str, binding: Binding) -> None:
-        """Take a binding of an adapter, which runs when it is activated; a switch is as its first binding found it."""
-        self.bindings.setdefault(name, []).append(binding)
-        self.note(binding.site.switches)
 
-    def note(self, switches: tuple[Switch, ...]) -> None:
-        """Take switches that are set while this host does not run as its library wrote it."""
-        known = [(module, attribute) for module, attribute, *_ in self.switches]
-        self.switches += [switch for switch in switches if switch[:2] not in known]
+class Kernel(NamedTuple):
+    """How a host computes attention: by this backend, where it calls the kernel; None: as its library does it."""
 
-    @property
-    def calls(self) -> tuple[Call, ...]:
-        """The active edits at this host, in order."""
-        return self.schedule.calls
+    backend: Backend
+    site: AttentionSite | None
 
-    @property
-    def inner(self) -> Forward | None:
-        """The forward that the host runs below its edits; None for that of its class."""
-        by_kernel = None if self.attention is None or self.attention.carrier is None else self.attention.carrier[1]
-        return self.stand_in or self.schedule.carry or by_kernel
 
-    @property
-    def needed(self) -> bool:
-        """Whether the host has to carry this."""
-        return bool(self.bindings) or self.attention is not None or self.level != "standard"
+class State(NamedTuple):
+    """How a host runs."""
+
+    schedule: Schedule
+    kernel: Kernel
+    level: MemoryLevel
 
     @property
     def running(self) -> bool:
         """Whether the host does not run as its library wrote it."""
-        return bool(self.schedule.calls) or self.attention is not None
+        return bool(self.schedule.calls) or self.kernel.site is not None
 
-    def switch(self) -> None:
-        """Set the switches as this host runs."""
-        for module, attribute, on, off in self.switches:
-            setattr(module, attribute, on if self.running else off)
 
-    def run(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+class Graft:
+    """What a host carries: all bindings by adapter, the schedule of the active ones, and how it computes.
+
+    Schedule, kernel and level are those of everybody (``default``), but where a context has replaced them for itself.
+    """
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, list[Binding]] = {}
+        self.selection: Scoped[Selection] | None = None
+        """The choice of adapters that decides on the schedule."""
+        self.kernel = Scoped(Kernel("auto", None))
+        self.level: Scoped[MemoryLevel] = Scoped("standard")
+        self.default: State | None = None
+        """How the host runs for everybody; None where that has to be put together anew."""
+        self.borrowed = 0
+        """How many contexts compute in another way here."""
+        self.tap = Tap()
+        self.switched: list[tuple[str, Any, Graft]] = []
+        """Attributes of the host and their values while another host, which it calls only then, is running."""
+        self.stand_in: Forward | None = None
+        """A forward in place of that of the host's class: of merged plain numbers, or one that a tracer watches."""
+        self.originals: dict[str, Tensor] = {}
+        """The base's parameters, while adapters are merged into them."""
+
+    def everybody(self) -> State:
+        """Return how the host runs where no context has replaced anything."""
+        if self.default is None:
+            schedules = {} if self.selection is None else self.selection.default.schedules
+            self.default = State(schedules.get(self, EMPTY), self.kernel.default, self.level.default)
+        return self.default
+
+    def now(self) -> State:
+        """Return how the host runs here and now."""
+        replaced = replacements()
+        default = self.default or self.everybody()
+        if replaced is None:
+            return default
+        schedule = default.schedule
+        if self.selection is not None and self.selection in replaced:
+            schedule = replaced[self.selection].schedules.get(self, EMPTY)
+        return State(schedule, self.kernel.value, self.level.value)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The active edits at this host, in order."""
+        return self.now().schedule.calls
+
+    @property
+    def tapped(self) -> bool:
+        """Whether an active edit elsewhere reads what this host sees."""
+        return self.now().schedule.tapped
+
+    @property
+    def inner(self) -> Forward | None:
+        """The forward that the host runs below its edits; None for that of its class."""
+        return self._inner(self.now())
+
+    def _inner(self, state: State) -> Forward | None:
+        site = state.kernel.site
+        by_kernel = None if site is None or site.carrier is None else site.carrier[1]
+        return self.stand_in or state.schedule.carry or by_kernel
+
+    @property
+    def needed(self) -> bool:
+        """Whether the host has to carry this."""
+        changed = self.kernel.default.site is not None or self.level.default != "standard"
+        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "default": None, "borrowed": 0}
+
+    def run(self, host: nn.Module, forward: Forward, state: State, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
-        schedule, forward = self.schedule, self.inner or forward
-        if self.tap.open:
-            self.tap.seen = args[0]
+        schedule, site, forward = state.schedule, state.kernel.site, self._inner(state) or forward
+        if schedule.tapped:
+            self.tap.seen.value = args[0]
         for call in schedule.inputs:
             args, kwargs = _enter(call, args, kwargs)
         updates = [] if schedule.parameters else updates_of(host, forward, args[0], schedule.outputs)
         if updates:
             y = computed(host, forward, args[0], updates)
-        elif schedule.attentions or self.attention is not None:
-            with Attending(schedule.attentions, self.backend, self.attention, args[0]):
+        elif schedule.attentions or site is not None:
+            with Attending(schedule.attentions, state.kernel.backend, site, args[0]):
                 y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
@@ -99,16 +148,17 @@ class Graft:
         for call in schedule.outputs[len(updates) :]:
             y = _leave(call, args[0], y, own=own)
         for tap in schedule.taps:
-            tap.seen = tap.made = None
-        if self.tap.open:
-            self.tap.made = y
+            tap.seen.value = tap.made.value = None
+        if schedule.tapped:
+            self.tap.made.value = y
         return y
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
-        for call in self.schedule.projected:
+        schedule = self.now().schedule
+        for call in schedule.projected:
             (x,), _ = _enter(call, (x,), {})
-        projections = self.schedule.projections
+        projections = schedule.projections
         updates = projection_updates(host, x, projections)
         y = projected(host, x, updates)
         for call in projections[len(updates) :]:
@@ -116,9 +166,10 @@ class Graft:
         return y
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        routed = [call for call in self.schedule.parameters if call.route is not None]
+        attributes = self._attributes()
+        routed = [call for call in self.now().schedule.parameters if call.route is not None]
         if not routed:
-            return replaced(host, self.mixed(host), forward, args, kwargs)
+            return replaced(host, self.mixed(host), forward, args, kwargs, attributes)
         y = forward(host, *args, **kwargs)
         for call in routed:
             assert call.route is not None
@@ -126,9 +177,15 @@ class Graft:
             y = y.index_copy(0, rows, replaced(host, _tensors(call), forward, (args[0][rows], *args[1:]), kwargs))
         return y
 
+    def _attributes(self) -> dict[str, Any]:
+        """Return the host's attributes that have other values just now."""
+        site = self.now().kernel.site
+        attributes = {name: value for name, value, other in self.switched if other.now().running}
+        return attributes | {name: value for _, name, value in (() if site is None else site.switches)}
+
     def mixed(self, host: nn.Module) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own: base + sum of weight * (copy - base)."""
-        parameters = self.schedule.parameters
+        parameters = self.now().schedule.parameters
         if len(parameters) == 1 and parameters[0].weight == 1.0:
             return _tensors(parameters[0])
         mixed: dict[str, Tensor] = {}
@@ -185,20 +242,54 @@ def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
     return new if binding.rows is None else put(y, binding.rows, new, -1)
 
 
-def replaced(host: nn.Module, tensors: dict[str, Tensor], forward: Forward, args: Any, kwargs: Any) -> Any:
-    """Run ``forward`` while ``tensors`` stand in for the host's parameters of those names."""
-    if not tensors:
+def replaced(
+    host: nn.Module,
+    tensors: dict[str, Tensor],
+    forward: Forward,
+    args: Any,
+    kwargs: Any,
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """Run ``forward`` while ``tensors`` stand in for the host's parameters of those names, and other ``attributes``.
+
+    It runs on a twin of the host, which shares all but these with it: so other threads' passes never see them.
+    """
+    if not tensors and not attributes:
         return forward(host, *args, **kwargs)
+    if torch.compiler.is_compiling():
+        return _exchanged(host, tensors, attributes or {}, forward, args, kwargs)
+    twin = host.__class__.__new__(host.__class__)
+    given = {**host.__dict__, **(attributes or {}), "_parameters": {**host._parameters, **tensors}, TWIN: True}
+    twin.__dict__.update(given)
+    try:
+        return forward(twin, *args, **kwargs)
+    finally:
+        for name, value in twin.__dict__.items():
+            if name not in given or value is not given[name]:
+                host.__dict__[name] = value
+
+
+TWIN = "_mmpeft_twin"
+"""Tells a twin from its host."""
+
+
+def _exchanged(
+    host: nn.Module, tensors: dict[str, Tensor], attributes: Mapping[str, Any], forward: Forward, args: Any, kwargs: Any
+) -> Any:
+    """Do the same on the host itself: the compiler knows no twins, and makes nothing of what is put back."""
     parameters = parameters_of(host)
-    own = {name: parameters[name] for name in tensors}
-    carried = graft(host)
-    carried.replaced = True
+    own, before = {name: parameters[name] for name in tensors}, {name: getattr(host, name) for name in attributes}
     try:
         parameters.update(tensors)
+        for name, value in attributes.items():
+            setattr(host, name, value)
+        host.__dict__[TWIN] = True
         return forward(host, *args, **kwargs)
     finally:
-        carried.replaced = False
+        del host.__dict__[TWIN]
         parameters.update(own)
+        for name, value in before.items():
+            setattr(host, name, value)
 
 
 def parameters_of(host: nn.Module) -> dict[str, Tensor | None]:
@@ -230,11 +321,14 @@ def _forward(cls: type[nn.Module]) -> Forward:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         carried: Graft = self.__dict__["_graft"]
-        with recomputing(carried.level):
-            if carried.running or carried.tap.open:
+        state = carried.now()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            keep_for_recomputation()
+        with recomputing(state.level):
+            if state.running or state.schedule.tapped or carried.switched:
                 if not args:
                     args = (kwargs.pop(first, None),)
-                return carried.run(self, original, args, kwargs)
+                return carried.run(self, original, state, args, kwargs)
             return (carried.stand_in or original)(self, *args, **kwargs)
 
     return forward
@@ -243,11 +337,12 @@ def _forward(cls: type[nn.Module]) -> Forward:
 def _entry(name: str, original: Forward) -> Forward:
     def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         carried: Graft = self.__dict__["_graft"]
-        for call in carried.schedule.features if name == FEATURES else ():
+        state = carried.now()
+        for call in state.schedule.features if name == FEATURES else ():
             assert isinstance(call.binding.edit, RefusesFeatures)
             call.binding.edit.features()
-        with recomputing(carried.level):
-            if carried.replaced:
+        with recomputing(state.level):
+            if TWIN in self.__dict__:
                 return original(self, *args, **kwargs)
             return replaced(self, carried.mixed(self), original, args, kwargs)
 

@@ -97,7 +97,7 @@ def _bias(call: Call) -> Tensor | None:
 
 def _folded(host: nn.Module) -> dict[str, Tensor]:
     """The host's new parameters, folded in the order in which the edits run."""
-    schedule = graft(host).schedule
+    schedule = graft(host).now().schedule
     tensors: dict[str, Tensor] = {}
     with torch.no_grad():
         if schedule.parameters:

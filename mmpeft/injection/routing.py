@@ -13,19 +13,20 @@ POINTS = (Point.INPUT, Point.OUTPUT, Point.PROJECTED, Point.PROJECTION, Point.AT
 """Where calls can be one: the others replace parameters."""
 
 
-def together(calls: Iterable[tuple[str, Call]], table: RoutingTable) -> list[Call]:
+def together(calls: Iterable[tuple[str, Call]], table: RoutingTable, everyone: int) -> list[Call]:
     """Return the calls of one host, given by adapter and in the order of each, with as many as possible in one.
+
+    ``everyone`` is the number of adapters that serve samples.
 
     Adapters that serve different samples don't see each other's: only the order inside of each matters.
     """
     points: dict[str, dict[str, list[tuple[Hashable, Call]]]] = {}
     for name, call in calls:
         points.setdefault(call.binding.point, {}).setdefault(name, []).append((_kind(call), call))
-    return [call for queues in points.values() for call in _merged(queues, table)]
+    return [call for queues in points.values() for call in _merged(queues, table, everyone)]
 
 
-def _merged(queues: dict[str, list[tuple[Hashable, Call]]], table: RoutingTable) -> Iterable[Call]:
-    everyone = len(table.routes)
+def _merged(queues: dict[str, list[tuple[Hashable, Call]]], table: RoutingTable, everyone: int) -> Iterable[Call]:
     while queues:
         first, ((kind, call), *_) = next(iter(queues.items()))
         names = [first] if kind is None else [name for name, own in queues.items() if own[0][0] == kind]

@@ -16,15 +16,15 @@ Forward = Callable[..., Any]
 class Schedule:
     """Made from a host's calls, and never changed: another choice of adapters is another schedule.
 
-    ``taps`` are what modules elsewhere saw, for edits here that read it; ``carry`` is the forward that an edit makes
-    the host run instead of its own.
+    ``taps`` are what modules elsewhere saw, for edits here that read it; ``tapped`` says that edits elsewhere read what
+    this host sees. ``carry`` is the forward that an edit makes the host run instead of its own.
     """
 
-    def __init__(self, calls: Sequence[Call] = ()) -> None:
+    def __init__(self, calls: Sequence[Call] = (), *, tapped: bool = False) -> None:
         def at(point: Point) -> tuple[Call, ...]:
             return tuple(call for call in calls if call.binding.point == point)
 
-        self.calls = tuple(calls)
+        self.calls, self.tapped = tuple(calls), tapped
         self.inputs, self.outputs, self.parameters = at(Point.INPUT), at(Point.OUTPUT), at(Point.PARAMETERS)
         self.projected, self.projections = at(Point.PROJECTED), at(Point.PROJECTION)
         self.attentions, self.features = at(Point.ATTENTION), at(Point.FEATURES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -11,11 +10,12 @@ from torch import nn
 
 from mmpeft.anatomies.sites import Site
 from mmpeft.edits.base import Binding, Call, Edit, InsertsTokens, Point
-from mmpeft.edits.routes import Route, RoutingTable, Share
+from mmpeft.edits.routes import Route, RoutingTable, Served, Share
 from mmpeft.edits.weights import Weight, weight_at
-from mmpeft.injection.graft import Graft, check_forward, graft, ungraft
+from mmpeft.injection.graft import Graft, Selection, check_forward, graft, ungraft
 from mmpeft.injection.routing import together
-from mmpeft.injection.schedule import EMPTY, Schedule
+from mmpeft.injection.schedule import Schedule
+from mmpeft.kernels.scoped import Scoped
 
 if TYPE_CHECKING:
     from mmpeft.methods.base import Method
@@ -90,31 +90,22 @@ class Adapter(Node):
         )
 
     def hosts(self) -> Iterator[nn.Module]:
-        """Yield each host and tap of this adapter once."""
-        modules = (module for binding in self.bindings for module in (binding.host, binding.tap))
-        yield from {id(module): module for module in modules if module is not None}.values()
+        """Yield each module that something of this adapter is at, once: hosts, taps and those with a switch."""
+        yield from {id(module): module for binding in self.bindings for module in binding.modules()}.values()
 
 
-@dataclass(frozen=True, eq=False)
-class Arrangement:
-    """What each host runs for some active adapters, and the towers that this touches."""
-
-    schedules: Mapping[Graft, Schedule]
-    towers: frozenset[str]
-
-
-class LastArrangements(dict[bool, tuple[object, Arrangement]]):
-    """A cache of the last arrangement with routes (True) and of the last without (False), each with what it is for.
+class LastSelections(dict[bool, tuple[object, Selection]]):
+    """A cache of the last selection with routes (True) and of the last without (False), each with what it is for.
 
     Neither copied nor pickled: a copy of the model starts without.
     """
 
-    def __reduce__(self) -> tuple[type[LastArrangements], tuple[()]]:
-        return LastArrangements, ()
+    def __reduce__(self) -> tuple[type[LastSelections], tuple[()]]:
+        return LastSelections, ()
 
 
 class Tree(nn.Module):
-    """The root of all adapters in one module, with what is active and the towers that this touches ("" for unknown).
+    """The root of all adapters in one module, with what is active: for everybody, or in a context for itself.
 
     Its forward is the identity: a child of an ``nn.Sequential`` is executed as a layer. A state dict without adapters
     (a published checkpoint of the base) loads strictly.
@@ -122,11 +113,9 @@ class Tree(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.active: dict[str, Weight] = {}
-        self.routes: Mapping[str, Route] = {}
+        self.selection = Scoped(Selection({}, {}, frozenset()))
         self.table = RoutingTable()
-        self.arranged = Arrangement({}, frozenset())
-        self.known = LastArrangements()
+        self.known = LastSelections()
         self.merged = False
         self.unfrozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.register_load_state_dict_post_hook(_forgive)
@@ -139,6 +128,21 @@ class Tree(nn.Module):
         # Not torch's own, which refuses a value where an adapter is called "active" or "training".
         object.__setattr__(self, name, value)
 
+    @property
+    def active(self) -> Mapping[str, Weight]:
+        """The adapters that are active here and now, in order, with their weights."""
+        return self.selection.value.active
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The samples that each of them serves, where the batch is routed."""
+        return self.table.value.routes
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The towers that the active adapters touch ("" for unknown)."""
+        return self.selection.value.towers
+
     def active_edits(self) -> Iterator[Edit]:
         """Yield the edits of the active adapters, in order."""
         yield from (edit for name in self.active for _, edit, _ in self.adapters[name].places)
@@ -150,75 +154,80 @@ class Tree(nn.Module):
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Bind an adapter's edits to their hosts; nothing runs until it is active."""
-        self.known = LastArrangements()
+        self.known = LastSelections()
         self._modules[name] = adapter
         for binding in adapter.bindings:
-            graft(binding.host).attach(name, binding)
+            host = graft(binding.host)
+            for own in map(graft, binding.modules()):
+                own.selection = self.selection
+                own.bindings.setdefault(name, [])
+            host.bindings[name].append(binding)
             if binding.tap is not None:
-                graft(binding.tap).bindings.setdefault(name, [])
                 graft(binding.tap).tap.readers.add(name)
+            for module, attribute, value in binding.site.switches:
+                graft(module).switched.append((attribute, value, host))
 
     def detach(self, name: str) -> None:
         """Unbind an adapter; a host that carries nothing any more gets its own class back."""
         adapter = self.adapters[name]
-        self.known = LastArrangements()
+        self.known = LastSelections()
         for host in adapter.hosts():
             own = graft(host)
             own.bindings.pop(name)
             own.tap.readers.discard(name)
-            if not own.needed:
+            own.switched = [switch for switch in own.switched if switch[2].bindings]
+        for host in adapter.hosts():
+            if not graft(host).needed:
                 ungraft(host)
         del self._modules[name]
 
-    def activate(self, weights: Mapping[str, Weight], routes: Mapping[str, Route] | None = None) -> None:
-        """Make exactly these adapters active, in this order; ``routes`` limits them to samples of the batch.
+    def activate(self, weights: Mapping[str, Weight]) -> None:
+        """Make exactly these adapters active, in this order, for everybody."""
+        before = self.selection.default
+        self.selection.default = self._selected(dict(weights), {})
+        if self.selection.default is not before:
+            for own in {**before.schedules, **self.selection.default.schedules}:
+                own.default = None
 
-        In which order routed adapters are given makes no difference. Of both kinds the last arrangement is known, and
-        only put in place: serving one batch after another costs what changes.
+    def chosen(
+        self, weights: Mapping[str, Weight], routes: Mapping[str, Route] | None = None
+    ) -> dict[Scoped[Any], object]:
+        """Return what to replace for exactly these adapters, in this order, to be active within a context.
+
+        ``routes`` limits them to samples of the batch; in which order routed adapters are given makes no difference. Of
+        both kinds the last selection is known, and only put in place: serving one batch after another costs what
+        changes.
         """
-        before = self.arranged
-        self.active, self.routes = dict(weights), routes or {}
-        self.table.serve(self.routes)
-        self.arranged = self._arrangement()
-        if self.arranged is before:
-            return
-        changed = dict.fromkeys(before.schedules, EMPTY) | {**self.arranged.schedules}
-        for own, schedule in changed.items():
-            own.schedule = schedule
-            own.tap.open = not self.merged and not own.tap.readers.isdisjoint(self.active)
-        for own in sorted(changed, key=lambda own: own.running):
-            own.switch()
-
-    @property
-    def touched(self) -> frozenset[str]:
-        """The towers that the active adapters touch."""
-        return self.arranged.towers
+        return {self.selection: self._selected(dict(weights), routes or {}), self.table: Served(routes or {})}
 
     def forget(self) -> None:
         """Let go of what is known of former adapters, and of their stacked weights."""
-        self.known = LastArrangements()
+        self.known = LastSelections()
 
-    def _arrangement(self) -> Arrangement:
-        alone = len(self.routes) == 1 and all(len(own.samples) == own.batch for own in self.routes.values())
-        routed = bool(self.routes) and not alone
-        order = frozenset(self.active) if routed else tuple(self.active)
-        key = order, {name: repr(weight) for name, weight in self.active.items()}, self.merged
-        if routed not in self.known or self.known[routed][0] != key:
-            self.known[routed] = key, self._arrange(routed)
-        return self.known[routed][1]
+    def _selected(self, weights: dict[str, Weight], routes: Mapping[str, Route]) -> Selection:
+        alone = len(routes) == 1 and all(len(own.samples) == own.batch for own in routes.values())
+        routed = bool(routes) and not alone
+        order = frozenset(weights) if routed else tuple(weights)
+        key = order, {name: repr(weight) for name, weight in weights.items()}, self.merged
+        known = self.known.get(routed)
+        if known is None or known[0] != key:
+            known = self.known[routed] = key, self._select(weights, routed)
+        return known[1]
 
-    def _arrange(self, routed: bool) -> Arrangement:
-        adapters = [self.adapters[name] for name in self.active]
+    def _select(self, weights: dict[str, Weight], routed: bool) -> Selection:
+        adapters = [self.adapters[name] for name in weights]
         hosts = {id(host): host for adapter in adapters for host in adapter.hosts()}
         towers = frozenset(binding.site.tower for adapter in adapters for binding in adapter.bindings)
-        applied = {} if self.merged else self.active
-        shares = {name: Share(self.table, name) for name in (self.routes if routed else ())}
+        applied = {} if self.merged else weights
+        shares = {name: Share(self.table, name) for name in (weights if routed else ())}
 
         def scheduled(own: Graft) -> Schedule:
             calls = _calls(own.bindings, applied, shares)
-            return Schedule(together(calls, self.table) if routed else [call for _, call in calls])
+            tapped = not own.tap.readers.isdisjoint(applied)
+            ordered = together(calls, self.table, len(shares)) if routed else [call for _, call in calls]
+            return Schedule(ordered, tapped=tapped)
 
-        return Arrangement({own: scheduled(own) for own in map(graft, hosts.values())}, towers)
+        return Selection(weights, {own: scheduled(own) for own in map(graft, hosts.values())}, towers)
 
 
 def _calls(

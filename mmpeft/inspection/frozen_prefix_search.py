@@ -174,7 +174,7 @@ def _busy(call: TracedCall) -> bool:
 
 def _edited(module: nn.Module) -> bool:
     carried = carried_by(module)
-    return carried is not None and bool(carried.calls or carried.tap.open)
+    return carried is not None and bool(carried.calls or carried.tapped)
 
 
 def _has_nan(value: Any) -> bool:

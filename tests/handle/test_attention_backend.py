@@ -199,7 +199,7 @@ def test_recomputation_in_the_backward_pass_has_the_kernel_too() -> None:
 def test_a_pipeline_is_set_as_a_whole() -> None:
     pipeline = tiny_pipelines.stable_diffusion()
     mmpeft.use_attention(pipeline, "math")
-    assert all(site.host._graft.backend == "math" for part in ("unet", "vae", "text_encoder")
+    assert all(site.host._graft.now().kernel.backend == "math" for part in ("unet", "vae", "text_encoder")
                for site in attention_sites(getattr(pipeline, part)))  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_the_model_is_as_it_was(make_case: Any) -> None:
         assert [type(module) for module in model.modules()] != classes
         with mmpeft.use_memory(model, "leanest"):
             pass
-        assert model.blocks[0]._graft.level == "lean"
+        assert model.blocks[0]._graft.now().level == "lean"
     assert [type(module) for module in model.modules()] == classes
 
 
@@ -105,7 +105,7 @@ def test_an_adapter_comes_and_goes(make_case: Any) -> None:
     mmpeft.use_memory(model, "lean")
     adapters = case.adapt(model)
     adapters.remove()
-    assert model.blocks[0]._graft.level == "lean"
+    assert model.blocks[0]._graft.now().level == "lean"
 
 
 def test_copies_have_the_level(make_case: Any) -> None:

@@ -109,7 +109,7 @@ def test_each_host_has_one_call_for_all(mix: str, make_case: Any) -> None:
     kind, methods = MIXES[mix]
     model, adapters = several(make_case("lora", kind), methods)
     with adapters.route(SERVED):
-        schedules = [m._graft.schedule for m in model.modules() if "_graft" in m.__dict__]
+        schedules = [m._graft.now().schedule for m in model.modules() if "_graft" in m.__dict__]
         calls = [schedule.inputs + schedule.outputs for schedule in schedules]
         assert stacks(model) and all(call.names == ("a", "b", "c") for call in stacks(model))
         assert all(len({call.binding.point for call in own}) == len(own) for own in calls)

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, as_tensor, cat, nn
 
-from mmpeft.anatomies.hosts import carried_by, plain_class
+from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, open_clip_pool
 from mmpeft.anatomies.sites import AttentionSite, Switch
 
@@ -150,13 +150,8 @@ def _first(owner: Any, names: tuple[str, ...]) -> int:
 
 
 def _switch(module: nn.Module, attribute: str, value: Any) -> tuple[Switch, ...]:
-    """Return the switch to a value, which the library's own is kept beside."""
-    carried = carried_by(module)
-    before = getattr(module, attribute)
-    for host, name, on, off in () if carried is None else carried.switches:
-        if host is module and name == attribute:
-            value, before = on, off
-    return () if before is value else ((module, attribute, value, before),)
+    """Return the switch to a value, unless that is the library's own."""
+    return () if getattr(module, attribute) is value else ((module, attribute, value),)
 
 
 def _parent(model: nn.Module, path: str) -> nn.Module:

@@ -58,4 +58,4 @@ def _sites(module: nn.Module, path: str, layer: int | None) -> Iterator[Site]:
 
 
 def _slow(layer: nn.TransformerEncoderLayer) -> Switches:
-    return ((layer, "activation_relu_or_gelu", 0, layer.activation_relu_or_gelu),)
+    return ((layer, "activation_relu_or_gelu", 0),)

@@ -12,7 +12,7 @@ from mmpeft.anatomies.layers import is_transposed
 from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, refuse
 from mmpeft.anatomies.sites import ConvSite, EmbedSite, LinearSite, NormSite
 
-Switches = tuple[tuple[nn.Module, str, Any, Any], ...]
+Switches = tuple[tuple[nn.Module, str, Any], ...]
 
 NAMES = {
     **dict.fromkeys(("q_proj", "query", "q", "to_q", "wq"), "attn.q"),

@@ -111,7 +111,7 @@ def _bias_switch(attention: nn.Module) -> Switches:
     """Where q and v have biases of their own, timm reads the weight past the layer unless told to add them after."""
     if getattr(attention, "q_bias", None) is None or attention.__dict__.get("qkv_bias_separate", True):
         return ()
-    return ((attention, "qkv_bias_separate", True, False),)
+    return ((attention, "qkv_bias_separate", True),)
 
 
 def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[BranchSite]:

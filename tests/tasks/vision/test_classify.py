@@ -131,4 +131,7 @@ def test_a_memory_level_changes_no_number(classify: Any, tmp_path: Path) -> None
     runs = [make_config(classify, tmp_path / level, train=train, memory=level) for level in ("standard", "leanest")]
     standard, leanest = (classify.run(config)["test"]["loss"] for config in runs)
     assert standard == leanest
-    assert classify.build(runs[1].model_copy(update={"output": tmp_path / "other"}))[0].model._graft.level == "leanest"
+    assert (
+        classify.build(runs[1].model_copy(update={"output": tmp_path / "other"}))[0].model._graft.now().level
+        == "leanest"
+    )

@@ -16,7 +16,7 @@ from mmpeft.formats.hf_peft.peft_plan import lay_out
 from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
 from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig
 from mmpeft.formats.manifest import Manifest
-from mmpeft.formats.tensor_file import Shapes, TensorFile, refusal, refuse
+from mmpeft.formats.tensor_file import MOST, Shapes, TensorFile, refusal, refuse
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, sketch
 from mmpeft.methods import Method
@@ -88,4 +88,15 @@ def _strangers(source: SavedAdapter, anatomies: Anatomies) -> list[str]:
     known = {site.host_path for anatomy in anatomies.values() for site in anatomy.sites(WeightSite)}
     config = source.config
     paths = [] if config is None or isinstance(config, PrefixConfig) else config.paths(source.file.shapes)
-    return [f"{path} has tensors, and is no layer to adapt in this model" for path in paths if path not in known]
+    said = "has tensors, and is no layer to adapt in this model"
+    strangers = [path for path in paths if path not in known]
+    return [f"{path} {said}{_renamed(path, known) if i < MOST else ''}" for i, path in enumerate(strangers)]
+
+
+def _renamed(path: str, known: set[str]) -> str:
+    """Say under which other name the model has a layer: libraries put towers into other modules from time to time."""
+    parts = path.split(".")
+    ends = ".".join(["", *parts[-4:]])
+    apart = {other: len({*other.split(".")} ^ {*parts}) for other in known if other.endswith(ends)}
+    nearest = [other for other, distance in apart.items() if distance == min(apart.values())]
+    return f" (is it {nearest[0]!r} in this version of the library? Then rename it)" if len(nearest) == 1 else ""

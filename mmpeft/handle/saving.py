@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
-from mmpeft.formats.hf_peft.peft_plan import InexpressibleError, lay_out
+from mmpeft.formats.hf_peft.peft_plan import InexpressibleError, check_experts, lay_out
 from mmpeft.formats.manifest import Base, Manifest
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, write_json
 from mmpeft.injection.tree import Adapter
@@ -56,6 +56,7 @@ def _packed(
         return state, None
     try:
         layout, config = lay_out(parts[""], modules[""])
+        check_experts(layout, modules[""])
     except InexpressibleError:
         return state, None
     return layout.pack(state), config

@@ -10,7 +10,15 @@ from pathlib import Path
 from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
-from mmpeft.formats.diffusion.deltas import Place, adapter_of, deltas_of, layers, read_deltas
+from mmpeft.formats.diffusion.deltas import (
+    Place,
+    adapter_of,
+    deltas_of,
+    layers,
+    named,
+    read_deltas,
+    refuse_transformer,
+)
 from mmpeft.formats.diffusion.kohya import entries, header, known_names, preferred_names
 from mmpeft.formats.diffusion.native_names import native_names
 from mmpeft.formats.foreign import Imported
@@ -20,9 +28,9 @@ from mmpeft.settings import Settings
 
 def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas, scaled by alpha / rank, or by 1 without an alpha."""
-    names = known_names(model) | _names(model)
-    found = read_deltas(source, model, read_values(source), names)
-    return adapter_of(model, found, [])
+    names, values = known_names(model) | _names(model), read_values(source)
+    refuse_transformer(model, values, FORMAT.name)
+    return adapter_of(model, read_deltas(source, model, values, names), [])
 
 
 def write(opened: Opened, dest: Path) -> None:
@@ -32,8 +40,8 @@ def write(opened: Opened, dest: Path) -> None:
     texts = {place: name for name, place in preferred_names(opened.model).items() if place[0] != "unet"}
     names = texts | {place: name for name, place in _names(opened.model).items()}
     tensors: dict[str, Tensor] = {}
-    for delta in deltas:
-        for key, value in entries(names[delta.place], delta).items():
+    for name, delta in named(deltas, names, FORMAT.name):
+        for key, value in entries(name, delta).items():
             own = key if delta.place in texts else key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
             tensors[own] = value
     write_tensors(dest, tensors, **header(deltas, opened.model))

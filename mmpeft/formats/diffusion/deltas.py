@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,6 +35,19 @@ PARTS = {
 }
 """The ends of names in all files: down and up projection, the scale's numerator, DoRA's magnitudes in two shapes."""
 
+OTHERS = {
+    "LoHa": r"\.hada_(w|t)\d",
+    "LoKr": r"\.lokr_(w|t)\d",
+    "OFT": r"\.oft_(blocks|diag|R)|\.oft_?blocks",
+    "LoRA in Tucker's form": r"\.lora_mid\.weight",
+    "differences of whole weights": r"\.(diff|diff_b|w_norm|b_norm)$",
+}
+"""What LyCORIS and others write into files of the same names, by signs in them."""
+TRANSFORMER = (
+    r"(lora_(unet|transformer)_|diffusion_model\.|transformer\.)(double_|single_|joint_|transformer_|single_transformer_)?blocks"
+    r"[._]"
+)
+"""Names of layers of Flux, SD3, Wan and others; a UNet has input, middle, output, down and up blocks."""
 SAID = 8
 """Names of an error that are looked up among the model's."""
 
@@ -88,10 +101,12 @@ def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Ma
 
     A file without alpha has a scale of 1.
     """
-    layers_by_name, problems = _by_layer(values)
+    others = _others(values)
+    layers_by_name, problems = _by_layer({key: value for key, value in values.items() if _kind(key) is None})
+    problems = others + problems
     unknown = [name for name in layers_by_name if name not in names]
     problems += _unknown(unknown, len(layers_by_name), names)
-    if not layers_by_name:
+    if not layers_by_name and not others:
         problems = ["no LoRA in it", Ledger(source, values).looks()]
     kept = {name: own for name, own in layers_by_name.items() if name not in unknown}
     sites = _sites(model)
@@ -99,6 +114,45 @@ def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Ma
     found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
     refuse(source, problems)
     return [delta for delta in found if delta is not None]
+
+
+def _others(values: Mapping[str, Any]) -> list[str]:
+    """Say which other kinds of update a file has; a layer of one is none of LoRA's."""
+    keys_by_kind: dict[str, list[str]] = {}
+    for key in values:
+        if kind := _kind(key):
+            keys_by_kind.setdefault(kind, []).append(key)
+    said = "only LoRA and DoRA are read"
+    return [f"{kind}, {len(keys)} tensors such as {keys[0]}: {said}" for kind, keys in keys_by_kind.items()]
+
+
+def _kind(key: str) -> str | None:
+    """Return which other kind of update a tensor belongs to."""
+    return next((kind for kind, sign in OTHERS.items() if re.search(sign, key)), None)
+
+
+def refuse_transformer(model: Model, keys: Iterable[str], format: str) -> None:
+    """Refuse what is for a diffusion transformer, by a file's names or by a model with nothing else."""
+    names = [key for key in keys if re.match(TRANSFORMER, key)]
+    known = {"unet", "text_encoder", "text_encoder_2"} & model.modules.keys()
+    if "unet" not in model.modules and (names or not known):
+        parts = ", ".join(model.modules)
+        why = f"{names[0]!r} is a layer of a diffusion transformer" if names else f"the model is {parts}"
+        raise ValueError(
+            f"format {format} is read for UNets and CLIP's text encoders, and {why}: let diffusers read the file "
+            "(pipeline.load_lora_weights) and write its own (save_lora_weights): format diffusers_lora"
+        )
+
+
+def named(deltas: Sequence[Delta], names: Mapping[Place, str], format: str) -> list[tuple[str, Delta]]:
+    """Return deltas with the names that their layers have in a format; layers without one are a ValueError."""
+    without = [".".join(delta.place) for delta in deltas if delta.place not in names]
+    if without:
+        raise ValueError(
+            f"format {format} has no names for {len(without)} of the layers, such as {without[0]}: it is written for "
+            "UNets and CLIP's text encoders; format diffusers_lora has all"
+        )
+    return [(names[delta.place], delta) for delta in deltas]
 
 
 def _sites(model: Model) -> set[Place]:
@@ -184,4 +238,4 @@ def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list
 
 def _near(name: str, names: Mapping[str, Place]) -> str:
     close = get_close_matches(name, names, n=2, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else f" (such as {next(iter(names))!r})"
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else f" (such as {next(iter(names), None)!r})"

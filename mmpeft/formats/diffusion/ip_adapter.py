@@ -19,6 +19,7 @@ from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger
+from mmpeft.formats.tensor_file import refuse
 from mmpeft.methods import IPAdapter
 from mmpeft.settings import Settings
 
@@ -32,6 +33,12 @@ PROJECTION = {
     "down": "1.3",
 }
 """Names in a layer of the resampler."""
+OTHERS = {
+    r"image_proj\.perceiver_resampler\..*": "IP-Adapter FaceID Plus (features of a face beside an image's, and LoRA)",
+    r"(image_proj\.norm\.weight|ip_adapter\.\d+\.to_\w+_lora\..*)": "IP-Adapter FaceID (features of a face, and LoRA)",
+    r"image_proj\.proj\.3\.weight": "IP-Adapter Full Face (all of an image's features through an MLP)",
+}
+"""Kinds of other files under the same names, by signs in them, as diffusers tells them apart."""
 OURS = re.compile(
     r"(?P<layer>.+)\.attention\.ip_adapter\.(?P<name>to_[kv])\.weight|denoiser\.ip_adapter\.(?P<image>.+)"
 )
@@ -73,6 +80,8 @@ def write(opened: Opened, dest: Path) -> None:
 
 def _method(ledger: Ledger, unet: Any) -> IPAdapter:
     """Return the method; a resampler is told by its learned queries."""
+    others = [f"{kind}: only IP-Adapter and Plus are read" for sign, kind in OTHERS.items() if sign in ledger]
+    refuse(ledger.path, others[:1])
     if r"image_proj\.latents" not in ledger:
         rows, features = ledger.shape(r"image_proj\.proj\.weight", 2)
         context = unet.config.cross_attention_dim

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
-from mmpeft.formats.diffusion.deltas import Delta, Place, adapter_of, deltas_of, layers, read_deltas
+from mmpeft.formats.diffusion.deltas import (
+    Delta,
+    Place,
+    adapter_of,
+    deltas_of,
+    layers,
+    named,
+    read_deltas,
+    refuse_transformer,
+)
 from mmpeft.formats.diffusion.native_names import native_names
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened
@@ -21,8 +30,9 @@ ROLES = ("unet", "text_encoder", "text_encoder_2")
 
 def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas; where a layer has no alpha, kohya's scale is 1."""
-    found = read_deltas(source, model, read_values(source), known_names(model))
-    return adapter_of(model, found, [])
+    values = read_values(source)
+    refuse_transformer(model, values, FORMAT.name)
+    return adapter_of(model, read_deltas(source, model, values, known_names(model)), [])
 
 
 def write(opened: Opened, dest: Path) -> None:
@@ -31,8 +41,8 @@ def write(opened: Opened, dest: Path) -> None:
     deltas, _ = deltas_of(opened, FORMAT.name)
     names = {place: name for name, place in preferred_names(opened.model).items()}
     tensors: dict[str, Tensor] = {}
-    for delta in deltas:
-        tensors |= entries(names[delta.place], delta)
+    for name, delta in named(deltas, names, FORMAT.name):
+        tensors |= entries(name, delta)
     write_tensors(dest, tensors, **header(deltas, opened.model))
 
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmpeft.formats.hf_peft.peft import read_peft
+from mmpeft.formats.hf_peft.peft_plan import check_experts, lay_out
 from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
 from mmpeft.formats.manifest import Manifest
-from mmpeft.formats.saved_adapter import read_tensors
+from mmpeft.formats.saved_adapter import SavedAdapter, read_tensors
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, validated, weights_in, write_json
 from mmpeft.injection.planning import anatomies_of, sketch
 from mmpeft.methods.prefix_tuning import PrefixTuning
@@ -36,7 +37,7 @@ def export_prefix(directory: Path, dest: Path, base: Any) -> None:
 
     source = read(directory)
     if not any(isinstance(method, PrefixTuning) for method in source.methods):
-        raise ValueError(f"{directory}: HF peft has no counterpart of this adapter's methods")
+        raise ValueError(f"{directory}: HF peft has no counterpart of this adapter: {_reason(source, base)}")
     if not isinstance(base, nn.Module):
         raise ValueError("base: where a prefix stands, only the model can tell: give the module, or --base MODEL")
     tensors = read_tensors(base, source, [])
@@ -48,6 +49,17 @@ def export_prefix(directory: Path, dest: Path, base: Any) -> None:
     with replaced_directory(dest) as partial:
         save_file(layout.pack(tensors), partial / WEIGHTS, metadata={"format": "pt"})
         write_json(partial / CONFIG, layout.config.model_dump(mode="json") | {"inference_mode": True})
+
+
+def _reason(source: SavedAdapter, base: Any) -> str:
+    if not isinstance(base, nn.Module):
+        return "give the model (--base MODEL) to be told why"
+    try:
+        layout, _ = lay_out(sketch(anatomies_of(base), source.methods)[""], base)
+        check_experts(layout, base)
+    except ValueError as error:
+        return str(error)
+    return "peft would compute something else"
 
 
 def convert(source: Path, dest: Path, options: Mapping[str, Any], base: Any = None) -> list[str]:

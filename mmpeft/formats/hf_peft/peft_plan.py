@@ -26,6 +26,9 @@ Place = tuple[WeightSite, Edit, str]
 ALL = slice(None)
 CONV1D = "Conv1D"
 """GPT-2's linear layer, whose weight lies (in, out)."""
+FUSED_EXPERTS = ".experts.gate_up_proj"
+EXPERT_LAYERS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Last names of layers that peft 0.18 and later takes for experts in models that have them fused."""
 LOW_RANK: tuple[set[type[Edit]], ...] = ({LowRank}, {DecomposedLowRank})
 """Kinds of edit that one of peft's LoRA configurations holds."""
 
@@ -101,6 +104,18 @@ def _by_host(adapter: Adapter) -> dict[str, list[Place]]:
             raise InexpressibleError(f"{site.path}: peft has no {type(edit).__name__} that takes effect here")
         hosts.setdefault(site.host_path, []).append((site, edit, key))
     return hosts
+
+
+def check_experts(layout: TensorLayout, module: nn.Module) -> None:
+    """Refuse to write layers that peft takes for fused experts, by their last name, where a model has such experts.
+
+    The experts of mixtures were linear layers of these names before transformers 5, and peft moves adapters of that
+    time to the fused weights while loading: those of shared experts, dense layers and routers along with them.
+    """
+    fused = any(FUSED_EXPERTS in name for name, _ in module.named_parameters())
+    moved = [path for path in layout.hosts if fused and path.rpartition(".")[2] in EXPERT_LAYERS]
+    if moved:
+        raise InexpressibleError(f"{moved[0]}: peft takes an adapter of this name for one of the fused experts")
 
 
 def _wrapped(host: nn.Module) -> bool:

@@ -195,7 +195,7 @@ def test_every_problem_of_a_file_is_named(tmp_path: Path, shaken: Any) -> None:
     said = refused(tmp_path, state, make_pipeline(tmp_path))
     assert f"{name}: without its up projection" in said
     assert f"{other}: down (4, 7)" in said
-    assert "unexpected lora_unet_mid_block_resnets_0_conv1.hada_w1_a" in said
+    assert "LoHa, 1 tensors such as lora_unet_mid_block_resnets_0_conv1.hada_w1_a" in said
 
 
 def test_a_layer_without_a_site_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from peft import IA3Config, LoraConfig
+from safetensors.torch import load_file, save_file
 
 import mmpeft
 from mmpeft import IA3, DoRA, LinearProbe, LoRA
@@ -203,4 +204,14 @@ def test_peft_weights_in_a_pickle_are_refused(vit, shaken, tmp_path):
     write_theirs(LoraConfig(target_modules=["qkv"]), vit, shaken, tmp_path / "a")
     shutil.move(tmp_path / "a/adapter_model.safetensors", tmp_path / "a/adapter_model.bin")
     with pytest.raises(ValueError, match=r"adapter_model\.bin is a pickle.*save_pretrained"):
+        mmpeft.load(vit(), tmp_path / "a")
+
+
+def test_a_layer_under_another_name_gets_a_hint(adapted, vit, tmp_path):
+    adapted(mmpeft.LoRA(rank=2))[1].save(tmp_path / "a")
+    (tmp_path / "a/mmpeft.json").unlink()
+    weights = tmp_path / "a/adapter_model.safetensors"
+    tensors = {key.replace("model.blocks", "model.vision.blocks"): value for key, value in load_file(weights).items()}
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv has.*is it 'blocks\.0\.attn\.qkv' in this"):
         mmpeft.load(vit(), tmp_path / "a")

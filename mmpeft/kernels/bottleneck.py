@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmpeft.kernels.dropout import dropped, keep_mask, kept_share, new_seed, seedable
 from mmpeft.kernels.plain import computed_in, is_plain
+from mmpeft.kernels.recompute import unwatched
 
 _aten = torch.ops.aten
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -53,7 +54,8 @@ def bottleneck(
     if not seedable(z) or not all(t is None or is_plain(t) for t in tensors):
         return _plain(z, shape, tensors)
     shape.seed = new_seed() if shape.dropout else 0
-    y: Tensor = _Bottleneck.apply(z, shape, *tensors)
+    with unwatched(z):
+        y: Tensor = _Bottleneck.apply(z, shape, *tensors)
     return y
 
 

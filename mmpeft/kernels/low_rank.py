@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.kernels.dropout import transformed
-from mmpeft.kernels.plain import computed_in, is_plain
+from mmpeft.kernels.plain import cast, computed_in, is_plain
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
-from mmpeft.kernels.recompute import note_linear
+from mmpeft.kernels.recompute import note_linear, unwatched
 from mmpeft.kernels.rows import take
 from mmpeft.kernels.updates import ALL, Group, Term, Update, UpdateLayout, arranged, joined, scaled
 
@@ -29,13 +29,14 @@ def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
 def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     """Whether a fused function may compute this call: of a frozen layer, plain or quantised, outside the compiler."""
     own = host._parameters.get(weight)
-    if own is None or any(each is not None and each.requires_grad for each in host._parameters.values()):
+    if own is None or not is_plain(x) or torch.compiler.is_compiling():
         return False
-    if not is_plain(x) or torch.compiler.is_compiling():
-        return False
-    if is_quantized(own):
-        return not transformed() and computes_in(host, own) == computed_in(x)
-    return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or computed_in(x) != x.dtype)
+    with unwatched(*host._parameters.values()):
+        if any(each is not None and each.requires_grad for each in host._parameters.values()):
+            return False
+        if is_quantized(own):
+            return not transformed() and computes_in(host, own) == computed_in(x)
+        return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or computed_in(x) != x.dtype)
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Sequence[Update]) -> Tensor:
@@ -46,11 +47,12 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     It computes in x's precision (autocast's, where that is on); gradients have the factors' own. A ratio must be that
     of the first update on its rows; its gradient takes one product more, ``g^T x``, of the size of the weight.
     """
-    layout, tensors = arranged(updates)
-    x = x.to(computed_in(x))
-    inputs = (x, weight, bias, layout, *tensors)
-    y: Tensor = _LowRankLinear.apply(*inputs)[0]
-    note_linear(y, _again, inputs)
+    x = cast(x)
+    with unwatched(x, weight):
+        layout, tensors = arranged(updates)
+        inputs = (x, weight, bias, layout, *tensors)
+        y: Tensor = _LowRankLinear.apply(*inputs)[0]
+        note_linear(y, _again, inputs)
     return y
 
 

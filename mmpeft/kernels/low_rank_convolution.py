@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mmpeft.kernels.dropout import transformed
 from mmpeft.kernels.low_rank import fusible
-from mmpeft.kernels.plain import computed_in
+from mmpeft.kernels.plain import cast
 from mmpeft.kernels.quantized import is_quantized
+from mmpeft.kernels.recompute import unwatched
 from mmpeft.kernels.updates import ALL, Term, Update, UpdateLayout, arranged, scaled
 
 How = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -33,11 +34,12 @@ def low_rank_convolution(host: nn.Conv2d, x: Tensor, updates: Sequence[Update]) 
     The backward pass keeps x and the factors by reference, and no mask; see `low_rank_linear`. It also keeps the thin
     product A * x where the weight is not merged: to make that again would take 7 to 35 % of a step of the layer.
     """
-    layout, tensors = arranged(updates)
-    x = x.to(computed_in(x))
-    how = (host.stride, host.padding, host.dilation)
-    merge = layout.groups[0] is ALL and cheaper_merged(host, x)
-    y: Tensor = _LowRankConvolution.apply(x, host.weight, host.bias, how, merge, layout, *tensors)
+    x = cast(x)
+    with unwatched(x, host.weight):
+        layout, tensors = arranged(updates)
+        how = (host.stride, host.padding, host.dilation)
+        merge = layout.groups[0] is ALL and cheaper_merged(host, x)
+        y: Tensor = _LowRankConvolution.apply(x, host.weight, host.bias, how, merge, layout, *tensors)
     return y
 
 

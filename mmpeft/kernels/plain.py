@@ -27,3 +27,9 @@ def computed_in(x: Tensor) -> torch.dtype:
     kind = x.device.type
     cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if cast else x.dtype
+
+
+def cast(x: Tensor) -> Tensor:
+    """Return x in the precision to compute in; itself, without a call to be watched, where that is its own."""
+    dtype = computed_in(x)
+    return x if x.dtype == dtype else x.to(dtype)

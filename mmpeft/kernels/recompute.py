@@ -38,6 +38,9 @@ _AFTER_LINEAR: dict[MemoryLevel, set[Function]] = {
     "leanest": {F.scaled_dot_product_attention, *_CHEAP},
 }
 """Where these read a linear layer's output, that is computed again too."""
+_WATCHED: set[Function] = {F.linear, F.scaled_dot_product_attention, *_CHEAP}
+NOTES = 8
+"""How many notes are written between two looks at which can go: a look at all of them takes as long as a few notes."""
 _active = threading.local()
 
 
@@ -89,6 +92,17 @@ def _refusal() -> str:
     return ""
 
 
+def unwatched(*tensors: Tensor | None) -> AbstractContextManager[Any]:
+    """Return a context in which `recomputing` doesn't watch: a fused function notes its result itself.
+
+    Only where all tensors are torch's own: those of other libraries may compute by the same mechanism.
+    """
+    if getattr(_active, "watch", None) is None or not all(each is None or is_plain(each) for each in tensors):
+        return nullcontext()
+    off: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
+    return off
+
+
 def note_linear(y: Tensor, function: Function, args: tuple[Any, ...]) -> None:
     """Note that ``function(*args)`` gives a linear layer's output ``y`` again; without a graph, and to the bit."""
     watch: _Watch | None = getattr(_active, "watch", None)
@@ -104,12 +118,13 @@ class _Watch(TorchFunctionMode):
         self.readers = _AFTER_LINEAR[level]
         self.outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
         self.notes: dict[int, _Note] = {}
+        self.enough = NOTES
         self.after_linear = False
 
     def __torch_function__(self, func: Function, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, and note what it made."""
+        """Call the function, and note what it made; nearly all calls, getters of properties, are none to note."""
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or kwargs.get("inplace"):
+        if func not in _WATCHED or not torch.is_grad_enabled() or kwargs.get("inplace"):
             return func(*args, **kwargs)
         self.after_linear = func in self.readers
         try:
@@ -138,8 +153,15 @@ class _Watch(TorchFunctionMode):
         large = [size for size in recipe.leaves.values() if 4 * size > y.numel()]
         both = func in _PRODUCTS and len(tensors) == 2 and all(tensor.requires_grad for tensor in tensors)
         if linear or both or (len(large) <= 1 and not (func in _SUMS and _is_residual(recipe))):
-            self.notes = {key: note for key, note in self.notes.items() if not note.gone()}
             self.notes[storage_of(y)] = _Note(y, recipe)
+            if len(self.notes) >= self.enough:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the notes of tensors that nobody has any more, and of what these notes hold."""
+        for key in [key for key, note in self.notes.items() if note.gone()]:
+            del self.notes[key]
+        self.enough = len(self.notes) + NOTES
 
     def _part(self, argument: Any) -> Any:
         if not isinstance(argument, Tensor):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from mmpeft.kernels import recompute
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.kernels.low_rank import Update, low_rank_linear
 from mmpeft.kernels.recompute import recomputing, set_aside
@@ -164,7 +167,8 @@ def test_gradients_by_differences(level: MemoryLevel) -> None:
 def test_each_tensor_is_made_again_once(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     own = F.silu
-    monkeypatch.setattr("mmpeft.kernels.recompute._CHEAP", {counted := lambda x: (calls.append(1), own(x))[1]})
+    monkeypatch.setattr(recompute, "_CHEAP", {counted := lambda x: (calls.append(1), own(x))[1]})
+    monkeypatch.setattr(recompute, "_WATCHED", {counted})
     with recomputing("lean"):
         hidden = _called(counted, x)
         y = low_rank(hidden) + low_rank(hidden, GATE) + low_rank(hidden, UP)
@@ -243,3 +247,31 @@ def test_within_another_the_outer_level_counts(x: Tensor) -> None:
             return swiglu(x)
 
     assert kept(function, x, "lean") == 3
+
+
+class Counted(TorchFunctionMode):
+    """Counts torch's functions, by their number of calls, as a watch sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_a_fused_layer_does_is_not_watched(level: MemoryLevel, x: Tensor) -> None:
+    """A mode around the watch sees what the watch is asked of; with the layer in it, these were dozens of calls."""
+    with Counted() as outside, recomputing(level):
+        low_rank(x)
+    assert outside.calls <= 3  # what is asked of x to see in which precision to compute
+
+
+def test_notes_of_tensors_that_are_gone_are_let_go(x: Tensor) -> None:
+    with recomputing("lean"):
+        watch: Any = recompute._active.watch
+        for _ in range(100):
+            F.silu(x)
+        assert len(watch.notes) <= recompute.NOTES

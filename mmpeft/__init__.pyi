@@ -57,6 +57,7 @@ from mmpeft.methods.vpt import VPT as VPT
 from mmpeft.zoo.entrance import load_model as load_model
 from mmpeft.zoo.quantization import quantize as quantize
 from mmpeft.zoo.zero_shot import zero_shot as zero_shot
-from mmpeft.methods import registry as methods
 
 __version__: str
+
+def methods() -> dict[str, type[Method]]: ...

@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 HEADER = "# Made by tools/stubs.py: the public names, which __init__.py finds when they are asked for.\n"
 MORE = {
-    "mmpeft": "from mmpeft.methods import registry as methods\n\n__version__: str\n",
+    "mmpeft": "\n__version__: str\n\ndef methods() -> dict[str, type[Method]]: ...\n",
     "mmpeft.methods": "",
     "mmpeft.anatomies": "",
 }

@@ -13,8 +13,8 @@ from types import ModuleType
 
 from mmpeft.methods.base import Method, built_in, parse, registry
 
-for module in iter_modules(__path__):
-    import_module(f"{__name__}.{module.name}")
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 globals().update(built_in())
 __all__ = ["Method", "parse", "registry", *built_in()]
 

@@ -92,8 +92,11 @@ class PrefixTuning(Method):
 
 def _width(tower: Tower, site: AttentionSite) -> int:
     """Return the width of the tokens that enter an attention: of its block, which may be another one in each stage."""
-    blocks = [own for block in tower.blocks if block.index == site.layer for own in block.sites if own.name == "block"]
-    return int(blocks[0].width) if blocks else tower.width  # type: ignore[attr-defined]
+    from mmpeft.anatomies.sites import BranchSite
+
+    around = (other for block in tower.blocks if block.index == site.layer for other in block.sites)
+    widths = (other.width for other in around if isinstance(other, BranchSite) and other.name == "block")
+    return next(widths, tower.width)
 
 
 def _keys(site: AttentionSite) -> int:

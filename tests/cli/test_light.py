@@ -23,6 +23,23 @@ print(all(wanted == code for wanted, code in codes), len(sys.modules), *sys.modu
 """
 
 
+CHECK = """
+import sys
+from mmpeft.cli import main
+assert main(["check", "vision/lora_digits", "train.batch_size=2"]) == 0
+print(*sys.modules)
+"""
+
+
+def test_check_loads_only_what_the_model_needs() -> None:
+    """A model of timm, on digits: torch, timm, and what these load."""
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.splitlines()[-1].split())
+    others = {"sklearn", "pandas", "scipy", "transformers", "diffusers", "open_clip", "matplotlib", "bitsandbytes"}
+    assert {"torch", "timm"} <= modules
+    assert others & modules == set()
+
+
 def test_show_list_and_mistakes_load_no_library() -> None:
     """All shipped configurations one after the other; a single one loads fewer than 500 modules (375 when written)."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)

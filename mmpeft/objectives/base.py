@@ -16,6 +16,10 @@ class Objective(nn.Module):
     The trainer minimises ``sum of losses / sum of weights``, both taken over all batches of an optimizer step.
     """
 
+    scores: tuple[str, ...] = ()
+    """Names of what ``compute`` may return, so that a wrong ``train.monitor.metric`` is told before training; () is
+    not told."""
+
     def weight(self, batch: Batch) -> float:
         """Return what the loss of this batch is a sum over: the number of samples, unless a subclass says tokens."""
         return len(batch["id"])

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, normalize
 from mmpeft.objectives.base import Batch, Objective
 from mmpeft.objectives.contrastive_settings import LossName
 from mmpeft.objectives.gathering import gather_rows
-from mmpeft.objectives.recall import recall_scores
+from mmpeft.objectives.recall import RECALLS, recall_scores
 
 
 class Contrastive(Objective):
@@ -33,6 +33,8 @@ class Contrastive(Objective):
     with the big batch. Accumulation over passes does not: each pass has only its own negatives.
     Scores: those of `recall_scores`.
     """
+
+    scores = RECALLS
 
     def __init__(self, loss: LossName = "clip") -> None:
         super().__init__()

@@ -35,6 +35,8 @@ class Denoising(Objective):
     ``latents`` and ``text`` keep what the frozen encoders made, by sample id and by text.
     """
 
+    scores = ("loss",)
+
     summed: Tensor
     """Summed loss and number of samples of the evaluation so far, on this process."""
 

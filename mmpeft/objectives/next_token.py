@@ -33,12 +33,16 @@ class LanguageModelling(Objective):
     (nats per token), ``perplexity`` and ``token_accuracy``; with `Answers` also those of what the model writes.
     """
 
+    scores = ("loss", "perplexity", "token_accuracy")
+
     sums: Tensor
     """Summed loss, right tokens and weights of the evaluation so far, on this process."""
 
     def __init__(self, answers: Answers | None = None) -> None:
         super().__init__()
         self.answers = answers
+        if answers is not None:
+            self.scores = (*self.scores, *answers.scores)
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
 
     def weight(self, batch: Batch) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 BLEU_ORDER, CHRF_ORDER = 4, 6
 BLEU_COUNTS, CHRF_COUNTS = 2 * BLEU_ORDER + 2, 3 * CHRF_ORDER
 NAMES = ("rouge_1", "rouge_2", "rouge_l", "exact_match", "texts")
+OVERLAPS = ("chrf", "bleu", *NAMES[:-1])
+"""Names of the scores."""
 COUNTS = BLEU_COUNTS + CHRF_COUNTS + len(NAMES)
 """How many numbers `overlap_counts` gives."""
 MARKS = re.compile(r"([!-&(-+:-@\[-`{-~/])")

@@ -30,6 +30,8 @@ class Preference(Objective):
     ``chosen_reward`` and ``rejected_reward``.
     """
 
+    scores = ("loss", "accuracy", "chosen_reward", "rejected_reward", "margin")
+
     sums: Tensor
     """Of the evaluation so far, on this process: losses and their number, right pairs and theirs, rewards of good
     answers and their number, and of bad ones."""

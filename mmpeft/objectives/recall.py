@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 DEPTHS = (1, 5, 10)
+WAYS = ("image_to_text", "text_to_image")
+RECALLS = ("mean_recall", *(f"{way}_recall_{depth}" for way in WAYS for depth in DEPTHS))
+"""Names of the scores."""
 CHUNK = 1024
 """Queries that are compared at a time."""
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmpeft.anatomies.headed import backbone_of
 from mmpeft.objectives.base import Batch
 from mmpeft.objectives.next_token import LanguageModelling
-from mmpeft.objectives.overlap import COUNTS, overlap_counts, overlap_scores
+from mmpeft.objectives.overlap import COUNTS, OVERLAPS, overlap_counts, overlap_scores
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Rewriting(LanguageModelling):
     Scores: those of `overlap_scores` for what ``writer`` makes of the sources, then ``loss`` (nats per token),
     ``perplexity`` and ``token_accuracy``.
     """
+
+    scores = (*OVERLAPS, *LanguageModelling.scores)
 
     counts: Tensor
     """Summed counts of the evaluation so far, on this process."""

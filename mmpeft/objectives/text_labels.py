@@ -27,6 +27,8 @@ class TextClassification(Objective):
     the correlation of truth and prediction (CoLA), for any number of classes (Gorodkin 2004); ``loss``.
     """
 
+    scores = ("accuracy", "f1", "matthews", "loss")
+
     table: Tensor
     """Samples by (true class, predicted class) of the evaluation so far, on this process."""
     summed: Tensor
@@ -79,6 +81,8 @@ class TextRegression(Objective):
     ``pearson`` and ``spearman`` correlation (0 where all predictions or all labels are the same) and ``loss``, the mean
     squared error.
     """
+
+    scores = ("pearson", "spearman", "loss")
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,6 +70,10 @@ class Trainer:
     ) -> None:
         if config.monitor is not None and not len(data.val):
             raise ValueError("train.monitor: there is no validation split to choose by; null keeps the last weights")
+        if config.monitor is not None and objective.scores and config.monitor.metric not in objective.scores:
+            metric = config.monitor.metric
+            raise ValueError(f"train.monitor.metric: no score {metric!r}{nearest(metric, objective.scores)}")
+        self.scores = objective.scores
         self.data, self.config, self.adapters, self.plain, self.preview = data, config, adapters, model, preview
         self.accelerator = make_accelerator(config, output)
         self.objective = objective.to(self.accelerator.device)
@@ -139,7 +143,9 @@ class Trainer:
     def evaluate(self, split: SplitName) -> dict[str, float]:
         """Return the scores of the model as it is on a split."""
         with explained_out_of_memory(self.config):
-            return evaluate(self.model, self.objective, self.loaders.loader(split), self.accelerator)
+            scores = evaluate(self.model, self.objective, self.loaders.loader(split), self.accelerator)
+        assert not self.scores or scores.keys() <= set(self.scores), f"scores that the objective doesn't name: {scores}"
+        return scores
 
     def first_window(self) -> list[Loaded]:
         """Return the batches of the first optimizer step."""

@@ -22,6 +22,16 @@ class NoSiteError(ValueError):
     """A model lacks what a method needs: in a pipeline, another one may have it."""
 
 
+MODELS_WITH = {
+    "prompt": "a model of images and text, such as CLIP",
+    "words": "a model that reads words, such as a language model",
+    "logits": "a classifier of images by the texts of its classes: mmpeft.zero_shot(model, classes)",
+    "denoiser": "a diffusion pipeline",
+    "cross.attention": "a model that attends to a text, such as a diffusion pipeline",
+}
+"""What kind of model has a site that others can't have."""
+
+
 @dataclass(frozen=True, eq=False)
 class Joint:
     """How a two-tower model turns images and token ids (batch, length) into vectors (batch, width) of one space.
@@ -236,6 +246,8 @@ class Anatomy:
         reasons = {unfit(module): path for path, module in own_modules(self.model) if fnmatchcase(path, target)}
         for reason in filter(None, reasons):
             return f"{self.describe()} has no {word} {target!r}: {reason} ({reasons[reason]})"
+        if target in MODELS_WITH:
+            return f"{self.describe()} has no {word} {target!r}: this needs {MODELS_WITH[target]}"
         return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
 
     def __str__(self) -> str:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from mmpeft.assembly.prediction import Prediction, checked_index
 from mmpeft.data import DataSplits
+
+
+def refuse_one_class(classes: Sequence[str], data: str) -> None:
+    """Raise a ValueError if there is nothing to tell apart: any model is always right then."""
+    if len(classes) < 2:
+        raise ValueError(f"data: {data} has one class, {classes[0]!r}: there is nothing to learn about one class alone")
 
 
 @torch.no_grad()

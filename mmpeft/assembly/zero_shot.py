@@ -6,7 +6,7 @@ from functools import partial
 
 import mmpeft
 from mmpeft.assembly import tip_cache
-from mmpeft.assembly.images import answer_by_class
+from mmpeft.assembly.images import answer_by_class, refuse_one_class
 from mmpeft.assembly.parts import Parts
 from mmpeft.assembly.zero_shot_config import ZeroShotConfig
 from mmpeft.data import DataSplits, load_data
@@ -27,6 +27,7 @@ def assemble(config: ZeroShotConfig) -> Parts:
     name = config.model.name
     backbone = mmpeft.load_model(name, image_size=config.model.image_size)
     data = load_data(config.data, backbone)
+    refuse_one_class(data.classes, config.data.title)
     tokenizer, named, texts = load_tokenizer(name), words(config, data), templates(config)
     model = mmpeft.zero_shot(backbone, named, templates=texts, tokenizer=tokenizer)
     cached = any(isinstance(method, TipAdapter) for method in _methods(config))

@@ -65,6 +65,20 @@ class Document:
             source.data = {part: source.data}
         self.lay(source)
 
+    def settle(self, either: Iterable[tuple[str, ...]]) -> None:
+        """Of paths that say the same in other ways keep those of the uppermost layer: override, file, base."""
+        for paths in either:
+            given = [path for path in paths if self._at(path) is not None]
+            uppermost = max((self._height(path) for path in given), default=0)
+            for path in given:
+                if self._height(path) < uppermost:
+                    section, _, key = path.rpartition(".")
+                    del self._at(section)[key]
+
+    def _height(self, path: str) -> int:
+        origin = self.origin(path)
+        return 2 if origin == "override" else int(origin.startswith(f"{self.title}:"))
+
     def locate(self, path: str) -> tuple[str, Any]:
         """Return the innermost path on the way to ``path`` that was set, and its value."""
         node, found = self.data, ""

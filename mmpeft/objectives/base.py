@@ -16,7 +16,7 @@ class Objective(nn.Module):
     The trainer minimises ``sum of losses / sum of weights``, both taken over all batches of an optimizer step.
     """
 
-    scores: tuple[str, ...] = ()
+    score_names: tuple[str, ...] = ()
     """Names of what ``compute`` may return, so that a wrong ``train.monitor.metric`` is told before training; () is
     not told."""
 

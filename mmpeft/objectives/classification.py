@@ -17,7 +17,7 @@ class Classification(Objective):
     al. 2016, arXiv:1512.00567). Scores: ``accuracy`` (top-1, over samples) and ``loss`` (in nats, without smoothing).
     """
 
-    scores = ("accuracy", "loss")
+    score_names = ("accuracy", "loss")
 
     totals: Tensor
     """Samples, correct answers and summed loss of the evaluation so far, on this process."""

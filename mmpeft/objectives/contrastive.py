@@ -34,7 +34,7 @@ class Contrastive(Objective):
     Scores: those of `recall_scores`.
     """
 
-    scores = RECALLS
+    score_names = RECALLS
 
     def __init__(self, loss: LossName = "clip") -> None:
         super().__init__()

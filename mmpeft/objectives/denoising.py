@@ -35,7 +35,7 @@ class Denoising(Objective):
     ``latents`` and ``text`` keep what the frozen encoders made, by sample id and by text.
     """
 
-    scores = ("loss",)
+    score_names = ("loss",)
 
     summed: Tensor
     """Summed loss and number of samples of the evaluation so far, on this process."""

@@ -79,7 +79,7 @@ class Answers(nn.Module):
     ) -> None:
         super().__init__()
         self.writer, self.pattern, self.thoughts_end, self.markers = writer, pattern, thoughts_end, markers
-        self.scores = ("exact_match", *(("refusal_rate", "over_refusal_rate") if markers else ()))
+        self.score_names = ("exact_match", *(("refusal_rate", "over_refusal_rate") if markers else ()))
         self.register_buffer("counts", torch.zeros(3, 3, dtype=torch.float64), persistent=False)
 
     def update(self, model: nn.Module, batch: Batch) -> None:

@@ -33,7 +33,7 @@ class LanguageModelling(Objective):
     (nats per token), ``perplexity`` and ``token_accuracy``; with `Answers` also those of what the model writes.
     """
 
-    scores = ("loss", "perplexity", "token_accuracy")
+    score_names: tuple[str, ...] = ("loss", "perplexity", "token_accuracy")
 
     sums: Tensor
     """Summed loss, right tokens and weights of the evaluation so far, on this process."""
@@ -42,7 +42,7 @@ class LanguageModelling(Objective):
         super().__init__()
         self.answers = answers
         if answers is not None:
-            self.scores = (*self.scores, *answers.scores)
+            self.score_names = (*self.score_names, *answers.score_names)
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
 
     def weight(self, batch: Batch) -> float:

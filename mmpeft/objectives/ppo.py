@@ -38,7 +38,7 @@ class PPO(Objective):
     an answer away from the reference), ``objective`` (reward less what the divergence costs), ``length`` (tokens).
     """
 
-    scores = ("objective", "reward", "kl", "length")
+    score_names = ("objective", "reward", "kl", "length")
 
     sums: Tensor
     """Rewards, divergences, lengths and number of answers of the evaluation so far, on this process."""

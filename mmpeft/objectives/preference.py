@@ -30,7 +30,7 @@ class Preference(Objective):
     ``chosen_reward`` and ``rejected_reward``.
     """
 
-    scores = ("loss", "accuracy", "chosen_reward", "rejected_reward", "margin")
+    score_names = ("loss", "accuracy", "chosen_reward", "rejected_reward", "margin")
 
     sums: Tensor
     """Of the evaluation so far, on this process: losses and their number, right pairs and theirs, rewards of good

@@ -40,14 +40,14 @@ class Reading(Objective):
     ``unanswerable_accuracy``; ``loss`` (per window).
     """
 
-    scores = ("f1", "exact_match", "loss")
+    score_names: tuple[str, ...] = ("f1", "exact_match", "loss")
 
     def __init__(self, *, max_answer_length: int = 30, unanswerable: bool = False, threshold: float = 0.0) -> None:
         super().__init__()
         self.longest, self.unanswerable, self.threshold = max_answer_length, unanswerable, threshold
         self.seen: list[Finding] = []
         if unanswerable:
-            self.scores = (*self.scores, "answerable_f1", "unanswerable_accuracy")
+            self.score_names = (*self.score_names, "answerable_f1", "unanswerable_accuracy")
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed loss over windows."""

@@ -18,7 +18,7 @@ class RewardModelling(Objective):
     ``margin`` (mean difference), ``chosen_reward`` and ``rejected_reward``.
     """
 
-    scores = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
+    score_names = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
 
     sums: Tensor
     """Loss, right pairs, both rewards, and number of pairs of the evaluation so far, on this process."""

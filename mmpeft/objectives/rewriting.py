@@ -41,7 +41,7 @@ class Rewriting(LanguageModelling):
     ``perplexity`` and ``token_accuracy``.
     """
 
-    scores = (*OVERLAPS, *LanguageModelling.scores)
+    score_names = (*OVERLAPS, *LanguageModelling.score_names)
 
     counts: Tensor
     """Summed counts of the evaluation so far, on this process."""

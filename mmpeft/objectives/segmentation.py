@@ -19,7 +19,7 @@ class Segmentation(Objective):
     over the classes that occur in truth or prediction), ``pixel_accuracy`` and ``loss`` (in nats per pixel).
     """
 
-    scores = ("miou", "pixel_accuracy", "loss")
+    score_names = ("miou", "pixel_accuracy", "loss")
 
     confusion: Tensor
     """Pixels of the evaluation so far by (true class, predicted class), on this process."""

@@ -27,7 +27,7 @@ class TextClassification(Objective):
     the correlation of truth and prediction (CoLA), for any number of classes (Gorodkin 2004); ``loss``.
     """
 
-    scores = ("accuracy", "f1", "matthews", "loss")
+    score_names = ("accuracy", "f1", "matthews", "loss")
 
     table: Tensor
     """Samples by (true class, predicted class) of the evaluation so far, on this process."""
@@ -82,7 +82,7 @@ class TextRegression(Objective):
     squared error.
     """
 
-    scores = ("pearson", "spearman", "loss")
+    score_names = ("pearson", "spearman", "loss")
 
     def __init__(self) -> None:
         super().__init__()

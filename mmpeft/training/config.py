@@ -265,10 +265,13 @@ class RunConfig(Settings):
 
 BARE = {"model": "name", "model.quantize": "kind", "train.cache": "store", "adapters.*": "method", "loss": "name"}
 """Sections for which a bare word will do, and the key that it stands for."""
+EITHER = (("train.epochs", "train.max_steps"), ("train.warmup_epochs", "train.warmup_steps"))
+"""Two ways to say one thing: an override, or a configuration on its base, replaces the other one."""
 
 
 def read_run(path: Path, overrides: Iterable[str] = ()) -> Document:
     """Read a run's configuration, not yet validated; without ``output`` it goes to ``runs/<name of the file>``."""
     document = read_document(path, overrides, BARE)
+    document.settle(EITHER)
     document.data.setdefault("output", f"runs/{path.stem}")
     return document

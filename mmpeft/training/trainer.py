@@ -70,10 +70,10 @@ class Trainer:
     ) -> None:
         if config.monitor is not None and not len(data.val):
             raise ValueError("train.monitor: there is no validation split to choose by; null keeps the last weights")
-        if config.monitor is not None and objective.scores and config.monitor.metric not in objective.scores:
+        if config.monitor is not None and objective.score_names and config.monitor.metric not in objective.score_names:
             metric = config.monitor.metric
-            raise ValueError(f"train.monitor.metric: no score {metric!r}{nearest(metric, objective.scores)}")
-        self.scores = objective.scores
+            raise ValueError(f"train.monitor.metric: no score {metric!r}{nearest(metric, objective.score_names)}")
+        self.score_names = objective.score_names
         self.data, self.config, self.adapters, self.plain, self.preview = data, config, adapters, model, preview
         self.accelerator = make_accelerator(config, output)
         self.objective = objective.to(self.accelerator.device)
@@ -144,7 +144,9 @@ class Trainer:
         """Return the scores of the model as it is on a split."""
         with explained_out_of_memory(self.config):
             scores = evaluate(self.model, self.objective, self.loaders.loader(split), self.accelerator)
-        assert not self.scores or scores.keys() <= set(self.scores), f"scores that the objective doesn't name: {scores}"
+        assert not self.score_names or scores.keys() <= set(self.score_names), (
+            f"scores that the objective doesn't name: {scores}"
+        )
         return scores
 
     def first_window(self) -> list[Loaded]:

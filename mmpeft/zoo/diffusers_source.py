@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmpeft.optional import require
-from mmpeft.zoo.request import Request, fetch_error
+from mmpeft.zoo.hub import fetching
+from mmpeft.zoo.request import Request
 
 
 def load(request: Request) -> Any:
@@ -20,8 +21,6 @@ def load(request: Request) -> Any:
     if not request.with_weights:
         raise ValueError(f"model 'diffusers/{request.name}': a pipeline has no form without weights; build its parts")
     where = {"revision": request.revision, "use_safetensors": True, "trust_remote_code": False}
-    try:
+    with fetching(f"diffusers/{request.name}"):
         pipeline = diffusers.DiffusionPipeline.from_pretrained(request.name, **where, **request.options)
-    except OSError as error:
-        raise fetch_error(f"diffusers/{request.name}", error) from error
     return pipeline.to(request.device)

@@ -8,7 +8,8 @@ import torch
 
 from mmpeft.optional import require
 from mmpeft.settings import nearest
-from mmpeft.zoo.request import Request, fetch_error
+from mmpeft.zoo.hub import fetching
+from mmpeft.zoo.request import Request
 
 
 def load(request: Request) -> Any:
@@ -28,11 +29,8 @@ def load(request: Request) -> Any:
     options = {"device": request.device, **request.options}
     if request.image_size is not None:
         options["force_image_size"] = request.image_size
-    try:
-        with torch.device(request.device):
-            model = open_clip.create_model(architecture, tag if request.with_weights else None, **options)
-    except OSError as error:
-        raise fetch_error(f"open_clip/{request.name}", error) from error
+    with fetching(f"open_clip/{request.name}"), torch.device(request.device):
+        model = open_clip.create_model(architecture, tag if request.with_weights else None, **options)
     return model.eval()
 
 
@@ -47,10 +45,8 @@ def load_tokenizer(request: Request) -> Any:
     request.refuse("revision")
     architecture = request.name.partition("/")[0]
     _refuse_unknown(open_clip, architecture, request)
-    try:
+    with fetching(f"open_clip/{request.name}"):
         return open_clip.get_tokenizer(architecture)
-    except OSError as error:
-        raise fetch_error(f"open_clip/{request.name}", error) from error
 
 
 def _refuse_unknown(open_clip: Any, architecture: str, request: Request) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mmpeft.settings import nearest
-from mmpeft.zoo.request import Request, fetch_error
+from mmpeft.zoo.hub import fetching
+from mmpeft.zoo.request import Request
 
 
 def load(request: Request) -> nn.Module:
@@ -29,13 +30,10 @@ def load(request: Request) -> nn.Module:
     options = dict(request.options)
     if request.num_classes is not None:
         options["num_classes"] = request.num_classes
-    try:
-        with torch.device(request.device):
-            model = timm.create_model(
-                request.name, pretrained=request.with_weights, pretrained_cfg_overlay=overlay or None, **options
-            )
-    except OSError as error:
-        raise fetch_error(f"timm/{request.name}", error) from error
+    with fetching(f"timm/{request.name}"), torch.device(request.device):
+        model = timm.create_model(
+            request.name, pretrained=request.with_weights, pretrained_cfg_overlay=overlay or None, **options
+        )
     return model.eval()
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.optional import require
-from mmpeft.zoo.request import Request, fetch_error
+from mmpeft.zoo.hub import fetching
+from mmpeft.zoo.request import Request
 
 
 def load(request: Request) -> nn.Module:
@@ -26,7 +27,7 @@ def load(request: Request) -> nn.Module:
     transformers = require("transformers", "mmpeft[llm]")
     request.refuse("image_size")
     where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
-    try:
+    with fetching(f"hf/{request.name}"):
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
         if request.num_classes is not None:
             config.num_labels = request.num_classes
@@ -38,8 +39,6 @@ def load(request: Request) -> nn.Module:
             if request.fresh_head:
                 return _load_headed(transformers, kind, config, request, where).to(request.device).eval()
             return kind.from_pretrained(request.name, config=config, **where).to(request.device).eval()
-    except OSError as error:
-        raise fetch_error(f"hf/{request.name}", error) from error
     with torch.device(request.device):
         return kind._from_config(config, **request.options).eval()
 
@@ -125,13 +124,11 @@ def load_tokenizer(request: Request) -> Any:
     """
     transformers = require("transformers", "mmpeft[llm]")
     where: dict[str, Any] = {"revision": request.revision or "main", "trust_remote_code": False}
-    try:
+    with fetching(f"hf/{request.name}"):
         config = transformers.AutoConfig.from_pretrained(request.name, **where)
         if not hasattr(config, "text_config") and not hasattr(config, "vocab_size"):
             raise ValueError(f"model 'hf/{request.name}' ({config.model_type}) has no text tower, so no tokenizer here")
         tokenizer = transformers.AutoTokenizer.from_pretrained(request.name, **where)
-    except OSError as error:
-        raise fetch_error(f"hf/{request.name}", error) from error
     if type(config) in transformers.AutoModelForZeroShotImageClassification._model_mapping:
         return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
     return tokenizer

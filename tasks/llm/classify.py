@@ -44,17 +44,21 @@ class Config(TextConfig):
 def assemble(config: Config) -> Parts:
     """Load the data, and the model with a new head: one output for each class, or a single one for numbers."""
     from mmpeft.assembly.classic_text import pad_with, recompute_blocks, with_classes
+    from mmpeft.assembly.images import refuse_one_class
     from mmpeft.assembly.parts import Parts
     from mmpeft.data.language.labelled import load_labelled
     from mmpeft.objectives.text_labels import TextClassification, TextRegression
-    from mmpeft.zoo.language_models import load_text_tokenizer
+    from mmpeft.zoo.language_models import check_vocabulary, load_text_tokenizer
     from mmpeft.zoo.precision import DTYPES
 
     name = config.model.name
     tokenizer = load_text_tokenizer(name)
     data = load_labelled(config.data, tokenizer)
+    if data.classes:
+        refuse_one_class(data.classes, config.data.title)
     outputs = len(data.classes) or 1
     model = mmpeft.load_model(name, num_classes=outputs, dtype=DTYPES[config.precision])
+    check_vocabulary(model, tokenizer, name)
     pad_with(model, data)
     parts = Parts(
         with_classes(config, data),

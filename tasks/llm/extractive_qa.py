@@ -51,13 +51,14 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly.classic_text import pad_with, recompute_blocks
     from mmpeft.assembly.parts import Parts
     from mmpeft.data.language.reading import load_reading
-    from mmpeft.zoo.language_models import load_text_tokenizer
+    from mmpeft.zoo.language_models import check_vocabulary, load_text_tokenizer
     from mmpeft.zoo.precision import DTYPES
 
     name = config.model.name
     tokenizer = load_text_tokenizer(name)
     data = load_reading(config.data, tokenizer)
     model = mmpeft.load_model(name, task="question_answering", dtype=DTYPES[config.precision])
+    check_vocabulary(model, tokenizer, name)
     pad_with(model, data)
     parts = Parts(
         config,

@@ -29,13 +29,14 @@ class Config(RunConfig):
 
 def assemble(config: Config) -> Parts:
     """Load the data as the model wants it, and the model with a new head for the data's classes."""
-    from mmpeft.assembly.images import answer_by_class
+    from mmpeft.assembly.images import answer_by_class, refuse_one_class
     from mmpeft.assembly.parts import Parts
     from mmpeft.data import load_data
     from mmpeft.objectives.classification import Classification
 
     name, size = config.model.name, config.model.image_size
     data = load_data(config.data, mmpeft.load_model(name, image_size=size, device="meta"))
+    refuse_one_class(data.classes, config.data.title)
     model = mmpeft.load_model(name, num_classes=len(data.classes), image_size=size)
     return Parts(
         config,

@@ -123,6 +123,18 @@ def test_an_override_goes_into_what_a_bare_word_stands_for(tmp_path: Path) -> No
     assert document.origin("model.name") == f"{path}:2"
 
 
+def test_another_way_to_say_how_long_replaces_the_one_below(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(RUN.replace("epochs: 1", "epochs: 3, warmup_epochs: 1"))
+    (tmp_path / "run.yaml").write_text("base: base.yaml\ntrain: {max_steps: 9, warmup_steps: 2}\n")
+    document = read_run(tmp_path / "run.yaml")
+    train = document.validate(RunConfig).train
+    assert (train.epochs, train.max_steps, train.warmup_epochs, train.warmup_steps) == (None, 9, 0, 2)
+    again = read_run(tmp_path / "run.yaml", ["train.epochs=4", "train.warmup_steps=0"]).validate(RunConfig).train
+    assert (again.epochs, again.max_steps, again.warmup_steps) == (4, None, 0)
+    (said,) = problems(tmp_path, RUN, "train.epochs=2", "train.max_steps=5")
+    assert "epochs: 2 and max_steps: 5 contradict each other" in said
+
+
 def test_mutated_configurations() -> None:
     """A few of `make fuzz`: what is random is the same in every run."""
     from fuzz import faults_in

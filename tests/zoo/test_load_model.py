@@ -152,3 +152,25 @@ def test_every_embedded_model_loads():
     assert models() == ["tiny/clip", "tiny/llm", "tiny/sd", "tiny/vit"]
     for name in models():
         assert isinstance(load_model(name), nn.Module | DiffusionPipeline)
+
+
+def test_without_a_network_it_is_told_at_once(monkeypatch, tmp_path):
+    """The hub's host has no address: libraries look into their caches alone, and try nothing again and again."""
+    import socket
+
+    from huggingface_hub import constants, hf_hub_download
+
+    def no_address(*_):
+        raise socket.gaierror("Name or service not known")
+
+    def create_model(name, **options):
+        assert constants.HF_HUB_OFFLINE
+        hf_hub_download("timm/some", "model.safetensors", cache_dir=tmp_path)
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    monkeypatch.setattr("mmpeft.zoo.hub.getproxies", dict)
+    monkeypatch.setattr(timm, "create_model", create_model)
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(ValueError, match=r"'timm/vit_base_patch16_224' could not be fetched: there is no network"):
+        load_model("timm/vit_base_patch16_224")
+    assert before == constants.HF_HUB_OFFLINE

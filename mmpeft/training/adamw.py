@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,13 +30,17 @@ class MasterAdamW(AdamW):
             parameter.grad = None
             parameter.data = weight.float() if master is None else master
             parameter.grad = gradient.float()  # type: ignore[union-attr]
-        super().step()
+        self._update()
         for parameter, weight, gradient in halves:
             self.state[parameter]["master"] = parameter.data
             parameter.grad = None
             parameter.data = weight.copy_(parameter.data)
             parameter.grad = gradient
         return loss
+
+    def _update(self) -> None:
+        """Make the step where no weight is of half precision."""
+        super().step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state as it is: torch would round it to the precision of the weights."""
@@ -50,11 +55,15 @@ class MasterAdamW(AdamW):
 
 
 class ProjectedAdamW(MasterAdamW):
-    """AdamW on LoRA-FA's gradients of B: ``1/s^2 g (A A^T + 1e-8 I)^+`` (Zhang et al. 2023, arXiv:2308.03303).
+    """HF peft's optimizer of LoRA-FA (Zhang et al. 2023, arXiv:2308.03303): gradients of B are projected, then Adam.
 
-    With a fixed A (rank, in), ``s g_B A`` is the change of the weight that B can make; so it is the nearest one to a
-    step against the full gradient. ``fixed`` are A and s of each B (out, rank); other parameters are AdamW's. The
-    pseudo-inverse is computed once, in fp32, and part of the state; gradients are projected in place.
+    The gradient of B becomes ``1/s^2 g (A A^T + 1e-8 I)^+``: with a fixed A (rank, in), ``s g A`` is the change of the
+    weight that B can make, and this is the one nearest to a step against the full gradient. ``fixed`` are A and s of
+    each B (out, rank); the pseudo-inverse is computed once, in fp32, and part of the state.
+
+    The step is that of the AdamW that transformers had, for all parameters: with the moments m and v after step t,
+    ``p <- (p - lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)) (1 - lr decay)``. In torch's AdamW eps stands behind
+    the correction of v, which makes the first steps on small gradients up to 30 times longer, and decay comes first.
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class ProjectedAdamW(MasterAdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Project the gradients of all B, and make AdamW's step."""
+        """Project the gradients of all B in place, and make the step."""
         loss = _evaluated(closure)
         projections = {p: self._projection(p) for p in self._trained() if p in self.fixed}
         for parameter, projection in projections.items():
@@ -76,6 +85,25 @@ class ProjectedAdamW(MasterAdamW):
         for parameter, projection in projections.items():
             self.state[parameter]["projection"] = projection
         return loss
+
+    def _update(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad, group)
+
+    def _move(self, parameter: nn.Parameter, gradient: Tensor, group: Mapping[str, Any]) -> None:
+        state, (beta1, beta2), lr = self.state[parameter], group["betas"], group["lr"]
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        step = state["step"].item()
+        mean = state["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        length = lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        parameter.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-length)
+        parameter.mul_(1 - lr * group["weight_decay"])
 
     def _projection(self, parameter: nn.Parameter) -> Tensor:
         kept: Tensor | None = self.state[parameter].get("projection")

@@ -84,8 +84,8 @@ class TrainConfig(Settings):
     decayed: Literal["matrices", "all"] = "matrices"
     """What weight decay shrinks: only tensors of two or more dimensions, or vectors (biases, norms, scales) too."""
     optimizer: Literal["adamw", "adamw8bit", "lora_fa", "sgd"] = "adamw"
-    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes; ``lora_fa`` is AdamW on the
-    gradients of B projected by the method lora_fa's frozen A."""
+    """The optimizer; ``adamw8bit`` keeps its moments in 8 bits, and needs bitsandbytes; ``lora_fa`` is peft's,
+    with gradients of B projected by the method lora_fa's frozen A."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat | None = None

@@ -44,8 +44,8 @@ def make_optimizer(
         decayed = parameter.ndim > 1 or config.decayed == "all"
         members.setdefault((decayed, rates.get(name, 1.0)), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": own, "weight_decay": config.weight_decay * decayed, "lr": config.lr * rate, "rate": rate}
-        for (decayed, rate), own in (members or {(True, 1.0): []}).items()
+        {"params": alike, "weight_decay": config.weight_decay * decayed, "lr": config.lr * rate, "rate": rate}
+        for (decayed, rate), alike in (members or {(True, 1.0): []}).items()
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)
@@ -54,15 +54,14 @@ def make_optimizer(
     if config.optimizer == "adamw8bit":
         optimizer: Optimizer = require("bitsandbytes", "bitsandbytes").optim.AdamW8bit(groups, **how)
         return optimizer
-    if all(is_plain(parameter) and parameter.device.type in FUSED for parameter in parameters.values()):
-        how["fused"] = True
     if config.optimizer == "adamw":
-        return MasterAdamW(groups, **how)
+        fused = all(is_plain(parameter) and parameter.device.type in FUSED for parameter in parameters.values())
+        return MasterAdamW(groups, **how, fused=fused or None)
     if not fixed:
         raise ValueError(
             "train.optimizer: 'lora_fa' projects by a frozen A, and no adapter has one: take method lora_fa"
         )
-    return ProjectedAdamW(groups, {parameters[name]: own for name, own in fixed.items()}, **how)
+    return ProjectedAdamW(groups, {parameters[name]: factors for name, factors in fixed.items()}, **how)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

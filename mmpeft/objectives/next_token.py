@@ -15,13 +15,16 @@ PASSED = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids")
 """What of a batch goes to the model."""
 
 
-def score_tokens(model: nn.Module, batch: Batch, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def score_tokens(
+    model: nn.Module, batch: Batch, rows: slice = slice(None), counted: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of each token with a weight: log-probability, whether it is the likeliest, its weight, and its row.
 
-    All are (counted,); only some rows of the batch are looked at where ``rows`` says so.
+    All are (counted,); only some rows of the batch are looked at where ``rows`` says so. ``counted`` (rows, length)
+    are other tokens than those with a weight.
     """
     weights = batch["weights"][rows]
-    counted = weights > 0
+    counted = weights > 0 if counted is None else counted
     scores, right = model(counted=counted, **{name: batch[name][rows] for name in PASSED if name in batch})
     return scores, right, weights[counted], counted.nonzero()[:, 0]
 

@@ -57,7 +57,9 @@ class PPO(Objective):
         settings, mask = self.settings, batch["mask"]
         scores, values = self._scores(model, batch, POLICY), self._values(model, batch)
         policy, clipped = policy_loss(scores, batch["scores"], batch["advantages"], mask, settings.clip)
-        value = value_loss(values, batch["values"], batch["returns"], mask, settings.value_clip)
+        value_mask = batch["value_mask"]
+        value = value_loss(values, batch["values"], batch["returns"], value_mask, settings.value_clip)
+        value = value * (mask.sum() / value_mask.sum())  # each loss is a mean over its own tokens
         logs = {"policy_loss": policy.detach(), "value_loss": value.detach(), "clipped": clipped}
         return policy + settings.value_weight * value, logs
 
@@ -121,7 +123,8 @@ class PPO(Objective):
         counted[:, -mask.shape[1] :] = mask
         passed = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         scores, _ = model(counted=counted, **passed)
-        return torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores.float())
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return torch.zeros_like(mask, dtype=scores.dtype).masked_scatter(mask, scores)
 
     def _values(self, model: Any, batch: Batch) -> Tensor:
         """Return the value in front of every written token."""

@@ -15,7 +15,7 @@ def divergences(scores: Tensor, reference: Tensor, estimator: str) -> Tensor:
 
 
 def token_rewards(divergence: Tensor, rewards: Tensor, mask: Tensor, kl: float) -> Tensor:
-    """Return ``-kl d_t`` for each token, and at the last one of an answer its reward (answers,) too."""
+    """Return ``-kl d_t`` for each token of the mask, and at the last one of an answer its reward (answers,) too."""
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
     return (-kl * divergence * mask).scatter_add(1, last[:, None], rewards[:, None].to(divergence))
 
@@ -31,12 +31,17 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, s
     return found
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Return values with mean 0 and variance 1 over the tokens that were written."""
+def whitened(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
+    """Return values with variance 1, of a sample (n - 1), over the tokens of the mask; with mean 0 or the mean kept."""
     count = mask.sum()
     mean = (values * mask).sum() / count
-    variance = ((values - mean).square() * mask).sum() / count
-    return (values - mean) * (variance + 1e-8).rsqrt() * mask
+    variance = ((values - mean).square() * mask).sum() / (count - 1).clamp(min=1)
+    return ((values - mean) * (variance + 1e-8).rsqrt() + keep_mean * mean) * mask
+
+
+def with_one_more(mask: Tensor) -> Tensor:
+    """Return the mask of the tokens that were written and of the one behind an answer, where there is one."""
+    return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], 1)
 
 
 def policy_loss(scores: Tensor, old: Tensor, gain: Tensor, mask: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -53,9 +58,16 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
 
 
 def prepared(batch: dict[str, Tensor], settings: PPOSettings) -> dict[str, Tensor]:
-    """Return ``advantages`` (whitened) and ``returns`` from ``scores``, ``reference``, ``values`` and ``reward``."""
+    """Return ``advantages`` (whitened) and ``returns`` from ``scores``, ``reference``, ``values`` and ``reward``.
+
+    ``value_mask`` are the tokens whose values are learned.
+    """
     mask = batch["mask"]
-    divergence = divergences(batch["scores"], batch["reference"], settings.estimator)
-    rewards = token_rewards(divergence, batch["reward"], mask, settings.kl)
-    gain = advantages(rewards, batch["values"], mask, settings.discount, settings.smoothing)
-    return {"advantages": whitened(gain, mask), "returns": gain + batch["values"] * mask}
+    value_mask = with_one_more(mask) if settings.value_past_end else mask
+    divergence = divergences(batch["scores"], batch["reference"], settings.estimator) * mask
+    rewards = token_rewards(divergence, batch["reward"], value_mask, settings.kl)
+    if settings.whiten_rewards:
+        rewards = whitened(rewards, value_mask, keep_mean=True)
+    gain = advantages(rewards, batch["values"], value_mask, settings.discount, settings.smoothing)
+    returns = gain + batch["values"] * value_mask
+    return {"advantages": whitened(gain, mask), "returns": returns, "value_mask": value_mask}

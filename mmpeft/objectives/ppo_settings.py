@@ -34,5 +34,10 @@ class PPOSettings(Settings):
     """Factor on what comes a token later (gamma)."""
     smoothing: Share = 0.95
     """Lambda of the advantages (GAE, Schulman et al. 2016, arXiv:1506.02438)."""
+    whiten_rewards: bool = False
+    """Whether the tokens' rewards are divided by their standard deviation over the batch, as an option of TRL does."""
+    value_past_end: bool = False
+    """Whether an answer's reward is given, and its value learned, one token behind its last one, where there is room
+    for it: the second mask of TRL's PPO (``padding_mask_p1``)."""
     missing_end: NonNegativeFloat = 1.0
     """What an answer costs that does not end within ``writing.max_new_tokens``."""

@@ -70,11 +70,25 @@ class Preference(Objective):
         self.sums += torch.stack([self.sums.new_tensor([float(value.sum()), len(value)]) for value in values])
 
     def _pairs(self, model: nn.Module, batch: Batch) -> tuple[Answered, Answered]:
-        policy, tokens = answer_scores(model, batch)
+        policy, tokens, text = self._policy(model, batch)
         reference = self._reference(model, batch) if self.settings.needs_reference else torch.zeros_like(policy)
         parts = zip(policy.chunk(2), reference.chunk(2), tokens.chunk(2), strict=True)
-        chosen, rejected = (Answered(*part) for part in parts)
+        chosen, rejected = (Answered(*part, text) for part in parts)
         return chosen, rejected
+
+    def _policy(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return `answer_scores`, and where prompts are minimised too the mean over all tokens of the chosen rows."""
+        if not self.settings.reads_prompts:
+            return *answer_scores(model, batch), None
+        answers = batch["weights"] > 0
+        counted, pairs = answers.clone(), len(answers) // 2
+        if "decoder_input_ids" not in batch:
+            attended = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+            counted[:pairs, 1:] |= attended[:pairs, 1:].bool()
+        scores, _, _, rows = score_tokens(model, batch, counted=counted)
+        inside, zeros = answers[counted], scores.new_zeros(len(answers))
+        sums = zeros.index_add(0, rows[inside], scores[inside])
+        return sums, zeros.index_add(0, rows[inside], torch.ones_like(scores[inside])), scores[rows < pairs].mean()
 
     def _reference(self, model: nn.Module, batch: Batch, rows: slice = slice(None)) -> Tensor:
         if "reference" in batch:
@@ -85,15 +99,17 @@ class Preference(Objective):
 
 
 class SinglePreference(Preference):
-    """KTO: answers that are good or bad, one by one, ``w (1 - sigmoid(+-beta (log-ratio - z)))``.
+    """KTO and APO-zero: answers that are good or bad, one by one, ``w (1 - sigmoid(+-beta (log-ratio - z)))``.
 
     ``z`` estimates the divergence of the policy from the reference: the mean log-ratio of answers to other prompts, the
     second half of a batch's rows, over all processes, at least 0 and without a gradient. As it is a mean over a forward
-    pass, accumulation changes it a little. An evaluation has z = 0, and where it is of pairs, their scores.
+    pass, accumulation changes it a little. APO-zero and an evaluation have z = 0; one of pairs has their scores.
     """
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the summed loss, and under ``kl`` the estimated divergence."""
+        """Return the summed loss, and of KTO under ``kl`` the estimated divergence."""
+        if self.settings.name != "kto":
+            return single_losses(self._answers(model, batch), batch["label"], 0.0, self.settings).sum(), {}
         count = len(batch["label"])
         divergence = self._divergence(model, batch, slice(count, None))
         answers = self._answers(model, batch)

@@ -23,6 +23,8 @@ class Answered:
     """The same by the reference, or zeros."""
     tokens: Tensor
     """Number of tokens."""
+    text: Tensor | None = None
+    """Mean log-probability by the policy of the tokens of all chosen rows, prompts too, where that is minimised."""
 
     @property
     def ratio(self) -> Tensor:
@@ -38,14 +40,15 @@ class Answered:
 def pair_losses(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
     """Return the loss of each pair (batch,), with the weighted cross entropy of the chosen answers."""
     losses = _LOSSES[settings.name](chosen, rejected, settings)
-    return losses - settings.nll_weight * chosen.mean if settings.nll_weight else losses
+    likely = chosen.mean if chosen.text is None else chosen.text
+    return losses - settings.nll_weight * likely if settings.nll_weight else losses
 
 
 def single_losses(answers: Answered, good: Tensor, divergence: Tensor | float, settings: PreferenceSettings) -> Tensor:
-    """Return KTO's loss of each answer: ``w (1 - sigmoid(+-beta (ratio - z)))``, with z the divergence."""
-    sign = torch.where(good, 1.0, -1.0).to(answers.policy)
-    weight = torch.where(good, settings.desirable, settings.undesirable).to(answers.policy)
-    return weight * torch.sigmoid(-settings.beta * sign * (answers.ratio - divergence))
+    """Return the loss of each answer: ``w (1 - sigmoid(+-beta (ratio - z)))``, z the divergence; of APO-zero 0."""
+    distance = settings.beta * (answers.ratio - divergence)
+    desirable, undesirable = (answers.policy.new_tensor(w) for w in (settings.desirable, settings.undesirable))
+    return torch.where(good, desirable * torch.sigmoid(-distance), undesirable * torch.sigmoid(distance))
 
 
 def rewards(answers: Answered, settings: PreferenceSettings) -> Tensor:
@@ -69,6 +72,40 @@ def _ipo(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> 
 
 def _hinge(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
     return torch.relu(1 - settings.beta * (chosen.ratio - rejected.ratio))
+
+
+def _exo_pair(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    """Kullback-Leibler divergence of (sigmoid(l), sigmoid(-l)) from (1 - e, e), with e the label smoothing."""
+    logits, flipped = settings.beta * (chosen.ratio - rejected.ratio), settings.label_smoothing
+    better, worse = logsigmoid(logits), logsigmoid(-logits)
+    return better.exp() * (better - math.log1p(-flipped)) + worse.exp() * (worse - math.log(flipped))
+
+
+def _nca_pair(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    better, worse = settings.beta * chosen.ratio, settings.beta * rejected.ratio
+    return -logsigmoid(better) - logsigmoid(-better) / 2 - logsigmoid(-worse) / 2
+
+
+def _bco_pair(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    return -logsigmoid(settings.beta * chosen.ratio) - logsigmoid(-settings.beta * rejected.ratio)
+
+
+def _sppo_hard(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    half = 0.5 / settings.beta
+    return (chosen.ratio - half) ** 2 + (rejected.ratio + half) ** 2
+
+
+def _apo_zero(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    return torch.sigmoid(-settings.beta * chosen.ratio) + torch.sigmoid(settings.beta * rejected.ratio)
+
+
+def _apo_down(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    margin = settings.beta * (chosen.ratio - rejected.ratio)
+    return torch.sigmoid(settings.beta * chosen.ratio) + torch.sigmoid(-margin)
+
+
+def _sigmoid_norm(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
+    return -logsigmoid(settings.beta * (chosen.ratio / chosen.tokens - rejected.ratio / rejected.tokens))
 
 
 def _robust(chosen: Answered, rejected: Answered, settings: PreferenceSettings) -> Tensor:
@@ -102,5 +139,12 @@ _LOSSES: dict[str, Callable[[Answered, Answered, PreferenceSettings], Tensor]] =
     "robust": _robust,
     "simpo": _simpo,
     "orpo": _orpo,
+    "exo_pair": _exo_pair,
+    "nca_pair": _nca_pair,
+    "bco_pair": _bco_pair,
+    "sppo_hard": _sppo_hard,
+    "apo_zero": _apo_zero,
+    "apo_down": _apo_down,
+    "sigmoid_norm": _sigmoid_norm,
 }
 """CPO is DPO with a reference that gives every answer the same."""

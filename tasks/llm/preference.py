@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmpeft.assembly.language_config import LanguageConfig, LanguageTraining
 from mmpeft.assembly.task import Task
-from mmpeft.objectives.preference_settings import PreferenceSettings
+from mmpeft.objectives.preference_settings import SINGLE, PreferenceSettings
 
 if TYPE_CHECKING:
     from mmpeft.assembly.parts import Parts
@@ -46,8 +46,11 @@ class Config(LanguageConfig):
     def _comparable(self) -> Config:
         if self.reference == "precomputed" and not self.loss.needs_reference:
             raise ValueError(f"reference: 'precomputed': loss.name: {self.loss.name} needs no reference: off")
-        if self.data.name == "unpaired" and self.loss.name != "kto":
-            raise ValueError(f"loss.name: {self.loss.name!r} compares answers, and data.name: unpaired has one: kto")
+        if self.data.name == "unpaired" and self.loss.name not in SINGLE:
+            wanted = " or ".join(SINGLE)
+            raise ValueError(
+                f"loss.name: {self.loss.name!r} compares answers, and data.name: unpaired has one: {wanted}"
+            )
         return self
 
 
@@ -57,7 +60,7 @@ def assemble(config: Config) -> Parts:
     from mmpeft.assembly.reference_policy import precompute_reference
     from mmpeft.objectives.preference import Preference, SinglePreference
 
-    single = config.loss.name == "kto"
+    single = config.loss.name in SINGLE
 
     def objective(adapters: Adapters, tokenizer: Any) -> Preference:
         return (SinglePreference if single else Preference)(adapters, config.loss)

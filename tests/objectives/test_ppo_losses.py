@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -77,12 +78,50 @@ def test_losses_are_clipped_as_in_the_paper() -> None:
     assert float(value_loss(values, before, returns, MASK, 0.2)) == pytest.approx(value)
 
 
-def test_whitened_advantages_have_mean_zero_and_variance_one_over_what_was_written() -> None:
-    found = whitened(numbers(11) * 3 + 2, MASK)
-    written = found[MASK.bool()]
+def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """As TRL's PPO has it, written down row by row: a sample's variance, mean kept if asked."""
+    kept = [float(v) for v, m in zip(values.flatten(), mask.flatten(), strict=True) if m]
+    mean, deviation = statistics.fmean(kept), math.sqrt(statistics.variance(kept) + 1e-8)
+    return ((values - mean) / deviation + (0 if shift_mean else mean)) * mask
+
+
+def test_advantages_are_whitened_as_trl_does_it() -> None:
+    values = numbers(11) * 3 + 2
+    torch.testing.assert_close(whitened(values, MASK), masked_whiten(values, MASK), rtol=1e-12, atol=1e-12)
+    written = whitened(values, MASK)[MASK.bool()]
     assert float(written.mean()) == pytest.approx(0, abs=1e-9)
-    assert float(written.var(correction=0)) == pytest.approx(1, abs=1e-6)
-    assert not found[~MASK.bool()].any()
+    assert float(written.var()) == pytest.approx(1, abs=1e-7)
+    assert not whitened(values, MASK)[~MASK.bool()].any()
+    alone = torch.zeros_like(MASK)
+    alone[1, 0] = 1
+    assert not whitened(values, alone).any(), "one token has no variance"
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("past_end", [False, True])
+def test_rewards_advantages_and_returns_are_those_of_trl(whiten: bool, past_end: bool) -> None:
+    """TRL's PPO with its two masks, step by step: with one mask where ``value_past_end`` is off."""
+    batch = {"mask": MASK, "scores": numbers(1), "reference": numbers(4), "values": numbers(2)}
+    batch["reward"] = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    settings = PPOSettings(whiten_rewards=whiten, value_past_end=past_end, discount=0.95)
+    lengths = torch.tensor(LENGTHS) - 1
+    later = torch.where(lengths + 1 < 4, lengths + 1, lengths) if past_end else lengths
+    learned = (torch.arange(4) <= later[:, None]).double()
+    values = batch["values"] * learned
+    rewards = -settings.kl * (batch["scores"] - batch["reference"]) * MASK
+    rewards[torch.arange(3), later] += batch["reward"]
+    if whiten:
+        rewards = masked_whiten(rewards, learned, shift_mean=False)
+    ahead, columns = torch.zeros(3, dtype=torch.float64), []
+    for t in reversed(range(4)):
+        following = values[:, t + 1] if t < 3 else 0.0
+        ahead = rewards[:, t] + 0.95 * following - values[:, t] + 0.95 * settings.smoothing * ahead
+        columns.append(ahead)
+    gain = torch.stack(columns[::-1], 1)
+    found = prepared(batch, settings)
+    torch.testing.assert_close(found["value_mask"], learned)
+    torch.testing.assert_close(found["returns"], (gain + values) * learned, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found["advantages"], masked_whiten(gain, MASK), rtol=1e-12, atol=1e-12)
 
 
 def test_without_divergence_returns_are_the_rewards_that_come() -> None:

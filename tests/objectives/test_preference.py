@@ -27,8 +27,9 @@ TRIPLES = (
 
 @pytest.fixture(scope="module")
 def policy() -> tuple[Any, Any, Any, Any]:
-    """Ours with adapters, and for TRL the same merged, and the frozen one."""
+    """Ours with adapters, and for TRL the same merged, and the frozen one; all in double precision."""
     scorer, adapters = make_model()
+    scorer.double()
     with adapters.off():
         frozen = copy.deepcopy(scorer.backbone)
     adapters.merge()
@@ -41,7 +42,7 @@ def plain(model: Any) -> Any:
     """The model without any trace of ours, its weights as they are."""
     from transformers import LlamaForCausalLM
 
-    made = LlamaForCausalLM(model.config)
+    made = LlamaForCausalLM(model.config).double()
     made.load_state_dict({name: value for name, value in model.state_dict().items() if "mmpeft" not in name})
     return made
 
@@ -51,6 +52,11 @@ def arguments(output: Path) -> dict[str, Any]:
     return {**how, "output_dir": str(output), "bf16": False, "disable_dropout": True, "max_length": None}
 
 
+SINGLE = 1e-6
+"""Relative: TRL rounds the log-probability of each token to single precision, where ours stay double."""
+NAMED_ALIKE = ("nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm")
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -58,48 +64,55 @@ def arguments(output: Path) -> dict[str, Any]:
         ({"name": "ipo"}, {"loss_type": "ipo"}),
         ({"name": "hinge"}, {"loss_type": "hinge"}),
         ({"name": "robust", "label_smoothing": 0.2}, {"loss_type": "robust", "label_smoothing": 0.2}),
+        ({"name": "exo_pair", "label_smoothing": 1e-3}, {"loss_type": "exo_pair", "label_smoothing": 1e-3}),
+        *(({"name": name}, {"loss_type": name}) for name in NAMED_ALIKE),
     ],
     ids=lambda value: str(value.get("name", "")),
 )
-def test_pairs_agree_with_trl(policy: Any, tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def test_pairs_agree_with_trl_at_its_defaults(
+    policy: Any, tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
     datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
     scorer, adapters, merged, frozen = policy
     rows = datasets.Dataset.from_list(
         [dict(zip(("prompt", "chosen", "rejected"), own, strict=True)) for own in TRIPLES]
     )
     trainer = trl.DPOTrainer(
-        plain(merged), ref_model=plain(frozen), args=trl.DPOConfig(**arguments(tmp_path), beta=0.3, **theirs),
+        plain(merged), ref_model=plain(frozen), args=trl.DPOConfig(**arguments(tmp_path), **theirs),
         train_dataset=rows, processing_class=tokenizer(None),
     )  # fmt: skip
     batch = next(iter(trainer.get_train_dataloader()))
     expected = trainer.compute_loss(trainer.model, batch)
     own = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "id": [*"abcd"]}
     own["weights"] = batch["completion_mask"].float()
-    loss, _ = Preference(adapters, PreferenceSettings(beta=0.3, **ours)).loss(scorer, own)
-    torch.testing.assert_close(loss / 4, expected, rtol=1e-4, atol=1e-5)
+    loss, _ = Preference(adapters, PreferenceSettings(**ours)).loss(scorer, own)
+    torch.testing.assert_close(loss / 4, expected.double(), rtol=SINGLE, atol=0)
 
 
-def test_single_answers_agree_with_trl(policy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind_of_loss", ["kto", "apo_zero_unpaired"])
+def test_single_answers_agree_with_trl(policy: Any, tmp_path: Path, kind_of_loss: str) -> None:
     datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
     scorer, adapters, merged, frozen = policy
     rows = [{"prompt": p, "completion": c, "label": i % 3 > 0} for i, (p, c, _) in enumerate(TRIPLES)]
-    how = arguments(tmp_path) | {"beta": 0.3, "desirable_weight": 1.3, "undesirable_weight": 0.7}
+    how = arguments(tmp_path) | {"loss_type": kind_of_loss, "desirable_weight": 1.3, "undesirable_weight": 0.7}
     trainer = trl.KTOTrainer(
         plain(merged), ref_model=plain(frozen), args=trl.KTOConfig(**how),
         train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer(None),
     )  # fmt: skip
     theirs = next(iter(trainer.get_train_dataloader()))
     expected = trainer.compute_loss(trainer.model, theirs)
-    length = max(theirs["input_ids"].shape[1], theirs["KL_input_ids"].shape[1])
+    kinds = ("", "KL_") if kind_of_loss == "kto" else ("",)
+    length = max(theirs[f"{kind}input_ids"].shape[1] for kind in kinds)
     batch: dict[str, Any] = {"label": torch.as_tensor(theirs["label"]).bool(), "id": [*"abcd"], "counted": True}
     for name, key in (("input_ids", "input_ids"), ("attention_mask", "attention_mask"), ("weights", "completion_mask")):
-        parts = [theirs[key], theirs[f"KL_{key}"]]
+        parts = [theirs[f"{kind}{key}"] for kind in kinds]
         batch[name] = torch.cat([torch.nn.functional.pad(own, (0, length - own.shape[1])) for own in parts])
     batch["weights"] = batch["weights"].float()
-    settings = PreferenceSettings(name="kto", beta=0.3, desirable=1.3, undesirable=0.7)
+    settings = PreferenceSettings.model_validate({"name": kind_of_loss, "desirable": 1.3, "undesirable": 0.7})
     loss, logs = SinglePreference(adapters, settings).loss(scorer, batch)
-    torch.testing.assert_close(loss / 4, expected, rtol=1e-4, atol=1e-5)
-    assert float(logs["kl"]) / 4 == pytest.approx(trainer._metrics["train"]["kl"][0], rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(loss / 4, expected.double(), rtol=SINGLE, atol=0)
+    if kind_of_loss == "kto":
+        assert float(logs["kl"]) / 4 == pytest.approx(trainer._metrics["train"]["kl"][0], rel=SINGLE, abs=1e-6)
 
 
 def make_answers(seed: int = 0) -> tuple[Answered, Answered]:
@@ -122,7 +135,32 @@ def test_orpo_agrees_with_trl() -> None:
     trainer = SimpleNamespace(beta=0.2, accelerator=SimpleNamespace(device="cpu"))
     ratio, *_ = orpo.ORPOTrainer.odds_ratio_loss(trainer, chosen.mean, rejected.mean)
     found = pair_losses(chosen, rejected, PreferenceSettings(name="orpo", beta=0.2))
-    torch.testing.assert_close(found, -chosen.mean - ratio.double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, -chosen.mean - ratio.double(), rtol=SINGLE, atol=SINGLE)
+
+
+def test_orpo_minimises_what_trl_does_over_prompts_and_answers(policy: Any) -> None:
+    """The whole of TRL's own pass and loss, at its defaults, on a batch of unequal lengths."""
+    orpo = pytest.importorskip("trl.experimental.orpo")
+    scorer, adapters, merged, _ = policy
+    lengths, prompts = torch.tensor([9, 6, 7, 5]), torch.tensor([4, 2, 4, 2])
+    ids = torch.randint(3, 88, (4, 9), generator=torch.Generator().manual_seed(0))
+    attended = torch.arange(9) < lengths[:, None]
+    answers = attended & (torch.arange(9) >= prompts[:, None])
+    accelerator = SimpleNamespace(device="cpu", gather_for_metrics=lambda value: value)
+    passes = {
+        "input_ids": ids, "attention_mask": attended.long(), "labels": ids.masked_fill(~answers, -100),
+    }  # fmt: skip
+    batch = {f"chosen_{key}": value[:2] for key, value in passes.items()}
+    batch |= {f"rejected_{key}": value[2:] for key, value in passes.items()}
+    trainer: Any = orpo.ORPOTrainer.__new__(orpo.ORPOTrainer)
+    how = {"is_encoder_decoder": False, "padding_value": 0, "aux_loss_enabled": False, "beta": 0.1}
+    vars(trainer).update(how | {"accelerator": accelerator})
+    expected, _ = trainer.get_batch_loss_metrics(plain(merged), batch)
+    own = {"input_ids": ids, "attention_mask": attended.long(), "weights": answers.double(), "id": ["a", "b"]}
+    loss, _ = Preference(adapters, PreferenceSettings(name="orpo", nll_over="text")).loss(scorer, own)
+    torch.testing.assert_close(loss / 2, expected.double(), rtol=SINGLE, atol=0)
+    other, _ = Preference(adapters, PreferenceSettings(name="orpo")).loss(scorer, own)
+    assert abs(other - loss) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["cpo", "simpo"])
@@ -163,6 +201,18 @@ def test_an_untouched_policy(name: str, expected: float) -> None:
     assert found.tolist() == [0.5] * 5
 
 
+def test_weights_of_single_answers_are_not_rounded() -> None:
+    """In double precision: 1.3 as a single number is 5e-8 away."""
+    answers, _ = make_answers()
+    good = torch.tensor([True, False, True, False, True])
+    weighted = PreferenceSettings(name="kto", desirable=1.3, undesirable=0.7)
+    plain_losses = single_losses(answers, good, 0.2, PreferenceSettings(name="kto"))
+    expected = torch.where(good, torch.tensor(1.3).double(), torch.tensor(0.7).double()) * plain_losses
+    exact = torch.tensor([1.3 if kind else 0.7 for kind in good], dtype=torch.float64) * plain_losses
+    assert torch.equal(single_losses(answers, good, 0.2, weighted), exact)
+    assert not torch.equal(expected, exact), "the numbers would show it"
+
+
 def test_the_odds_of_near_certain_answers_are_finite() -> None:
     tokens = torch.ones(3, dtype=torch.float64)
     sure = torch.tensor([-1e-12, 0.0, -1e-3], dtype=torch.float64, requires_grad=True)
@@ -179,7 +229,8 @@ def test_the_odds_of_near_certain_answers_are_finite() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"name": "dpo", "gamma": 1.0}, "gamma: 1 is for name: simpo"), ({"name": "kto", "nll": 1.0}, "nll: 1 is for"),
-     ({"name": "orpo", "label_smoothing": 0.1}, "label_smoothing"), ({"name": "dpp"}, "did you mean 'dpo'")],
+     ({"name": "orpo", "label_smoothing": 0.1}, "label_smoothing"), ({"name": "exo_pair"}, "exo_pair, which divides"),
+     ({"name": "kto", "nll_over": "text"}, "nll_over: text is for"), ({"name": "dpp"}, "did you mean 'dpo'")],
 )  # fmt: skip
 def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -97,6 +97,6 @@ def _renamed(path: str, known: set[str]) -> str:
     """Say under which other name the model has a layer: libraries put towers into other modules from time to time."""
     parts = path.split(".")
     ends = ".".join(["", *parts[-4:]])
-    apart = {other: len({*other.split(".")} ^ {*parts}) for other in known if other.endswith(ends)}
+    apart = {other: len({*other.split(".")} ^ {*parts}) for other in known if f".{other}".endswith(ends)}
     nearest = [other for other, distance in apart.items() if distance == min(apart.values())]
     return f" (is it {nearest[0]!r} in this version of the library? Then rename it)" if len(nearest) == 1 else ""

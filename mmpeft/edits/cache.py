@@ -31,8 +31,8 @@ class FeatureCache(ChangesOutput):
         else:
             self.register_buffer("keys", keys)
         self.register_buffer("values", torch.zeros(samples, site.classes))
-        self.register_buffer("alpha", torch.tensor(float(alpha)))
-        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("alpha", torch.tensor(float(alpha), dtype=torch.float64))
+        self.register_buffer("beta", torch.tensor(float(beta), dtype=torch.float64))
 
     @torch.no_grad()
     def fill(self, features: Tensor, labels: Tensor) -> None:

@@ -82,9 +82,17 @@ def split(base: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def vpt(model: nn.Module, images: Tensor, deep: bool = True, inside: bool = False) -> tuple[Any, Tensor]:
-    """[class, prompts, patches], the prompts overwritten before every later block where they are deep."""
-    first, rest = torch.randn(1, 2, WIDTH), torch.randn(DEPTH - 1, 2, WIDTH)
+def vpt(
+    model: nn.Module, images: Tensor, deep: bool = True, inside: bool = False, project: bool = False
+) -> tuple[Any, Tensor]:
+    """[class, prompts, patches], the prompts overwritten before every later block where they are deep.
+
+    With ``project`` prompts of 6 features go through one linear layer, in this and in the later blocks.
+    """
+    size = 6 if project else WIDTH
+    kept, kept_rest = torch.randn(1, 2, size), torch.randn(DEPTH - 1, 2, size)
+    projection = nn.Linear(size, WIDTH) if project else nn.Identity()
+    first, rest = projection(kept), projection(kept_rest)
     state = filled(HEAD)
 
     def block(i: int, own: Any, x: Tensor) -> Tensor:
@@ -95,9 +103,10 @@ def vpt(model: nn.Module, images: Tensor, deep: bool = True, inside: bool = Fals
         return own(x)
 
     if not inside:
-        arrays = {"shallow_prompt": first.numpy()} | ({"deep_prompt": rest.numpy()} if deep else {})
+        arrays = {"shallow_prompt": kept.numpy()} | ({"deep_prompt": kept_rest.numpy()} if deep else {})
         return arrays, run(model, images, block)
-    names = {"enc.transformer.prompt_embeddings": first, "enc.transformer.deep_prompt_embeddings": rest}
+    names = {"enc.transformer.prompt_embeddings": kept, "enc.transformer.deep_prompt_embeddings": kept_rest}
+    names |= {f"enc.transformer.prompt_proj.{key}": value for key, value in projection.state_dict().items()}
     frozen = {"enc.transformer.encoder.layer.0.attn.query.weight": torch.randn(WIDTH, WIDTH)}
     own = {key.replace("head", "head.last_layer"): value for key, value in state.items()}
     return names | frozen | own, run(model, images, block, head=partial(head, state))
@@ -233,9 +242,10 @@ def res_tuning(model: nn.Module, images: Tensor) -> tuple[Any, Tensor]:
 
 CASES: dict[str, tuple[str, Callable[..., tuple[Any, Tensor]], dict[str, Any]]] = {
     "adaptformer": ("adaptformer", adaptformer, {"scale": 0.1}),
-    "vpt deep": ("vpt", vpt, {}),
-    "vpt shallow": ("vpt", partial(vpt, deep=False), {}),
+    "vpt deep": ("vpt", vpt, {"projected": False}),
+    "vpt shallow": ("vpt", partial(vpt, deep=False), {"projected": False}),
     "vpt in its model": ("vpt", partial(vpt, inside=True), {}),
+    "vpt projected": ("vpt", partial(vpt, inside=True, project=True), {}),
     "ssf": ("ssf", ssf, {"averaged": False}),
     "ssf averaged": ("ssf", partial(ssf, averaged=True), {"averaged": True}),
     "convpass": ("convpass", convpass, {"scale": 10}),
@@ -330,6 +340,15 @@ def test_what_the_file_does_not_hold_is_assumed_and_said(vit: Any, images: Tenso
         convert(tmp_path / "cifar.pt", tmp_path / "other", "convpass", scal=10)
     with pytest.raises(ValueError, match=r"did you mean 'convpass'"):
         convert(tmp_path / "cifar.pt", tmp_path / "other", "convpas")
+
+
+@torch.no_grad()
+def test_prompts_without_their_projection_are_refused(vit: Any, images: Tensor, tmp_path: Path) -> None:
+    torch.save(vpt(vit(), images)[0], tmp_path / "prompt_ep100.pth")
+    with pytest.raises(ValueError, match="the file has no projection: give the checkpoint of the whole model"):
+        convert(tmp_path / "prompt_ep100.pth", tmp_path / "ours", "vpt", projected=True)
+    notes = convert(tmp_path / "prompt_ep100.pth", tmp_path / "ours", "vpt")
+    assert notes[0].startswith("projected=False assumed: whether the training's MODEL.PROMPT.PROJECT was set")
 
 
 def test_what_is_no_tensor_is_refused_by_name(vit: Any, images: Tensor, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -54,8 +55,9 @@ def read(source: Path, options: Options) -> Imported:
     ledger.enter(f"{ours}.values", names["values"], (samples, classes))
     if samples != number * classes:
         ledger.problems.append(f"{names['values']}: {samples} samples of {classes} classes are not {number} of each")
+    dtypes = [torch.float32, *(value.dtype for value in ledger.tensors.values())]
     for name, value in (("alpha", options.alpha), ("beta", options.beta)):
-        ledger.tensors[f"{ours}.{name}"] = torch.tensor(value)
+        ledger.tensors[f"{ours}.{name}"] = torch.tensor(value, dtype=reduce(torch.promote_types, dtypes))
     method = TipAdapter(shots=number, alpha=options.alpha, beta=options.beta, trained=options.trained)
     return Imported([method], ledger.close(), facts=("alpha", "beta"))
 

@@ -44,6 +44,25 @@ def test_the_cache_is_the_papers(trained: bool, caches: dict[str, Tensor], make_
     assert handle.methods()[0].label() == ("Tip-Adapter-F" if trained else "Tip-Adapter")
 
 
+@torch.no_grad()
+def test_alpha_and_beta_are_exact_in_double_precision(make_case: Any, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys = F.normalize(torch.randn(SHOTS * CLASSES, WIDTH, dtype=torch.float64, generator=generator), dim=-1)
+    values = F.one_hot(torch.arange(SHOTS * CLASSES) % CLASSES).double()
+    torch.save(keys.T, tmp_path / f"keys_{SHOTS}shots.pt")
+    torch.save(values, tmp_path / f"values_{SHOTS}shots.pt")
+    convert(tmp_path, tmp_path / "ours", "tip_adapter", alpha=1.17, beta=5.3)
+    case = make_case("tip_adapter", "zero_shot")
+    model, batch = case.build().double(), case.batch().double()
+    before, image = model(batch), F.normalize(model.backbone.encode_image(batch), dim=-1)
+    expected = before + 1.17 * (-5.3 * (1 - image @ keys.T)).exp() @ values
+    handle = mmpeft.load(model, tmp_path / "ours")
+    torch.testing.assert_close(model(batch), expected, atol=1e-12, rtol=1e-12)
+    handle.remove()
+    (cache,) = mmpeft.adapt(model, mmpeft.TipAdapter(shots=2, alpha=1.17, beta=5.3))._edits("main")
+    assert (cache.alpha.item(), cache.beta.item()) == (1.17, 5.3)
+
+
 def test_what_is_not_said_is_assumed(caches: dict[str, Tensor], tmp_path: Path) -> None:
     notes = convert(tmp_path, tmp_path / "ours", "tip_adapter")
     assert [note.partition(" assumed")[0] for note in notes] == ["alpha=1.0", "beta=1.0"]

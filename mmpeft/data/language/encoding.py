@@ -128,9 +128,7 @@ class Encoder:
             skipped = sum(map(_speaks, prompt)) if self.learn == "completion" else 0
             spans = self._marked(turns, example)[skipped:]
         else:
-            first = len(prompt) if self.learn == "completion" else 0
-            places = [index for index in range(first, len(turns)) if _speaks(turns[index])]
-            spans = [self._difference(turns, index, text, covers, example) for index in places]
+            spans = self._differences(turns, len(prompt) if self.learn == "completion" else 0, text, covers, example)
         kinds = self._kinds(text, covers, spans)
         if self.learn != "all":
             self._check_end(tokens, kinds)
@@ -164,6 +162,17 @@ class Encoder:
                 spans.append((start, position))
             else:
                 position += len(piece)
+        return spans
+
+    def _differences(self, turns: Turns, first: int, text: str, covers: Spans, example: Example) -> Spans:
+        """Return the spans of the assistant's turns up to where the sample is cut: each costs two renderings."""
+        is_cut = self.config.packing != "wrapped" and len(covers) > self.config.max_length
+        spans: Spans = []
+        for index in range(first, len(turns)):
+            if is_cut and spans and spans[-1][1] >= covers[self.config.max_length - 1][1]:
+                break
+            if _speaks(turns[index]):
+                spans.append(self._difference(turns, index, text, covers, example))
         return spans
 
     def _difference(self, turns: Turns, turn: int, text: str, covers: Spans, example: Example) -> tuple[int, int]:

@@ -131,3 +131,15 @@ def test_templates_that_can_not_be_learned_from(tmp_path: Path) -> None:
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match="no end-of-text token"):
         encoder(None, "text", tokenizer={"eos_token": None})
+
+
+def test_turns_behind_the_cut_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = conversation(*["a cat ?", "red"] * 300)
+    short, whole, renders = encoder(PLAIN_TEMPLATE, max_length=60), encoder(PLAIN_TEMPLATE, max_length=10_000), []
+    render = short._render
+    monkeypatch.setattr(short, "_render", lambda *args, **how: renders.append(args) or render(*args, **how))
+    cut = short.encode(read_example({"messages": turns}, short.config))
+    full = whole.encode(read_example({"messages": turns[:40]}, whole.config))
+    assert len(renders) < 40  # two for each answer in the first 60 tokens, of 300 answers, and that of all
+    assert cut.tokens.tolist() == full.tokens[:60].tolist()
+    assert cut.kinds.tolist() == full.kinds[:60].tolist()

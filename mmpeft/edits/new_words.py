@@ -27,8 +27,8 @@ class NewWords(ChangesInput, ChangesOutput):
         rows = tensor_of(site.host, "weight")
         vectors = torch.randn(len(ids), site.width) * 0.02
         if start:
-            vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach().float().clone()
-        self.vectors = nn.Parameter(vectors)
+            vectors = rows[[start[i % len(start)] for i in range(len(ids))]].detach()
+        self.vectors = nn.Parameter(vectors.to(torch.promote_types(vectors.dtype, torch.float32)))
         self.passed = Passed()
 
     def bind(self, site: Site) -> Iterable[Binding]:

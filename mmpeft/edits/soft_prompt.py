@@ -46,7 +46,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         if beyond:
             raise ValueError(f"ids: {beyond} beyond the {len(rows)} tokens of {site.path}")
         chosen = [ids[place % len(ids)] for place in range(self.count)]
-        self.vectors = nn.Parameter(rows[chosen].detach().float().clone())
+        self.vectors = nn.Parameter(rows[chosen].detach().to(torch.promote_types(rows.dtype, torch.float32)))
 
     def prompt(self) -> Tensor:
         """Return the vectors (count, width)."""

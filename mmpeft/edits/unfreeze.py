@@ -95,7 +95,8 @@ class NormalisedHead(Unfreeze, ChangesInput):
         features, training = args[0], self.training and self.get_parameter("weight").requires_grad
         if training and len(features) == 1:
             raise ValueError("norm: a training batch of one sample has no variance; train.drop_last=true leaves it out")
-        normed = F.batch_norm(features.float(), self.running_mean, self.running_var, training=training, eps=self.eps)
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        normed = F.batch_norm(wide, self.running_mean, self.running_var, training=training, eps=self.eps)
         return (normed.to(features.dtype), *args[1:]), kwargs
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:

@@ -20,6 +20,8 @@ HUGGING_FACE = {"hf_clip", "siglip"}
 TWO_TOWERS = OPEN_CLIP | HUGGING_FACE | {"zero_shot"}
 READS_WEIGHTS = {"open_clip", "siglip", "zero_shot"}
 """With ``nn.MultiheadAttention``, which computes another way, not equal to the bit, when a weight wants gradients."""
+WITHOUT_ATTENTION = {"convnext", "mlp"}
+"""Where targets have to be named, for the default ones are an attention's."""
 DENOISERS = {"unet", "sd3"}
 STAGED = {"swin", "swin_v2", "convnext"}
 ONE_TOWER = MODELS.keys() - TWO_TOWERS
@@ -75,7 +77,9 @@ class Case:
 
     def specification(self) -> dict[str, Any]:
         """Return the method with small sizes, as in a YAML file."""
-        return {"method": self.method, **self.facts.small}
+        named = mmpeft.methods()[self.method].model_fields.get("targets")
+        attends = self.model not in WITHOUT_ATTENTION or named is None or named.default is not None
+        return {"method": self.method, **self.facts.small} | ({} if attends else {"targets": "all"})
 
     def build(self, seed: int = 0) -> Any:
         """Return the model, in eval mode; no parameter is at zero or one, where an edit could hide."""

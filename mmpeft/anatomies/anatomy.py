@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -30,6 +31,8 @@ MODELS_WITH = {
     "cross.attention": "a model that attends to a text, such as a diffusion pipeline",
 }
 """What kind of model has a site that others can't have."""
+PROJECTIONS = frozenset(f"attn.{part}" for part in ("q", "k", "v", "qkv", "kv", "qk"))
+"""Names of what an attention's queries, keys and values are made by, one by one or together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +140,8 @@ class Anatomy:
             matches = _without_fused([site for site in whole if _matches(site, target)])
             if not matches and not self._elsewhere(target, kind, towers):
                 raise NoSiteError(self._nothing(target, whole, kind))
+            if layers == "all":
+                self._refuse_part(target, matches)
             chosen.update((site.path, site) for site in matches)
         if targets and not chosen:
             raise NoSiteError(self._nothing(" or ".join(targets), whole, kind))
@@ -145,6 +150,19 @@ class Anatomy:
             if not any(_matches(site, target) for site in kept) and any(_matches(site, target) for site in whole):
                 raise ValueError(f"layers: {layers!r} leave out every site {target!r} of {self.describe()}")
         return kept
+
+    def _refuse_part(self, target: str, matches: Sequence[Site]) -> None:
+        """Raise a ValueError for a target that some blocks of a tower have and others can't have."""
+        for tower in self.towers:
+            having = {site.layer for site in matches if site.tower == tower.name}
+            lacking = [block for block in tower.blocks if target in block.missing and block.index not in having]
+            if having and lacking:
+                where = f"{len(having)} of the {len(tower.blocks)} blocks of tower {tower.name!r}"
+                layers = sorted(layer for layer in having if layer is not None)[:8]
+                raise ValueError(
+                    f"targets: {target!r} is in {where} only ({lacking[0].missing[target]}): name layers, such as "
+                    f"layers: {layers}"
+                )
 
     def _elsewhere(self, target: str, kind: type[Site], towers: str | Iterable[str]) -> bool:
         """Whether another model of the pipeline has a site for a target."""
@@ -160,16 +178,45 @@ class Anatomy:
     ) -> list[LinearSite]:
         """Return linear sites by target; ``all`` means every whole linear layer of the blocks.
 
-        None means the ``default`` targets, or every linear layer in a model none of whose sites has such a name.
+        Of a tower without blocks these are all its linear layers but the head's. None means the ``default`` targets.
         """
-        pool = self.sites(LinearSite, layers, towers)
-        if targets is None:
-            named = {site.name for site in pool}
-            targets = default if named.intersection(default) else "all"
         if targets == "all":
-            return [site for site in pool if site.rows is None]
+            stacked = {tower.name for tower in self.towers if tower.blocks}
+            heads = {id(site.host) for site in self.sites() if site.name == "head"}
+            whole = [site for site in self.sites(LinearSite, layers, towers) if site.rows is None]
+            outside = [
+                site for site in whole if site.layer is None and (site.tower in stacked or id(site.host) in heads)
+            ]
+            return [site for site in whole if site not in outside]
+        if targets is None:
+            targets = tuple(default)
+            self._check_default(targets, layers, towers)
         wanted = [targets] if isinstance(targets, str) else targets
         return self.select(wanted, LinearSite, layers, towers)
+
+    def _check_default(self, targets: Sequence[str], layers: Layers, towers: str | Iterable[str]) -> None:
+        """Raise a NoSiteError where the default targets are not those of every attention of the model."""
+        kept = self.sites(LinearSite, layers, towers)
+        lacking = [name for name in targets if name not in {site.name for site in kept}]
+        blocks: dict[tuple[str, int | None], set[str]] = {}
+        for site in kept:
+            blocks.setdefault((site.tower, site.layer), set()).add(site.name)
+        other = sorted(
+            {name for names in blocks.values() if not names.issuperset(targets) for name in names & PROJECTIONS}
+        )
+        if lacking or other:
+            has = f"has no linear site {' or '.join(map(repr, lacking))}"
+            has = has if lacking else f"has {', '.join(other)} in some blocks"
+            raise NoSiteError(
+                f"{self.describe()} {has}, and {', '.join(targets)} are what is adapted by default: "
+                f"name targets. {self.targets_there_are()}"
+            )
+
+    def targets_there_are(self) -> str:
+        """Say which linear layers and convolutions there are, by the names that targets can be."""
+        names = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", site.name) for site in self.sites(WeightSite))
+        shown, rest = [*names][:12], len(names) - 12
+        return f"There are {', '.join(shown)}{f' and {rest} more' if rest > 0 else ''}" if names else "There are none"
 
     def weight_sites(
         self,

@@ -37,6 +37,12 @@ class Carried(Protocol):
     def inner(self) -> Callable[..., Any] | None:
         """The forward that the host runs below its edits; None for that of its class."""
 
+    def now(self) -> Any:
+        """Return what the host runs in this thread or task."""
+
+    def run(self, host: nn.Module, forward: Callable[..., Any], state: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Compute the host's output with the edits of ``now()``, by ``forward(host, *args, **kwargs)``."""
+
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the active edits on these rows."""
 

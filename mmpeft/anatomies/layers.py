@@ -54,6 +54,20 @@ def is_convolution(module: nn.Module) -> bool:
     return plain and owns_weight(module) and bool(module.groups == 1)
 
 
+def is_multihead(module: nn.Module) -> bool:
+    """Whether a module is torch's multi-head attention with one weight for q, k and v, of which carriers know all."""
+    return isinstance(module, nn.MultiheadAttention) and not _unknown(module)
+
+
+def _unknown(attention: nn.MultiheadAttention) -> str:
+    if _forward(attention) != "torch.nn.modules.activation.MultiheadAttention.forward":
+        return f"{plain_class(attention).__name__} computes something else than nn.MultiheadAttention"
+    if attention.bias_k is not None or attention.add_zero_attn or not attention._qkv_same_embed_dim:
+        return "nn.MultiheadAttention with bias_k, add_zero_attn or another kdim or vdim can't carry edits"
+    made = attention._parameters.get("in_proj_weight") is None or not owns_weight(attention.out_proj)
+    return "the weights of this nn.MultiheadAttention are made of others at each call" if made else ""
+
+
 def owns_weight(module: nn.Module) -> bool:
     """Whether the weight is a parameter itself, not made of others at each call (parametrised, normed, pruned)."""
     return module._parameters.get("weight") is not None
@@ -62,6 +76,8 @@ def owns_weight(module: nn.Module) -> bool:
 def unfit(module: nn.Module) -> str:
     """Return why a layer with a weight is no place for an edit of that weight; empty where it is one, or has none."""
     kind = plain_class(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return _unknown(module)
     if isinstance(module, READ_ONLY) or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         return ""
     if not owns_weight(module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -15,7 +15,9 @@ from mmpeft.anatomies.headed import Headed
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.libraries import diffusers, generic, open_clip, timm, transformers, transformers_text
 from mmpeft.anatomies.libraries.attention_calls import POSITIONS, RULES, Rule
-from mmpeft.anatomies.sites import AttentionSite, PositionsSite
+from mmpeft.anatomies.libraries.generic import generic_tower
+from mmpeft.anatomies.libraries.stacks import free_names, root_of, stacks
+from mmpeft.anatomies.sites import AttentionSite, NormSite, ParametersSite, PositionsSite, Site, WeightSite
 from mmpeft.anatomies.towers import Block, Tower
 from mmpeft.plugins import ANATOMIES, load_plugins
 
@@ -91,7 +93,79 @@ def anatomy(model: nn.Module) -> Anatomy:
             f"model: {type(model).__name__} is no torch module; a pipeline has an anatomy for each of its own, such as "
             "pipeline.unet"
         )
-    return with_attention(_headed(model) if isinstance(model, Headed) else _read(model))
+    drawn = _headed(model) if isinstance(model, Headed) else with_all_stacks(_read(model))
+    return with_shared(with_attention(drawn))
+
+
+def with_all_stacks(anatomy: Anatomy) -> Anatomy:
+    """Return an anatomy whose towers hold every repeated stack of blocks of its model.
+
+    A stack that the reader doesn't know becomes the blocks of the tower around it, if that has none, or else a tower of
+    its own, by the generic reader.
+    """
+    modules = dict(own_modules(anatomy.model))
+    known = {block.path for tower in anatomy.towers for block in tower.blocks}
+    around = {".".join(path.split(".")[:end]) for path in known for end in range(path.count(".") + 1)}
+    towers = [*anatomy.towers]
+    for parent, blocks in stacks(modules).items() if towers else ():
+        unknown = [at for at in blocks if at.rpartition(".")[0] not in around and not _within(at, known)]
+        if unknown:
+            name = free_names([parent], [tower.name for tower in towers])[0]
+            root = root_of(parent, known) if known else parent
+            towers = _completed(towers, generic_tower(name, modules, root, unknown, ()))
+            known |= {*unknown}
+    if len(towers) == len(anatomy.towers):
+        return replace(anatomy, towers=tuple(towers))
+    order = {path: index for index, path in enumerate(modules) if path} | {"": len(modules)}
+    return replace(anatomy, towers=tuple(sorted(towers, key=lambda tower: order.get(tower.path, len(modules)))))
+
+
+def _completed(towers: list[Tower], new: Tower) -> list[Tower]:
+    """Return towers with a new one's blocks: in the tower without any that is around them, or as a tower in front."""
+    around = [tower for tower in towers if not tower.path or _within(new.path, {tower.path})]
+    home = max(around, key=lambda tower: len(tower.path), default=None)
+    if home is None:
+        return [*towers, new]
+    inside = {block.path for block in new.blocks} | ({new.path} if new.path and home.blocks else set())
+    rest = tuple(site for site in home.sites if not _within(site.host_path, inside))
+    place = towers.index(home)
+    if home.blocks:
+        return [*towers[:place], new, replace(home, sites=rest), *towers[place + 1 :]]
+    named = (
+        replace(block, sites=tuple(replace(site, tower=home.name) for site in block.sites)) for block in new.blocks
+    )
+    return [*towers[:place], replace(home, blocks=tuple(named), sites=rest), *towers[place + 1 :]]
+
+
+def _within(path: str, roots: Collection[str]) -> bool:
+    return any(".".join(path.split(".")[:end]) in roots for end in range(1, path.count(".") + 2))
+
+
+def with_shared(anatomy: Anatomy) -> Anatomy:
+    """Return an anatomy that says of each weight whether another module has it too."""
+    owners: dict[int, int] = {}
+    for _, module in own_modules(anatomy.model):
+        for tensor in {id(tensor) for tensor in module._parameters.values() if tensor is not None}:
+            owners[tensor] = owners.get(tensor, 0) + 1
+    if all(count == 1 for count in owners.values()):
+        return anatomy
+
+    def marked(site: Site) -> Site:
+        names = site.names if isinstance(site, ParametersSite) else ("weight", "bias")
+        names = (site.weight, site.bias) if isinstance(site, WeightSite) else names
+        tensors = (site.host._parameters.get(name) for name in names)
+        return replace(site, shared=any(owners.get(id(tensor), 1) > 1 for tensor in tensors))
+
+    kinds = (WeightSite, NormSite, ParametersSite)
+
+    def through(sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        return tuple(marked(site) if isinstance(site, kinds) else site for site in sites)
+
+    towers = (
+        replace(t, sites=through(t.sites), blocks=tuple(replace(b, sites=through(b.sites)) for b in t.blocks))
+        for t in anatomy.towers
+    )
+    return replace(anatomy, towers=tuple(towers))
 
 
 def _read(model: nn.Module) -> Anatomy:

@@ -21,6 +21,7 @@ class Site:
     (``blocks.0.attn.q``), ``host`` the module whose forward an edit extends and ``host_path`` its path.
     ``switches`` are attributes (module, name, value) with which the module's forward calls the host, set while it does;
     where there is none, ``carrier`` is the module that reads the host's weights itself, with a forward that doesn't.
+    A ``shared`` weight the base uses in another place too, where an edit here leaves it alone: it is not merged.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Site:
     layer: int | None = None
     switches: tuple[Switch, ...] = ()
     carrier: tuple[nn.Module, Callable[..., Any]] | None = None
+    shared: bool = False
 
     @property
     def kind(self) -> str:
@@ -237,13 +239,11 @@ class ParametersSite(Site):
     """Parameters that ``host`` owns itself, by local name; ``tied`` are (module, its name, name here) of the same.
 
     ``derived`` ones follow from other parameters (class embeddings from the text tower): training all leaves them out.
-    ``shared`` ones the base uses in another place too, where an edit leaves them alone: a head tied to the embedding.
     """
 
     names: tuple[str, ...]
     tied: tuple[tuple[nn.Module, str, str], ...] = ()
     derived: bool = False
-    shared: bool = False
 
     @property
     def tensors(self) -> dict[str, Tensor]:

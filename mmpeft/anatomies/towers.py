@@ -12,11 +12,12 @@ Layers = str | tuple[int, ...] | list[int]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block of a tower: its index, its path and its sites in order."""
+    """One block of a tower: its index, its path and its sites in order, and why it lacks some that others may have."""
 
     index: int
     path: str
     sites: tuple[Site, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Tower:
         def moved(site: Site) -> Site:
             return replace(site, path=f"{path}.{site.path}", host_path=f"{path}.{site.host_path}")
 
-        blocks = (Block(b.index, f"{path}.{b.path}", tuple(map(moved, b.sites))) for b in self.blocks)
+        blocks = (Block(b.index, f"{path}.{b.path}", tuple(map(moved, b.sites)), b.missing) for b in self.blocks)
         whole = f"{path}.{self.path}".rstrip(".")
         return replace(self, blocks=tuple(blocks), sites=tuple(map(moved, self.sites)), path=whole)
 

@@ -117,8 +117,10 @@ def _said(label: str, problem: object) -> str:
 
 
 def _nothing(methods: Sequence[Method], anatomies: Iterable[Anatomy]) -> str:
-    searched = ", ".join(plain_class(own.model).__name__ for own in anatomies)
-    return f"methods: no site for {', '.join(method.name for method in methods)} in {searched}"
+    searched = [*anatomies]
+    names = ", ".join(plain_class(own.model).__name__ for own in searched)
+    there = f". {searched[0].targets_there_are()}" if len(searched) == 1 else ""
+    return f"methods: no site for {', '.join(method.name for method in methods)} in {names}{there}"
 
 
 def anatomies_of(model: nn.Module | Modules) -> dict[str, Anatomy]:

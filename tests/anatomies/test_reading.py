@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mmpeft
-from mmpeft.anatomies import reading
+from mmpeft.anatomies import LinearSite, reading
 
 
 def test_a_reader_that_fails_is_named_and_the_map_is_a_generic_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,11 @@ def test_every_attention_of_a_denoiser_is_in_a_block(name: str) -> None:
     model = make()
     sketch = mmpeft.anatomy(model)
     assert sketch.library == "diffusers" and len(sketch.towers[0].blocks) == count
-    hosts = {site.host_path for site in sketch.select(("*.q",)) if site.name != "context.q" and site.layer is not None}
+    hosts = {
+        site.host_path
+        for site in sketch.select(("*.q",), LinearSite)
+        if site.name != "context.q" and site.layer is not None
+    }
     queries = {path for path, _ in model.named_modules() if path.endswith(("to_q", "to_qkv_mlp_proj"))}
     assert hosts == queries
 

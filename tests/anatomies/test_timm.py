@@ -98,7 +98,7 @@ def test_low_rank_goes_in_on_the_meta_device(name: str) -> None:
     model = built(name)
     keys = list(model.state_dict())
     if not mmpeft.anatomy(model).linear_sites("all"):
-        with pytest.raises(ValueError, match=r"methods: no site for lora in \w+"):
+        with pytest.raises(ValueError, match=r"has no linear site 'attn.q' or 'attn.v'.*: name targets. There are \w+"):
             mmpeft.adapt(model, "lora")
         return
     adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, targets="all"))

@@ -41,7 +41,7 @@ def model() -> Any:
 
 
 def deltas(model: Any) -> Any:
-    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, alpha=2))
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, alpha=2, targets="all"))
     for parameter in adapters.parameters():
         nn.init.normal_(parameter)
     return adapters

@@ -211,9 +211,22 @@ def test_a_model_without_a_kernel_is_refused(name: str, reason: str, build: Buil
         mmpeft.use_attention(build(name)[0], "math")
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_torch_s_own_encoder_is_told_to_call_its_attention(padded: bool) -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 2).eval()
+    x, mask = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    run = lambda: encoder(x, src_key_padding_mask=mask if padded else None)[~mask]  # noqa: E731
+    with torch.no_grad():
+        before = run()
+        with mmpeft.use_attention(encoder, "math"):
+            torch.testing.assert_close(run(), before)
+        assert torch.equal(run(), before)
+
+
 def test_attention_that_can_not_be_reached_is_named() -> None:
-    layer = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 1)
-    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.kernel: torch's own transformer layers .*choose auto"):
+    layer = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, add_bias_kv=True)})
+    with pytest.raises(ValueError, match=r"attention\.kernel: nn\.MultiheadAttention with bias_k.*choose auto"):
         mmpeft.use_attention(layer, "math")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -17,13 +16,14 @@ from typing import Any
 from torch import Tensor, as_tensor, cat, nn
 
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.anatomies.layers import unfit
 from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, open_clip_pool
+from mmpeft.anatomies.libraries.linear import CROSS, slow
 from mmpeft.anatomies.sites import AttentionSite, Switch
 
 KERNELS = frozenset(("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention"))
 """What a forward of transformers mentions that calls a kernel: the registry of kernels, or torch's."""
 Turn = Callable[[Tensor, int], Tensor]
-CROSS = re.compile(r"cross|EncDec|encoder_attn$|attn2$")
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 POSITIONS = ("wpe", "position_embeddings")
 """How transformers calls tables of learned positions."""
@@ -56,12 +56,12 @@ def torch(model: nn.Module, path: str, module: Any) -> AttentionSite | None:
     """``nn.MultiheadAttention`` of any library, by a forward of ours."""
     if not isinstance(module, nn.MultiheadAttention):
         return None
-    refusal = ""
-    if module.bias_k is not None or module.add_zero_attn or not module._qkv_same_embed_dim:
-        refusal = "nn.MultiheadAttention with bias_k, add_zero_attn or another kdim or vdim"
-    if isinstance(_parent(model, path), nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-        refusal = "torch's own transformer layers run past their attention in evaluation"
-    return _site(path, module, module.num_heads, module.head_dim, carrier=(module, multihead), refusal=refusal)
+    how: dict[str, Any] = {
+        "carrier": (module, multihead),
+        "refusal": unfit(module),
+        "switches": slow(_owners(model, path)),
+    }
+    return _site(path, module, module.num_heads, module.head_dim, **how)
 
 
 def transformers(model: nn.Module, path: str, module: Any) -> AttentionSite | None:
@@ -152,10 +152,6 @@ def _first(owner: Any, names: tuple[str, ...]) -> int:
 def _switch(module: nn.Module, attribute: str, value: Any) -> tuple[Switch, ...]:
     """Return the switch to a value, unless that is the library's own."""
     return () if getattr(module, attribute) is value else ((module, attribute, value),)
-
-
-def _parent(model: nn.Module, path: str) -> nn.Module:
-    return model.get_submodule(path.rpartition(".")[0])
 
 
 def _owners(model: nn.Module, path: str) -> list[nn.Module]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.anatomies.hosts import graft_of
-
-
-def refuse(attention: nn.MultiheadAttention) -> None:
-    """Raise a ValueError for the options of ``nn.MultiheadAttention`` that ``multihead`` has not."""
-    if attention.bias_k is not None or attention.add_zero_attn or not attention._qkv_same_embed_dim:
-        raise ValueError("nn.MultiheadAttention with bias_k, add_zero_attn or another kdim or vdim can't carry edits")
+from mmpeft.anatomies.hosts import graft_of, plain_class
 
 
 def multihead(
@@ -54,7 +49,7 @@ def multihead(
     return y, weights
 
 
-def _project(self: nn.MultiheadAttention, inputs: list[Tensor], same: bool) -> list[Tensor]:
+def _project(self: nn.Module, inputs: list[Tensor], same: bool) -> list[Tensor]:
     graft = graft_of(self)
     if same:
         return list(graft.project(self, inputs[0]).chunk(3, -1))
@@ -82,10 +77,19 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
-def open_clip_attention(self: Any, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """open_clip's ``Attention.forward`` with edits on its projections: x (batch, tokens, width) to the same shape."""
-    q, k, v = (_heads(part, self.num_heads) for part in graft_of(self).project(self, x).chunk(3, -1))
-    mask = None if attn_mask is None else _additive(attn_mask, q.dtype)
+def open_clip_attention(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """open_clip's ``Attention.forward`` with edits on its projections: x (batch, tokens, width) to the same shape.
+
+    It takes what its class takes: a mask, and in releases that attend to another sequence that one's ``k_x``, ``v_x``.
+    """
+    given = dict(zip(_arguments(plain_class(self)), args, strict=False)) | kwargs
+    mask, k_x, v_x = (given.pop(name, None) for name in ("attn_mask", "k_x", "v_x"))
+    if any(value is not None for value in given.values()):
+        raise ValueError(f"{', '.join(given)}: unknown to the edits of {plain_class(self).__name__}'s projections")
+    k_x = x if k_x is None else k_x
+    v_x = k_x if v_x is None else v_x
+    q, k, v = (_heads(part, self.num_heads) for part in _project(self, [x, k_x, v_x], x is k_x and k_x is v_x))
+    mask = None if mask is None else _additive(mask, q.dtype)
     if mask is not None and mask.ndim == 3:
         mask = mask.view(len(x), -1, *mask.shape[1:])
     scale = None
@@ -100,6 +104,16 @@ def open_clip_attention(self: Any, x: Tensor, attn_mask: Tensor | None = None) -
     y = self.ln_inner(y.transpose(1, 2).flatten(2))
     result: Tensor = self.out_drop(self.out_proj(y))
     return result
+
+
+_ARGUMENTS: dict[type, tuple[str, ...]] = {}
+
+
+def _arguments(cls: type) -> tuple[str, ...]:
+    """Return the names of what a class's forward takes behind its first argument; kept, for torch.compile to see."""
+    if cls not in _ARGUMENTS:
+        _ARGUMENTS[cls] = tuple(inspect.signature(cls.forward).parameters)[2:]  # type: ignore[attr-defined]
+    return _ARGUMENTS[cls]
 
 
 def open_clip_pool(self: Any, x: Tensor) -> Tensor:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from mmpeft.anatomies.layers import is_transposed
-from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, refuse
-from mmpeft.anatomies.sites import ConvSite, EmbedSite, LinearSite, NormSite
+from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention
+from mmpeft.anatomies.sites import ConvSite, EmbedSite, LinearSite, NormSite, Switch
 
-Switches = tuple[tuple[nn.Module, str, Any], ...]
+Switches = tuple[Switch, ...]
 
+CROSS = re.compile(r"cross|EncDec|encoder_attn$|encoder_attention$|attn2$|multihead_attn$")
+"""Paths of attention modules that look at another sequence than their own."""
+POOL = re.compile(r"pool|(^|\.)head\.attention$|probe")
+"""Paths of attention modules that pool a sequence."""
 NAMES = {
     **dict.fromkeys(("q_proj", "query", "q", "to_q", "wq"), "attn.q"),
     **dict.fromkeys(("k_proj", "key", "k", "to_k", "wk"), "attn.k"),
@@ -54,6 +59,21 @@ def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int
     return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **place)
 
 
+def slow(around: Iterable[nn.Module]) -> Switches:
+    """Return what makes torch's own encoder layers and encoders among the modules around a part call that part.
+
+    In eval mode they read their parts' weights and call none of them: unless the activation is unknown to the layer
+    (0), and the encoder makes no nested tensors.
+    """
+    made: list[Switch] = []
+    for module in around:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            made.append((module, "activation_relu_or_gelu", 0))
+        elif isinstance(module, nn.TransformerEncoder):
+            made.append((module, "use_nested_tensor", False))
+    return tuple(made)
+
+
 def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()) -> Iterator[LinearSite]:
     """Yield the site of a fused projection, then a slice of it for each name in ``rows``, in order.
 
@@ -72,18 +92,15 @@ def with_slices(whole: LinearSite, rows: dict[str, int], switches: Switches = ()
 def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None) -> Iterator[LinearSite]:
     """Yield the projections of an attention class that reads ``in_proj_weight`` itself: q, k, v as rows of it, and out.
 
-    Raises:
-        ValueError: If ``nn.MultiheadAttention`` has options that can't be computed with edits.
+    They are called ``attn``, ``cross`` where the attention looks at another sequence, ``pool`` in a pooling head.
     """
-    carry = open_clip_attention
-    if isinstance(attention, nn.MultiheadAttention):
-        refuse(attention)
-        carry = multihead  # type: ignore[assignment]
     width = int(attention.in_proj_weight.shape[1])
+    carry: Any = multihead if isinstance(attention, nn.MultiheadAttention) else open_clip_attention
+    kind = "cross" if CROSS.search(path) else "pool" if POOL.search(path) else "attn"
     own: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
     whole = LinearSite(
-        name="attn.qkv",
-        path=f"{path}.in_proj",
+        name=f"{kind}.qkv",
+        path=f"{path}.in_proj".lstrip("."),
         host=attention,
         host_path=path,
         out_features=3 * width,
@@ -91,9 +108,9 @@ def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None
         bias="in_proj_bias",
         **own,
     )
-    yield from with_slices(whole, dict.fromkeys(("attn.q", "attn.k", "attn.v"), width))
-    out, at = attention.out_proj, f"{path}.out_proj"
-    yield LinearSite(name="attn.out", path=at, host=out, host_path=at, out_features=width, **own)
+    yield from with_slices(whole, dict.fromkeys((f"{kind}.q", f"{kind}.k", f"{kind}.v"), width))
+    out, at = attention.out_proj, f"{path}.out_proj".lstrip(".")
+    yield LinearSite(name=f"{kind}.out", path=at, host=out, host_path=at, out_features=width, **own)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -120,9 +137,15 @@ def embed_site(module: nn.Module, path: str, *, tower: str) -> EmbedSite:
 
 
 def site_name(path: str) -> str:
-    """Return the field's name for a linear layer at this path inside its block, or the path when it has none."""
+    """Return the field's name for a linear layer at this path inside its block, or the path when it has none.
+
+    Layers of an attention to another sequence are ``cross``, those of experts that see every token ``mlp.shared``.
+    """
     *containers, last = path.split(".")
     name = NAMES.get(last, path)
-    if name.startswith("attn.") and not any("att" in container for container in containers):
-        return path
-    return name
+    if name.startswith("attn."):
+        if not any("att" in container.lower() for container in containers):
+            return path
+        return name.replace("attn.", "cross.") if any(map(CROSS.search, containers)) else name
+    shared = any("shared_expert" in container for container in containers)
+    return name.replace("mlp.", "mlp.shared.") if shared and name.startswith("mlp.") else name

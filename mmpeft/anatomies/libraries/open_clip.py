@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import Anatomy, Joint, own_modules
 from mmpeft.anatomies.hosts import parameter, plain_class
-from mmpeft.anatomies.layers import is_linear
+from mmpeft.anatomies.layers import is_linear, is_multihead
 from mmpeft.anatomies.libraries import timm
 from mmpeft.anatomies.libraries.carriers import open_clip_pool
 from mmpeft.anatomies.libraries.linear import embed_site, is_norm, linear_site, norm_site, projection_sites, site_name
@@ -89,7 +89,7 @@ def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site
     yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, prefix=prefix, **place)
     for inner, module in block.named_modules():
         at = f"{path}.{inner}"
-        if hasattr(module, "in_proj_weight"):
+        if is_multihead(module) or (plain_class(module).__name__ == "Attention" and hasattr(module, "in_proj_weight")):
             yield from projection_sites(module, at, **place)
         elif is_linear(module) and not inner.endswith("out_proj"):
             yield linear_site(LINEARS.get(inner, site_name(inner)), module, at, **place)
@@ -122,7 +122,7 @@ def _pool(module: Any, path: str) -> Iterator[LinearSite]:
         for name, letter in {"pool.q": "q", "pool.k": "k", "pool.v": "v", "pool.out": "c"}.items():
             site = linear_site(name, getattr(module, f"{letter}_proj"), f"{path}.{letter}_proj", **place)
             yield replace(site, carrier=(module, open_clip_pool))
-    elif isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim:
+    elif is_multihead(module):
         for site in projection_sites(module, path, **place):
             yield replace(site, name=site.name.replace("attn.", "pool."))
 

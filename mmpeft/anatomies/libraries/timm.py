@@ -21,6 +21,7 @@ from mmpeft.anatomies.libraries.linear import (
     site_name,
     with_slices,
 )
+from mmpeft.anatomies.libraries.stacks import stacks
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, LinearSite, SequenceSite, Site
 from mmpeft.anatomies.towers import Block, Tower
 
@@ -57,8 +58,7 @@ def read(model: nn.Module) -> Anatomy | None:
     if library is None or not hasattr(model, "get_classifier"):
         return None
     modules = dict(own_modules(model))
-    stacks = [path for path in modules if path.rpartition(".")[2] == "blocks" and not _inside_block(path)]
-    paths = [f"{stack}.{name}" for stack in stacks for name, _ in modules[stack].named_children()]
+    paths = _blocks(modules)
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i, prefix))) for i, path in enumerate(paths))
     own = (
@@ -72,8 +72,16 @@ def read(model: nn.Module) -> Anatomy | None:
     return Anatomy(model, "timm", (Tower("vision", int(model.num_features), blocks, own, missing),))  # type: ignore[arg-type]
 
 
-def _inside_block(path: str) -> bool:
-    return "blocks" in path.split(".")[:-1]
+def _blocks(modules: dict[str, nn.Module]) -> list[str]:
+    """Return the paths of the blocks in order: of what timm calls ``blocks``, and of every other repeated stack."""
+    named = [path for path in modules if path.rpartition(".")[2] == "blocks" and "blocks" not in path.split(".")[:-1]]
+    known = {f"{stack}.{name}" for stack in named for name, _ in modules[stack].named_children()}
+    around = {".".join(path.split(".")[:end]) for path in known for end in range(path.count(".") + 1)}
+    for path in (block for blocks in stacks(modules).values() for block in blocks):
+        above = {".".join(path.split(".")[:end]) for end in range(1, path.count(".") + 2)}
+        if path not in around and not above & known:
+            known.add(path)
+    return [path for path in modules if path in known]
 
 
 def _block_sites(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[Site]:
@@ -109,7 +117,7 @@ def _slices(parent: nn.Module, attribute: str, site: LinearSite) -> Iterator[Lin
 
 def _bias_switch(attention: nn.Module) -> Switches:
     """Where q and v have biases of their own, timm reads the weight past the layer unless told to add them after."""
-    if getattr(attention, "q_bias", None) is None or attention.__dict__.get("qkv_bias_separate", True):
+    if getattr(attention, "q_bias", None) is None:
         return ()
     return ((attention, "qkv_bias_separate", True),)
 

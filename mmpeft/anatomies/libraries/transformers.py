@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmpeft.anatomies.anatomy import Anatomy, Joint, own_modules
+from mmpeft.anatomies.anatomy import Anatomy, Joint, own_modules, parameters_site
 from mmpeft.anatomies.hosts import plain_class
-from mmpeft.anatomies.layers import is_linear
+from mmpeft.anatomies.layers import is_linear, is_multihead
 from mmpeft.anatomies.libraries.linear import embed_site, is_norm, linear_site, norm_site, projection_sites, site_name
 from mmpeft.anatomies.libraries.open_clip import bias, scale
 from mmpeft.anatomies.sites import BranchSite, FeaturesSite, PromptSite, SequenceSite, Site
@@ -62,10 +62,18 @@ def _tower(model: nn.Module, modules: dict[str, Any], stack: str) -> Tower:
     outer += _tokens(modules[path], name, path, stack, stacked, prefix)
     outer += _prompt(embeddings, name, path, stacked)
     outer += _features(modules, name, path)
+    if name == "vision":
+        outer += [parameters_site(m, "classifier", name="head", tower=name) for m in _classifiers(model)]
     width = int(modules[paths[0]].layer_norm1.normalized_shape[0])
     reasons = {"head": NO_HEAD, "tokens": NO_TOKENS, "prompt": NO_PROMPT, "features": NO_FEATURES}
     present = {site.name for site in outer}
     return Tower(name, width, blocks, tuple(outer), {k: v for k, v in reasons.items() if k not in present}, path)
+
+
+def _classifiers(model: nn.Module) -> list[nn.Module]:
+    """Return the classifier of images that a model was built with, if it was."""
+    classifier = model._modules.get("classifier")
+    return [classifier] if classifier is not None and classifier._parameters else []
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int, prefix: int | None) -> Iterator[Site]:
@@ -90,7 +98,7 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
             continue
         if path.endswith("patch_embedding"):
             yield embed_site(module, path, tower=tower)
-        elif isinstance(module, nn.MultiheadAttention):
+        elif is_multihead(module):
             for site in projection_sites(module, path, tower=tower, layer=None):
                 yield replace(site, name=site.name.replace("attn.", "pool."))
         elif is_norm(module):

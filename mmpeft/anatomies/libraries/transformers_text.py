@@ -261,12 +261,9 @@ def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict
             continue
         own: dict[str, Any] = {"host": modules[head], "host_path": head, "model": root.module, "point": "input"}
         yield FeaturesSite(name="features", path="features", width=int(first.in_features), **own, **place)
-        elsewhere = {id(p) for path, m in modules.items() if path not in parts for p in m._parameters.values()}
         for path in parts:
-            tensors = modules[path]._parameters.values()
-            shared = any(tensor is not None and id(tensor) in elsewhere for tensor in tensors)
-            if tensors:
-                yield replace(parameters_site(modules[path], path, name="head", **place), shared=shared)
+            if modules[path]._parameters:
+                yield parameters_site(modules[path], path, name="head", **place)
 
 
 def _projector(path: str, modules: Mapping[str, Any]) -> Tower:

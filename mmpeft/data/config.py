@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, Strict, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, Strict, model_validator
 
 from mmpeft.data.protocols import DATASETS
 from mmpeft.settings import Settings, nearest
@@ -12,6 +12,18 @@ from mmpeft.settings import Settings, nearest
 Count = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Part = Annotated[float, Field(gt=0, le=1)]
+
+
+def _as_path(value: str) -> str:
+    parts = [len(part.encode(errors="replace")) for part in value.split("/")]
+    if "\0" in value or max(parts) > 255 or len(value) > 4000:
+        shown = ascii(value) if len(value) < 100 else f"{value[:100]!a} ... ({len(value)} characters)"
+        raise ValueError(f"{shown} can't be the name of a file or folder")
+    return value
+
+
+FilePath = Annotated[str, AfterValidator(_as_path)]
+"""Where data lie: a path, or a name on a hub."""
 
 DIGITS_PROTOCOL: dict[str, Any] = {"per_class": 20, "validation": 20, "test": "rest"}
 """What `name: digits` means unless the configuration says otherwise: few images, because all would be too easy."""
@@ -48,16 +60,16 @@ class DataConfig(Settings):
     Face data set, by name or in a local folder; ``masks``: a folder of images and one of masks; ``captions``: a folder
     of images and a file of captions; ``vtab``, ``fgvc``, ``few_shot``: a data set of VTAB-1k, of FGVC, or of the 11 on
     which CLIP is adapted."""
-    path: str | None = None
+    path: FilePath | None = None
     """The folder, the table, or the name on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``); of ``vtab``, ``fgvc``
     and ``few_shot`` the folder that holds a folder for each data set."""
     dataset: str | None = None
     """Which data set of ``vtab``, ``fgvc`` or ``few_shot``: ``cifar``, ``cub``, ``oxford_pets`` ..."""
     style: Literal["plain", "shaded", "sketch", "hatched", "neon", "stippled"] | None = None
     """How scenes are drawn; ``tiny/clip`` was pretrained on ``plain`` and ``shaded`` (scenes: sketch)."""
-    mask_path: str | None = None
+    mask_path: FilePath | None = None
     """The folder of masks: a PNG named like each image, its values indices of ``classes``, 255 where there is none."""
-    caption_path: str | None = None
+    caption_path: FilePath | None = None
     """The file of captions; null looks for captions.json, captions.csv or metadata.csv in ``path``, and without any
     reads x.txt beside x.png."""
     image_column: str = "image"

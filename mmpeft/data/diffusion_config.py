@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from mmpeft.data.config import DataConfig
+from mmpeft.data.config import DataConfig, FilePath
 from mmpeft.settings import Settings
 
 AUGMENTATIONS = ("flip", "crop")
@@ -16,7 +16,7 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Paths = Annotated[tuple[FilePath, ...], BeforeValidator(_as_tuple)]
 """One path, or several."""
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 """Several texts of the same pictures: one is drawn each time."""
@@ -25,7 +25,7 @@ Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 class Concept(Settings):
     """Something to learn from a few pictures."""
 
-    path: str
+    path: FilePath
     """The folder of its pictures; or ``scenes/STYLE/SHAPE``, drawn ones: large, on a ground without texture."""
     count: PositiveInt | None = None
     """At most so many of them; null takes all."""
@@ -61,7 +61,7 @@ class DiffusionData(DataConfig):
     of this (64), and make batches of one shape; null cuts squares."""
     control: Literal["edges", "mask"] | None = None
     """Make control images from the pictures: their edges (Canny), or their masks in colours."""
-    control_path: str | None = None
+    control_path: FilePath | None = None
     """The folder of control images, named like the pictures, for ``name: captions``."""
     shuffle_tags: bool = False
     """Put the parts of a caption, between commas, in another order each time."""

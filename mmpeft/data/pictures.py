@@ -17,8 +17,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file's name says: none of these decoders starts another program. MPO counts as JPEG."""
 MOST_BYTES = 2**30
 """Of a file."""
-MOST_PIXELS = 2**27
-"""Of a picture, before it is resized and after: 512 MiB, for Pillow keeps 4 bytes of each."""
+MOST_PIXELS = 2**26
+"""Of a picture, before it is resized and after: 256 MiB, for Pillow keeps 4 bytes of each."""
+MOST_NUMBERS = MOST_PIXELS // 4
+"""Of a picture of numbers of 32 bits, which take several times the memory while they are converted."""
 MOST_ASPECT = 100
 """How many times as long as the other a side may be: the centre of a longer strip shows next to nothing of it."""
 
@@ -64,6 +66,8 @@ class PictureFile:
         """Yield the picture as it stands in its file, not yet decoded; it is one of an allowed size."""
         with named(self.path), Image.open(self._source(), formats=FORMATS) as image:
             check_shape(*image.size)
+            if image.mode in ("I", "F") and image.width * image.height > MOST_NUMBERS:
+                raise ValueError(f"it has {image.width} x {image.height} numbers, more than {MOST_NUMBERS:,}")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # further pictures of a camera's file
                 raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save the one that is meant")
             yield image

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from mmpeft.data import DataConfig
+from mmpeft.data.language.source_config import TextSource
 from mmpeft.data.scenes import STYLES
 
 
@@ -71,3 +72,13 @@ def test_importing_the_configuration_needs_no_torch():
         "import sys, mmpeft.data; mmpeft.data.DataConfig; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a/" * 3000, "a/" + "ä" * 200, "a\0b"])
+@pytest.mark.parametrize(
+    "make", [lambda path: DataConfig(name="folder", path=path), lambda path: TextSource(path=path)]
+)
+def test_paths_that_no_file_can_have(make, path):
+    with pytest.raises(ValueError, match="path") as caught:
+        make(path)
+    assert "can't be the name of a file or folder" in str(caught.value)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mmpeft.data.config import FilePath
 from mmpeft.data.language.source_config import TextSource
 from mmpeft.settings import Settings
 
@@ -54,11 +55,11 @@ class Reasoning(Settings):
 class Refusals(Settings):
     """Rows whose right answer is to decline, mixed into the training."""
 
-    path: str
+    path: FilePath
     """Like ``data.path``, in the same format and with the same columns."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Their share of the training samples; where there are too few of them they come several times."""
-    benign_path: str | None = None
+    benign_path: FilePath | None = None
     """Harmless requests that look harmful, for the rate of over-refusals; null counts those of the test split. If its
     files name splits, or it is a generated set, those of its training split are learned too."""
     markers: Annotated[tuple[str, ...], Field(min_length=1)] = (

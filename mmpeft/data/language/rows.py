@@ -119,6 +119,18 @@ def _split_of(file: Path) -> str | None:
 
 
 def _open(path: Path, name: str, split: str | None) -> RowSource:
+    """Return the rows of one file.
+
+    Raises:
+        ValueError: If it can't be read.
+    """
+    try:
+        return _opened(path, name, split)
+    except OSError as error:
+        raise ValueError(f"data.path: {path} can't be read: {error.strerror}") from None
+
+
+def _opened(path: Path, name: str, split: str | None) -> RowSource:
     if path.suffix in TEXTS:
         return RowSource(name, split, 1, partial(_read_text, path))
     if path.suffix == ".jsonl":

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from mmpeft.data.config import Count, Share
+from mmpeft.data.config import Count, FilePath, Share
 from mmpeft.settings import Settings
 
 
 class TextSource(Settings):
     """Rows of one data set and its splits."""
 
-    path: str
+    path: FilePath
     """A .jsonl, .json, .csv, .parquet or (text) .txt file, a folder of these, where names such as ``train.jsonl`` and
     ``test.jsonl`` say the split, a data set on the hub (``OWNER/NAME``, ``OWNER/NAME@REVISION``), or a generated one
     for `tiny/llm` (``tiny_tasks``, ``tiny_preferences`` ...)."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 import mmpeft
 from mmpeft.cli.shipped import new_path
 from mmpeft.files import replaced_file
+from mmpeft.handle.loading import merge_stages
 
 
 def inspect(options: Namespace) -> None:
@@ -23,6 +25,8 @@ def merge(options: Namespace) -> None:
         raise ValueError(f"DEST {options.dest!r}: must end in .safetensors")
     classes = {} if options.num_classes is None else {"num_classes": options.num_classes}
     model = mmpeft.load_model(options.model, **classes)
+    for stage in merge_stages(model, Path(options.adapter)):
+        print(f"merged first, for the adapter was made on it: {stage}")
     mmpeft.load(model, options.adapter)
     mmpeft.adapters(model).merge()
     weights = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("mmpeft.")}

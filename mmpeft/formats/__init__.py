@@ -61,6 +61,7 @@ def export(directory: str | Path, dest: str | Path, format: str, *, base: Any = 
     ``base`` is the model that the adapter is for, a module, a dict of modules or a pipeline: formats that name the
     parts of the model need it.
     """
+    _refuse_stages(Path(directory), base)
     module_of(format, WRITTEN).export(Path(directory), Path(dest), base)
 
 
@@ -72,6 +73,17 @@ def convert(source: str | Path, dest: str | Path, format: str, *, base: Any = No
     """
     notes: list[str] = module_of(format, READ).convert(Path(source), Path(dest), options, base)
     return notes
+
+
+def _refuse_stages(directory: Path, base: Any) -> None:
+    """Raise a ValueError for an adapter on a merged base: no other format can say so, unless the base has it all."""
+    from mmpeft.formats.native import read
+    from mmpeft.formats.stages import check_stages
+    from mmpeft.injection.pipelines import modules_of
+
+    manifest = read(directory).manifest
+    if manifest is not None:
+        check_stages(directory, manifest.stages, {} if base is None else modules_of(base))
 
 
 def module_of(format: str, known: dict[str, str] = READ | WRITTEN) -> ModuleType:

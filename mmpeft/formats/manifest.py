@@ -17,6 +17,7 @@ from mmpeft.anatomies.anatomy import Anatomy
 from mmpeft.anatomies.headed import backbone_of
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.reading import anatomy
+from mmpeft.formats.stages import Stage
 from mmpeft.kernels.quantized import shape_of
 from mmpeft.settings import Settings
 
@@ -67,6 +68,8 @@ class Manifest(Settings):
     """By method, name and version of the package that it comes from; methods of mmpeft are not there."""
     base: dict[str, Base]
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
+    stages: tuple[Stage, ...] = ()
+    """Adapters that were merged into the base before this one was trained on it, in order."""
     notes: tuple[str, ...] = ()
     """Where an import came from, and what it assumed and left out."""
 

@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route, Served
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
+from mmpeft.formats.stages import Stage, remember
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
@@ -233,10 +234,12 @@ class Adapters:
             ValueError: If an edit has no place in a weight, or the base is quantised; nothing is changed then.
         """
         merging.refuse_quantized(self.trees)
+        stages = {label: _stages(tree) for label, tree in self.trees.items()}
         self.merge()
-        for module in self.modules.values():
+        for label, module in self.modules.items():
             tree = module._modules.get("mmpeft")
             if isinstance(tree, Tree):
+                remember(module, stages[label])
                 tree.merged = False
                 tree.activate({})
                 merging.forget(tree)
@@ -405,3 +408,13 @@ def _join(*parts: str) -> str:
 def _reset_compiled() -> None:
     if torch._dynamo.utils.counters.get("frames"):
         torch._dynamo.reset()
+
+
+def _stages(tree: Tree) -> list[Stage]:
+    """Return what is to be merged of a module, as far as it is what its directory holds."""
+    active = ((tree.adapters[name], weight) for name, weight in tree.active.items())
+    return [
+        Stage.of(adapter.directory, weight)
+        for adapter, weight in active
+        if adapter.directory is not None and not any(value.requires_grad for value in adapter.parameters())
+    ]

@@ -12,6 +12,7 @@ from torch import nn
 from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.native import read
 from mmpeft.formats.saved_adapter import SavedAdapter, read_tensors
+from mmpeft.formats.stages import Stage, check_stages
 from mmpeft.handle.adapters import Adapters, inject
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.injection.planning import anatomies_of
@@ -27,6 +28,8 @@ def load_source(
     dtype: torch.dtype | None,
 ) -> Adapters:
     """Graft an adapter into a model; on any problem raise one ValueError that names them all and change nothing."""
+    if source.manifest:
+        check_stages(source.directory, source.manifest.stages, modules_of(model))
     anatomies = anatomies_of(model)
     notes = source.manifest.differences(modules_of(model), anatomies) if source.manifest else []
     tensors = read_tensors(model, source, notes, allow_nan=allow_nan, anatomies=anatomies)
@@ -37,6 +40,8 @@ def load_source(
     handle = inject(model, source.methods, name, dtype or wide, anatomies)
     handle.load_state_dict(tensors, name)
     handle.activate(name, trainable=trainable)
+    for part in handle.parts(name).values():
+        part.directory = source.directory
     return handle
 
 
@@ -58,6 +63,26 @@ def load(
     """
     options: dict[str, Any] = {"trainable": trainable, "allow_nan": allow_nan, "dtype": dtype}
     return load_source(model, read(Path(directory)), name, **options)
+
+
+def merge_stages(model: nn.Module | Mapping[str, nn.Module], directory: Path) -> tuple[Stage, ...]:
+    """Merge into a model what the adapter in a directory was made on, and return it.
+
+    Raises:
+        ValueError: If one of these adapters is not where it was, or is another one by now; it is told before any merge.
+    """
+    manifest = read(directory).manifest
+    stages = manifest.stages if manifest else ()
+    for stage in stages:
+        if not stage.same(Stage.of(stage.path, stage.weights)):
+            raise ValueError(
+                f"{directory} was made on a base with {stage} merged in, and this adapter is not there now"
+            )
+    for stage in stages:
+        handle = load(model, stage.path, "merged")
+        handle.activate("merged", weights=[stage.weights])
+        handle.merge_and_unload()
+    return stages
 
 
 def load_peft(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
 from mmpeft.formats.hf_peft.peft_plan import InexpressibleError, check_experts, lay_out
 from mmpeft.formats.manifest import Base, Manifest
+from mmpeft.formats.stages import stages_of
 from mmpeft.formats.storage import CONFIG, MANIFEST, WEIGHTS, replaced_directory, write_json
 from mmpeft.injection.tree import Adapter
 from mmpeft.methods.base import packages_of
@@ -31,6 +32,7 @@ def save(parts: Mapping[str, Adapter], modules: Mapping[str, nn.Module], directo
         layout=layout,
         methods=tuple(method.kept().specification() for method in methods),
         packages=packages_of(methods),
+        stages=stages_of(modules),
         base={label: Base.of(modules[label]) for label in parts},
     )
     with replaced_directory(directory) as partial:

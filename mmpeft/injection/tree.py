@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
@@ -49,13 +50,14 @@ class Adapter(Node):
     """One adapter's weights in one module, with the methods that made it and every place it is bound to.
 
     ``words`` are those that the module's tokenizer, if it has one, has to learn; ``lacking`` says why methods that have
-    their sites in other modules have none in this.
+    their sites in other modules have none in this; ``directory`` is where it was loaded from.
     """
 
     def __init__(self, methods: list[Method]) -> None:
         super().__init__()
         self.methods = methods
         self.words: tuple[str, ...] = ()
+        self.directory: Path | None = None
         self.lacking: list[str] = []
         self.places: list[tuple[Site, Edit, str]] = []
         self.bindings: list[Binding] = []

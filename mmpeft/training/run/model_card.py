@@ -51,6 +51,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
     names = list(metrics["test"])
     methods = {name: "+".join(method.name for method in methods) for name, methods in config.adapters.items()}
     paths = RunDirectory(Path()).adapters(list(methods))
+    merged = [f'mmpeft.load(model, "{path}").merge_and_unload()' for path in config.model.merged]
     loads = [f'mmpeft.load(model, "{path}", name="{name}")' for name, path in paths.items()]
     return CARD.format(
         title=", ".join(f"{name} ({own})" for name, own in methods.items()),
@@ -70,7 +71,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
         memory=metrics["peak_memory_bytes"] / 2**20,
         kind=metrics["peak_memory"],
         loading=loading,
-        loads="\n".join(loads),
+        loads="\n".join([*merged, *loads]),
         yaml=as_yaml(config),
     )
 

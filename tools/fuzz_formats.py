@@ -167,6 +167,11 @@ class Formats:
         path.mkdir()
         torch.save(torch.randn(16, 6), path / "keys_2shots.pt")
         torch.save(torch.eye(3).repeat(2, 1), path / "values_2shots.pt")
+        import test_adapterhub
+
+        for kind, config in test_adapterhub.CONFIGS.items():
+            test_adapterhub.write(self.root / f"hub_{kind}", config, pickled=kind == "parallel")
+            found.append(Sample("adapterhub", self.root / f"hub_{kind}", test_adapterhub.bert()))
         return [*found, Sample("tip_adapter", path)]
 
     def _hosted(self) -> list[Sample]:

@@ -26,6 +26,7 @@ HOSTED = {
 """Formats of diffusion models, which name the parts of the model."""
 READ = {
     "peft": "HF peft's directory: LoRA, rsLoRA, DoRA, IA3, prefix tuning (written with --base)",
+    "adapterhub": "AdapterHub's directory of a bottleneck adapter: Houlsby, Pfeiffer, parallel (needs --base)",
     "adaptformer": "AdaptFormer's checkpoint-{epoch}.pth",
     "clip_lora": "CLIP-LoRA's lora_weights.pt",
     "convpass": "Convpass's {dataset}.pt",
@@ -50,6 +51,7 @@ WRITTEN = {
 _ROOMS = {
     **dict.fromkeys(HOSTED, "diffusion"),
     "peft": "hf_peft",
+    "adapterhub": "adapterhub",
     **dict.fromkeys(("vllm", "gguf", "class_embeddings"), "serving"),
 }
 _FILES = {"peft": "converting"}

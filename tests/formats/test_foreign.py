@@ -319,7 +319,7 @@ def test_every_problem_of_a_file_is_in_one_error(broken: str, vit: Any, images: 
 def test_a_file_of_another_format_is_recognised(published: Any, tmp_path: Path) -> None:
     format, path, _, _ = published
     for other in READ:
-        if other not in (format, "peft", *HOSTED):
+        if other not in (format, "peft", "adapterhub", *HOSTED):
             with pytest.raises(ValueError, match=f"it looks like {format}: --format {format}"):
                 convert(path, tmp_path / "ours", other)
 

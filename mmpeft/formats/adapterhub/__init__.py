@@ -1,0 +1,1 @@
+"""Directories of AdapterHub's library ``adapters``."""

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mmpeft.objectives.base import Batch
-from mmpeft.training.random_state import capture, seeded
+from mmpeft.training.random_state import capture, reseed, seeded, undone
 from mmpeft.training.sampler import BatchOrder, Key
 
 if TYPE_CHECKING:
@@ -53,13 +53,21 @@ class SeededSplit(Samples):
         self.split, self.ids, self.seed = split, split.ids, seed
 
     def __getitem__(self, key: Key) -> tuple[dict[str, Any], bool]:
-        with seeded(self.seed, key.epoch, self.ids[key.position]):
-            return self.split[key.position], key.counted
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[dict[str, Any], bool]]:
+        """Return the samples of a batch, as torch's loaders ask for them."""
+        with undone():
+            return [self._drawn(key) for key in keys]
+
+    def _drawn(self, key: Key) -> tuple[dict[str, Any], bool]:
+        reseed(self.seed, key.epoch, self.ids[key.position])
+        return self.split[key.position], key.counted
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         """Return samples as one batch, in the split's own way if it has one."""
-        own: Callable[[list[dict[str, Any]]], Batch] = getattr(self.split, "collate", super().collate)
-        return own(samples)
+        collate: Callable[[list[dict[str, Any]]], Batch] = getattr(self.split, "collate", super().collate)
+        return collate(samples)
 
     def draws(self) -> bool:
         """Tell whether fetching a sample draws random numbers, as augmentation does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,7 +43,9 @@ class BatchOrder(Sampler[list[Key]]):
         self.drop_last, self.process, self.processes = drop_last, process, processes
         self.groups = [0] * samples if groups is None else groups
         self.epoch = self.batch = 0
-        if drop_last and not len(self):
+        counts = Counter(self.groups).values()
+        self._length = sum(count // self.size if drop_last else -(-count // self.size) for count in counts)
+        if drop_last and not self._length:
             raise ValueError(
                 f"train.drop_last: true leaves no batch: {samples} samples are fewer than train.batch_size: "
                 f"{batch_size} x {processes} processes"
@@ -51,8 +53,7 @@ class BatchOrder(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        counts = [self.groups.count(group) for group in set(self.groups)]
-        return sum(count // self.size if self.drop_last else -(-count // self.size) for count in counts)
+        return self._length
 
     def __iter__(self) -> Iterator[list[Key]]:
         chunks, epoch = self._chunks(), self.epoch
@@ -66,12 +67,12 @@ class BatchOrder(Sampler[list[Key]]):
         for position in self._order(self.samples):
             members[self.groups[position]].append(position)
         chunks = [
-            own[start : start + self.size]
-            for _, own in sorted(members.items())
-            for start in range(0, len(own), self.size)
-            if not self.drop_last or start + self.size <= len(own)
+            positions[start : start + self.size]
+            for _, positions in sorted(members.items())
+            for start in range(0, len(positions), self.size)
+            if not self.drop_last or start + self.size <= len(positions)
         ]
-        return [chunks[place] for place in self._order(len(chunks))] if len(members) > 1 else chunks
+        return [chunks[index] for index in self._order(len(chunks))] if len(members) > 1 else chunks
 
     def _order(self, count: int) -> list[int]:
         if self.seed is None:

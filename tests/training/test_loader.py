@@ -7,6 +7,7 @@ from training_program import make_splits
 
 from mmpeft.training.config import TrainConfig
 from mmpeft.training.loader import Loaders
+from mmpeft.training.sampler import Key
 
 
 def pictures(workers: int = 0, start: int = 0, epoch: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -32,6 +33,22 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone(other: dict[str, in
 def test_augmentation_changes_with_epoch_and_seed(other: dict[str, int]) -> None:
     whole, changed = pictures(), pictures(**other)
     assert not any(torch.equal(whole[name], changed[name]) for name in whole)
+
+
+def test_the_state_of_the_generators_is_kept_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's takes longer than all else about a sample; each sample is drawn as if it came alone."""
+    kept: list[object] = []
+    get_state = np.random.get_state
+    monkeypatch.setattr(np.random, "get_state", lambda: (kept.append(None), get_state())[1])
+    split = Loaders(make_splits(noise=1.0), TrainConfig(epochs=1, batch_size=4), 0, 1).images("train")
+    keys = [Key(0, position) for position in range(8)]
+    together = split.__getitems__(keys)
+    assert len(kept) == 1
+    for (sample, _), key in zip(together, keys, strict=True):
+        assert torch.equal(sample["image"], split[key][0]["image"])
+    kept.clear()
+    assert len(pictures()) == 22
+    assert len(kept) == 6, "as many as there are batches"
 
 
 def test_loading_leaves_the_global_generators_alone() -> None:

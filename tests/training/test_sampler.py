@@ -1,3 +1,6 @@
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import pytest
 
 from mmpeft.training.sampler import BatchOrder, Key
@@ -56,3 +59,30 @@ def test_batches_of_one_group(drop_last: bool) -> None:
     assert [[key.position for key in batch] for batch in order] == batches[2:]
     order.epoch, order.batch = 1, 0
     assert [[key.position for key in batch] for batch in order] != batches
+
+
+class Looked(Sequence[int]):
+    """Groups of samples that count how often one is looked at."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.looks = samples, 0
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return index % 100
+
+    def __iter__(self) -> Iterator[int]:
+        return (self[index] for index in range(self.samples))
+
+
+def test_the_number_of_batches_is_counted_once() -> None:
+    """It is asked for twice in every step; with a look at each sample, and at each for every group, that was slow."""
+    groups = Looked(1000)
+    order = BatchOrder(1000, 4, groups=groups)
+    assert groups.looks == 1000
+    assert [len(order) for _ in range(50)] == [300] * 50
+    assert groups.looks == 1000
+    assert len(list(order)) == 300

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,8 +18,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file there takes the place of ``path`` at the end, unless the block raises."""
-    temporary = path.with_name(f".{path.name}.partial{path.suffix}")
+    """Yield a path to write to; the file there takes the place of ``path`` at the end, unless the block raises.
+
+    It is a path of this block's own: of several that write at once, the last one to end has written.
+    """
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.partial{path.suffix}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -39,20 +39,26 @@ class TensorStore:
 
 def content_key(tensor: Tensor) -> str:
     """Return a short text that another tensor has only if all its values are the same."""
-    return blake2b(_bytes(tensor), digest_size=8).hexdigest()
+    return blake2b(tensor_bytes(tensor), digest_size=8).hexdigest()
 
 
 def weights_key(*modules: torch.nn.Module) -> str:
     """Return a short text that other modules have only if all their tensors and their names are the same."""
     hashed = blake2b(torch.__version__.encode(), digest_size=16)
     for module in modules:
-        for name, tensor in module.state_dict().items():
-            hashed.update(f"{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
-            hashed.update(_bytes(tensor))
+        take_in(hashed, module.state_dict().items())
     return hashed.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def take_in(hashed: blake2b, named: Iterable[tuple[str, Tensor]]) -> None:
+    """Let a hash depend on tensors, their types, shapes and names."""
+    for name, tensor in named:
+        hashed.update(f"{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
+        hashed.update(tensor_bytes(tensor))
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return a tensor's values as bytes."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 

@@ -6,10 +6,11 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.data.tensor_store import take_in
 from mmpeft.inspection.frozen_prefix import FrozenPrefix
 
 
@@ -25,16 +26,9 @@ def fingerprint(model: nn.Module, prefix: FrozenPrefix, *settings: str) -> str:
             continue
         kind = plain_class(module)
         hashed.update(f"{path}:{kind.__module__}.{kind.__qualname__}{sorted(_attributes(module))}".encode())
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                hashed.update(f"{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
-                hashed.update(content(tensor))
+        named = (*module._parameters.items(), *module._buffers.items())
+        take_in(hashed, ((name, tensor) for name, tensor in named if tensor is not None))
     return hashed.hexdigest()
-
-
-def content(tensor: Tensor) -> bytes:
-    """Return a tensor's bytes."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _attributes(module: nn.Module) -> list[str]:

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmpeft.data.tensor_store import tensor_bytes
 from mmpeft.files import replaced_file
 from mmpeft.inspection.frozen_prefix import FrozenPrefix
-from mmpeft.training.prefix_cache.fingerprint import content
 
 Sample = Mapping[str, Any]
 
@@ -99,5 +99,5 @@ def _names(path: Path) -> list[str]:
 def _key(sample: Sample) -> str:
     image: Tensor = sample["image"]
     hashed = blake2b(f"{sample['id']}/{image.dtype}{tuple(image.shape)}".encode(), digest_size=16)
-    hashed.update(content(image))
+    hashed.update(tensor_bytes(image))
     return hashed.hexdigest()

@@ -44,7 +44,7 @@ def test_a_model_of_random_weights_that_lets_documents_see_one_another_is_refuse
 
 @pytest.mark.parametrize(("scale", "dtype"), [(1.0, torch.float32), (0.1, torch.float32), (1.0, torch.bfloat16)])
 def test_a_leak_is_found_however_flat_the_scores_are(scale: float, dtype: torch.dtype) -> None:
-    """One layer of three adds a tenth of the mean of all tokens so far, of other documents too; flat ones in bfloat16 would drown in rounding."""
+    """One layer of three adds a tenth of the mean of all tokens so far; flat scores in bfloat16 would hide it."""
     model = llama()
     for parameter in model.parameters():
         parameter.data *= scale if parameter.ndim > 1 else 1

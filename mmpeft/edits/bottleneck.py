@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import BranchSite, Site
@@ -21,7 +22,7 @@ Scale = float | Literal["learned", "channels"]
 
 
 class Bottleneck(ChangesOutput, StacksOutput):
-    """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer.
+    """``f(z) = s (U drop(phi(D norm(z) + b_D)) + b_U)``, added to the sublayer; with ``norm: out`` ``norm(f(z))`` is.
 
     ``reads`` says what z is: the sublayer's ``output`` (sequential), its normalised ``input`` (parallel), the
     ``residual`` stream entering the branch (AdaptFormer), the ``stream`` behind the branch, so that the block goes on
@@ -42,12 +43,13 @@ class Bottleneck(ChangesOutput, StacksOutput):
         scale: Scale,
         dropout: float,
         drop_path: float,
-        norm: bool,
+        norm: bool | Literal["out"],
         init: Literal["zero", "normal"],
     ) -> None:
         super().__init__()
         self.reads, self.activation, self.dropout, self.drop_path = reads, activation, dropout, drop_path
         self.norm = nn.LayerNorm(site.width) if norm else None
+        self.norm_behind = norm == "out"
         self.down = nn.Linear(site.width, bottleneck)
         self.up = nn.Linear(bottleneck, site.width)
         learned = {"learned": 1, "channels": site.width}
@@ -98,12 +100,16 @@ class Bottleneck(ChangesOutput, StacksOutput):
         )
         norm = None if self.norm is None else (self.norm.weight, self.norm.bias)
         down, up = ((layer.weight, layer.bias) for layer in (self.down, self.up))
-        return bottleneck(z, down, up, shape, norm=norm, scale=learned)
+        if norm is None or not self.norm_behind:
+            return bottleneck(z, down, up, shape, norm=norm, scale=learned)
+        f = bottleneck(z, down, up, shape, scale=learned)
+        return F.layer_norm(f, norm[0].shape, *(tensor.to(f.dtype) for tensor in norm), eps=shape.eps)
 
     def alike(self) -> Hashable:
         """Shapes, activation and what is dropped; the scale may be a number in one and learned in another."""
         widths = self.down.out_features, isinstance(self.scale, Tensor) and len(self.scale)
-        return *widths, self.activation, self.dropout, self.drop_path, self.norm is not None and self.norm.eps
+        norm = self.norm is not None and (self.norm.eps, self.norm_behind)
+        return *widths, self.activation, self.dropout, self.drop_path, norm
 
     @staticmethod
     def stacked(edits: Sequence[Bottleneck]) -> tuple[Tensor, ...]:
@@ -126,12 +132,13 @@ class Bottleneck(ChangesOutput, StacksOutput):
     def _changes(self, z: Tensor, stack: Stack) -> Tensor:
         """Return f(z) for z (n, length, width) by n weights each."""
         scale, down, down_bias, up, up_bias, *norm = stack
-        if self.norm is not None:
+        if self.norm is not None and not self.norm_behind:
             z = stacked_norm(z, norm[0], norm[1], self.norm.eps)
         hidden = dropped(
             ACTIVATIONS[self.activation][0](stacked_linear(z, down, down_bias)), self.dropout, self.training
         )
-        return stacked_linear(hidden, up, up_bias) * scale
+        f = stacked_linear(hidden, up, up_bias) * scale
+        return stacked_norm(f, norm[0], norm[1], self.norm.eps) if self.norm is not None and self.norm_behind else f
 
     def extra_repr(self) -> str:
         """Input, activation and scale."""

@@ -33,8 +33,8 @@ class BottleneckMethod(Method):
     """Dropout between the nonlinearity and U."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """How often the adapter is left out of a training sample."""
-    norm: bool = False
-    """LayerNorm on the adapter's input."""
+    norm: bool | Literal["out"] = False
+    """LayerNorm on the adapter's input, or 'out', behind its scale; the two places of AdaptFormer's code."""
     init: Literal["zero", "normal"] = "zero"
     """U at zero, so that the model starts unchanged, or D and U from a truncated normal of std 0.01."""
     gate: Literal["auto", "token", "sequence"] | None = None
@@ -143,7 +143,8 @@ class ParallelAdapter(BottleneckMethod):
 class AdaptFormer(BottleneckMethod):
     """A scaled adapter beside the MLP, on the residual stream before its norm (Chen et al. 2022, arXiv:2205.13535).
 
-    Follows the authors' code: no LayerNorm in the adapter, s = 0.1 on its bias too, outside stochastic depth.
+    Follows the authors' code: no LayerNorm in the adapter, s = 0.1 on its bias too, outside stochastic depth. What that
+    code calls ``sequential`` is `Pfeiffer` here, and ``adapter_layernorm_option`` is ``norm``.
     """
 
     name: ClassVar[str] = "adaptformer"

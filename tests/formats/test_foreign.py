@@ -44,26 +44,31 @@ def per_block(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     return {f"blocks.{i}.{key}": shape for i in range(DEPTH) for key, shape in shapes.items()}
 
 
-def adaptformer(model: nn.Module, images: Tensor) -> tuple[Any, Tensor]:
-    """u + MLP(LN u) + 0.1 (W_up relu(W_down u + b) + b'), a head with BatchNorm, the backbone's q, k and v split."""
-    state = filled(
-        per_block(
-            {
-                "adaptmlp.down_proj.weight": (HIDDEN, WIDTH),
-                "adaptmlp.down_proj.bias": (HIDDEN,),
-                "adaptmlp.up_proj.weight": (WIDTH, HIDDEN),
-                "adaptmlp.up_proj.bias": (WIDTH,),
-            }
-        )
-    )
+def adaptformer(model: nn.Module, images: Tensor, norm: str = "none", learned: bool = False) -> tuple[Any, Tensor]:
+    """u + MLP(LN u) + s (W_up relu(W_down u + b) + b'), a head with BatchNorm, the backbone's q, k and v split.
+
+    A LayerNorm of the adapter stands in front of W_down or behind s; s is 0.1, or learned.
+    """
+    shapes = {
+        "adaptmlp.down_proj.weight": (HIDDEN, WIDTH),
+        "adaptmlp.down_proj.bias": (HIDDEN,),
+        "adaptmlp.up_proj.weight": (WIDTH, HIDDEN),
+        "adaptmlp.up_proj.bias": (WIDTH,),
+    }
+    names = ("adapter_layer_norm_before.weight", "adapter_layer_norm_before.bias") if norm != "none" else ()
+    shapes |= {f"adaptmlp.{name}": (WIDTH,) for name in names} | ({"adaptmlp.scale": (1,)} if learned else {})
+    state = filled(per_block(shapes))
     last = nn.Sequential(nn.BatchNorm1d(WIDTH, affine=False, eps=1e-6), nn.Linear(WIDTH, CLASSES))
     last(torch.randn(9, WIDTH) * 2 + 1)
     last.eval()
 
     def block(i: int, own: Any, x: Tensor) -> Tensor:
         d, db, u, ub = (state[f"blocks.{i}.adaptmlp.{n}_proj.{k}"] for n in ("down", "up") for k in ("weight", "bias"))
+        gain = [state[f"blocks.{i}.adaptmlp.{name}"] for name in names]
         x = x + own.attn(own.norm1(x))
-        return x + own.mlp(own.norm2(x)) + 0.1 * ((x @ d.T + db).relu() @ u.T + ub)
+        z = F.layer_norm(x, (WIDTH,), *gain) if norm == "in" else x
+        f = state.get(f"blocks.{i}.adaptmlp.scale", 0.1) * ((z @ d.T + db).relu() @ u.T + ub)
+        return x + own.mlp(own.norm2(x)) + (F.layer_norm(f, (WIDTH,), *gain) if norm == "out" else f)
 
     expected = run(model, images, block, head=last)
     frozen = split({key: value for key, value in model.state_dict().items() if not key.startswith("head")})
@@ -242,6 +247,12 @@ def res_tuning(model: nn.Module, images: Tensor) -> tuple[Any, Tensor]:
 
 CASES: dict[str, tuple[str, Callable[..., tuple[Any, Tensor]], dict[str, Any]]] = {
     "adaptformer": ("adaptformer", adaptformer, {"scale": 0.1}),
+    "adaptformer, norm in front": ("adaptformer", partial(adaptformer, norm="in"), {"scale": 0.1, "layernorm": "in"}),
+    "adaptformer, norm behind, learned scale": (
+        "adaptformer",
+        partial(adaptformer, norm="out", learned=True),
+        {"layernorm": "out"},
+    ),
     "vpt deep": ("vpt", vpt, {"projected": False}),
     "vpt shallow": ("vpt", partial(vpt, deep=False), {"projected": False}),
     "vpt in its model": ("vpt", partial(vpt, inside=True), {}),
@@ -360,3 +371,11 @@ def test_what_is_no_tensor_is_refused_by_name(vit: Any, images: Tensor, tmp_path
         convert(tmp_path / "x.pt", tmp_path / "ours", "convpass")
     assert "head.bias: argparse.Namespace, where numbers with fractions are expected" in str(error.value)
     assert "adapter_up.bias: torch.int64, where numbers" in str(error.value)
+
+
+def test_where_adaptformers_norm_stands_has_to_be_said(vit: Any, images: Tensor, tmp_path: Path) -> None:
+    with torch.no_grad():
+        content, _ = adaptformer(vit(), images, norm="in")
+    torch.save(content, tmp_path / "published.pth")
+    with pytest.raises(ValueError, match="layernorm=in or =out"):
+        convert(tmp_path / "published.pth", tmp_path / "ours", "adaptformer")

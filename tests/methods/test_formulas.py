@@ -75,13 +75,15 @@ class Adapter(Plain):
     name, phi, scale = "pfeiffer", staticmethod(F.relu), 1.0
     source = staticmethod(lambda stream, normed, y: y)
     branches = ("mlp",)
+    behind = False
 
     def bottleneck(self, path: str, z: Tensor) -> Tensor:
         a = {key.removeprefix(f"{path}.{self.name}."): value for key, value in self.a.items() if f"{path}." in key}
-        if "norm.weight" in a:
+        if "norm.weight" in a and not self.behind:
             z = F.layer_norm(z, z.shape[-1:], a["norm.weight"], a["norm.bias"])
         hidden = type(self).phi(z @ a["down.weight"].T + a["down.bias"])
-        return (hidden @ a["up.weight"].T + a["up.bias"]) * a.get("scale", self.scale)
+        f = (hidden @ a["up.weight"].T + a["up.bias"]) * a.get("scale", self.scale)
+        return F.layer_norm(f, f.shape[-1:], a["norm.weight"], a["norm.bias"]) if self.behind else f
 
     def attention_branch(self, i: int, stream: Tensor, normed: Tensor, y: Tensor) -> Tensor:
         if "attn" not in self.branches:
@@ -104,6 +106,10 @@ class Parallel(Adapter):
 class AdaptFormer(Adapter):
     name, scale = "adaptformer", 0.1
     source = staticmethod(lambda stream, normed, y: stream)
+
+
+class NormedBehind(AdaptFormer):
+    behind = True
 
 
 class AdapterPlus(Adapter):
@@ -299,6 +305,7 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("houlsby", bottleneck=4), Houlsby),
     (spec("parallel_adapter", bottleneck=4), Parallel),
     (spec("adaptformer", bottleneck=4, dropout=0.0), AdaptFormer),
+    (spec("adaptformer", bottleneck=4, dropout=0.0, norm="out"), NormedBehind),
     (spec("adapter_plus", bottleneck=4, drop_path=0.0), AdapterPlus),
     (spec("adapter_plus", bottleneck=4, drop_path=0.0, norm=True, scale=1.0), AdapterPlus),
     (spec("adapter_plus", bottleneck=4, drop_path=0.0, targets=["attn"]), BetweenSublayers),

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import SequenceSite, Site
@@ -26,7 +27,8 @@ class Tokens(InsertsTokens, ChangesOutput, RefusesFeatures, StacksInput):
     They enter before each of the layers and leave after the block before the next one (deep prompts do not
     accumulate), or after the last block; through blocks not in ``layers`` they flow on. Uniform in
     +-sqrt(6 / (3 P^2 + width)) for patches of P^2 pixels (VPT, Jia et al. 2022), or normal with ``std``. With
-    ``before_norm`` those of block 0 pass the norm in front of it, where there is one (prompts of CLIP).
+    ``before_norm`` those of block 0 pass the norm in front of it, where there is one (prompts of CLIP). With
+    ``project`` the vectors have so many features, and one linear layer, the same for all blocks, makes tokens of them.
     """
 
     def __init__(
@@ -38,22 +40,28 @@ class Tokens(InsertsTokens, ChangesOutput, RefusesFeatures, StacksInput):
         dropout: float = 0.0,
         std: float | None = None,
         before_norm: bool = False,
+        project: int | None = None,
     ) -> None:
         super().__init__()
         self.layers = tuple(sorted(layers))
         self.count = tokens
         self.start, self.dropout, self.extend = site.start, dropout, site.extend
         self.before_norm = before_norm and site.norm is not None and self.layers[0] == 0
+        self.projection = None if project is None else nn.Linear(project, site.width)
+        if self.projection is not None:
+            nn.init.kaiming_normal_(self.projection.weight, mode="fan_out")
         self._make(site, std)
 
     def _make(self, site: SequenceSite, std: float | None) -> None:
-        vectors = torch.empty(len(self.layers), self.count, site.width)
-        bound = math.sqrt(6 / (3 * site.patch_area + site.width))
+        width = site.width if self.projection is None else self.projection.in_features
+        vectors = torch.empty(len(self.layers), self.count, width)
+        bound = math.sqrt(6 / (3 * site.patch_area + width))
         self.tokens = nn.Parameter(vectors.uniform_(-bound, bound) if std is None else vectors.normal_(std=std))
 
     def vectors(self, position: int) -> Tensor:
         """Return the tokens (count, width) of the layer ``layers[position]``."""
-        return self.tokens[position]
+        tokens = self.tokens[position]
+        return tokens if self.projection is None else F.linear(tokens, self.projection.weight, self.projection.bias)
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to every block from the first layer on; to the model as a whole where tokens flow between blocks."""

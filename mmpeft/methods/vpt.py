@@ -46,6 +46,9 @@ class VPT(Method):
     """New tokens before every block; otherwise only before the first of ``layers``."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout on the tokens; when not given, the paper's 0.1 for deep and 0 for shallow."""
+    project: int | None = Field(default=None, ge=1)
+    """Features of the learned vectors, of which one linear layer makes all blocks' tokens (PROJECT in the authors' code);
+    null: as many as the tokens have."""
 
     def label(self) -> str:
         """VPT-deep or VPT-shallow."""
@@ -60,4 +63,5 @@ class VPT(Method):
         dropout = (0.1 if self.deep else 0.0) if self.dropout is None else self.dropout
         for site in anatomy.select(("tokens",), SequenceSite, "all", self.towers):
             layers = sorted(choose_layers(self.layers, len(site.blocks)))
-            yield site, Tokens(site, tokens=self.tokens, layers=layers if self.deep else layers[:1], dropout=dropout)
+            layers = layers if self.deep else layers[:1]
+            yield site, Tokens(site, tokens=self.tokens, layers=layers, dropout=dropout, project=self.project)

@@ -266,7 +266,10 @@ class VPT(Plain):
         if i not in self.layers:
             return x
         position = self.layers.index(i)
-        prompts = self.a["tokens.vpt.tokens"][position].expand(len(x), -1, -1)
+        vectors = self.a["tokens.vpt.tokens"][position]
+        if "tokens.vpt.projection.weight" in self.a:
+            vectors = vectors @ self.a["tokens.vpt.projection.weight"].T + self.a["tokens.vpt.projection.bias"]
+        prompts = vectors.expand(len(x), -1, -1)
         rest = x[:, 1:] if position == 0 else x[:, 1 + prompts.shape[1] :]
         return torch.cat([x[:, :1], prompts, rest], 1)
 
@@ -320,6 +323,7 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("side_tuning", channels=4, depth=3), SideTuning),
     (spec("ssf"), SSF),
     (spec("vpt", tokens=3, dropout=0.0), VPT),
+    (spec("vpt", tokens=3, dropout=0.0, project=6), VPT),
     (spec("vpt", tokens=3, deep=False), Shallow),
     (spec("vpt", tokens=3, dropout=0.0, layers=[0, 2]), Some),
     (spec("bitfit"), Copies),

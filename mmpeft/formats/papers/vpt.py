@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from mmpeft.formats.foreign import Foreign, Imported
 from mmpeft.formats.ledger import Ledger, state
@@ -29,10 +27,7 @@ class Options(Settings):
 
 
 def read(source: Path, options: Options) -> Imported:
-    """Return the prompts of the first block and, where the file has them, those of the others.
-
-    A projection of the prompts, which a whole model's file has, is the same for every image: it goes into the prompts.
-    """
+    """Return the prompts of the first block and, where the file has them, those of the others, and their projection."""
     ledger = Ledger(source, state(read_flat(source), "model"))
     whole = MODEL[0] in ledger.values
     names = MODEL if whole else FILE
@@ -43,25 +38,18 @@ def read(source: Path, options: Options) -> Imported:
     if names[1] in ledger.values:
         deep = ledger.take(names[1], (ledger.shape(names[1], 3)[0], tokens, width))
     prompts = [prompt for prompt in (shallow, deep) if prompt is not None]
-    if f"{PROJECTION}.weight" in ledger.values:
-        prompts = _projected(ledger, prompts, width)
+    projected = f"{PROJECTION}.weight" in ledger.values
+    if projected:
+        out, _ = ledger.shape(re.escape(f"{PROJECTION}.weight"), 2)
+        ledger.enter("tokens.vpt.projection.weight", f"{PROJECTION}.weight", (out, width))
+        ledger.enter("tokens.vpt.projection.bias", f"{PROJECTION}.bias", (out,))
     head = ledger.head("head.last_layer")
     ledger.leave(r"enc\.transformer\.(embeddings|encoder)\..*")
     if shallow is not None:
         ledger.tensors["tokens.vpt.tokens"] = torch.cat(prompts)
     notes = [] if head else ["the file has no head: train one (LinearProbe), or use the features"]
-    method = VPT(tokens=tokens, deep=deep is not None)
+    method = VPT(tokens=tokens, deep=deep is not None, project=width if projected else None)
     return Imported([method, *head], ledger.close(), notes, () if whole else None)
-
-
-def _projected(ledger: Ledger, prompts: list[Tensor], dimensions: int) -> list[Tensor]:
-    """Return ``P W^T + b`` (blocks, tokens, width) of prompts P (blocks, tokens, dimensions)."""
-    width, _ = ledger.shape(re.escape(f"{PROJECTION}.weight"), 2)
-    weight = ledger.take(f"{PROJECTION}.weight", (width, dimensions))
-    bias = ledger.take(f"{PROJECTION}.bias", (width,))
-    if weight is None or bias is None:
-        return prompts
-    return [F.linear(prompt.double(), weight.double(), bias.double()).to(prompt.dtype) for prompt in prompts]
 
 
 FORMAT = Foreign("vpt", r"^shallow_prompt$|enc\.transformer\.prompt_embeddings", read, Options)

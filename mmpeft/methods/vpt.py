@@ -47,8 +47,8 @@ class VPT(Method):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout on the tokens; when not given, the paper's 0.1 for deep and 0 for shallow."""
     project: int | None = Field(default=None, ge=1)
-    """Features of the learned vectors, of which one linear layer makes all blocks' tokens (PROJECT in the authors' code);
-    null: as many as the tokens have."""
+    """Features of the learned vectors, of which one linear layer makes all blocks' tokens (PROJECT in the authors'
+    code); null: as many as the tokens have."""
 
     def label(self) -> str:
         """VPT-deep or VPT-shallow."""

@@ -103,7 +103,7 @@ class Bottleneck(ChangesOutput, StacksOutput):
         if norm is None or not self.norm_behind:
             return bottleneck(z, down, up, shape, norm=norm, scale=learned)
         f = bottleneck(z, down, up, shape, scale=learned)
-        return F.layer_norm(f, norm[0].shape, *(tensor.to(f.dtype) for tensor in norm), eps=shape.eps)
+        return F.layer_norm(f, norm[0].shape, norm[0].to(f.dtype), norm[1].to(f.dtype), shape.eps)
 
     def alike(self) -> Hashable:
         """Shapes, activation and what is dropped; the scale may be a number in one and learned in another."""

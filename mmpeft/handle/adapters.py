@@ -22,7 +22,7 @@ from mmpeft.injection import merging
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan
 from mmpeft.injection.tree import Adapter, Tree
-from mmpeft.kernels.scoped import within
+from mmpeft.kernels.scoped import replacements, within
 from mmpeft.methods.base import parse
 from mmpeft.settings import nearest
 
@@ -150,7 +150,8 @@ class Adapters:
 
         A weight is a number, or numbers by pattern over sites' names and paths, and 0 where none matches:
         ``{"up_blocks.*": 1.0, "up_blocks.0.*": 0.4}`` (of several that match, the last).
-        ``trainable`` sets whether their parameters get gradients; None leaves that as it is.
+        ``trainable`` sets whether their parameters get gradients; None leaves that as it is. Within ``off``, ``route``
+        and ``using``, where it would change nothing, it is a ValueError.
         """
         if weights is not None and len(weights) != len(names):
             raise ValueError(f"weights: {list(weights)} for {len(names)} adapters {list(names)}")
@@ -158,6 +159,7 @@ class Adapters:
         for name, weight in chosen.items():
             self._weighable(self._known(name), weight)
         self._unmerged("activate")
+        self._for_everybody("activate")
         for tree in self.trees.values():
             tree.forget()
             tree.activate({name: weight for name, weight in chosen.items() if name in tree.adapters})
@@ -171,6 +173,13 @@ class Adapters:
         """Within this context the model is the frozen model, bit for bit: in this thread or asynchronous task only."""
         self._unmerged("switch off")
         with self._choice({}):
+            yield
+
+    @contextmanager
+    def using(self, *names: str) -> Iterator[None]:
+        """Within this context exactly these adapters are active, in this order: in this thread or task only."""
+        self._unmerged("switch")
+        with self._choice({self._known(name): 1.0 for name in names}):
             yield
 
     @contextmanager
@@ -269,6 +278,15 @@ class Adapters:
                 contexts.enter_context(within(tree.chosen(own)))
             yield
 
+    def _for_everybody(self, verb: str) -> None:
+        """Raise a ValueError where this context has chosen its own adapters: it would not see the change."""
+        chosen = replacements() or {}
+        if any(tree.selection in chosen for tree in self.trees.values()):
+            raise ValueError(
+                f"can't {verb} within off(), route() or using(), which choose the adapters of this thread or task: "
+                "leave that first, or choose with adapters.using(...)"
+            )
+
     # ---- the rest ------------------------------------------------------------------------------------------------
 
     def _running(self) -> Iterator[tuple[str, Edit]]:
@@ -350,6 +368,7 @@ def inject(
     handle = Adapters(modules)
     _check_name(handle, name)
     handle._unmerged("adapt")
+    handle._for_everybody("adapt")
     vocabularies = vocabularies_of(model)
     planned = plan(anatomies_of(model) if anatomies is None else anatomies, methods, dtype)
     with handle.off():

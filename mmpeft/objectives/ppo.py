@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,13 +22,9 @@ Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Batch], Tensor]
 """From rows, the texts that were written and the batch of tokens to rewards (answers,)."""
 
 
-@contextmanager
-def speaking(adapters: Adapters, name: str | None) -> Iterator[None]:
-    """Within this context one adapter alone is active; None is the reference."""
-    with adapters.off():
-        if name is not None:
-            adapters.activate(name)
-        yield
+def speaking(adapters: Adapters, name: str | None) -> AbstractContextManager[None]:
+    """Return a context within which one adapter alone is active; None is the reference."""
+    return adapters.off() if name is None else adapters.using(name)
 
 
 class PPO(Objective):

@@ -281,3 +281,33 @@ def test_mixed_copies_are_interpolated_weights(make_case: Any) -> None:
             expected.get_parameter(path).add_(weight * (value - vit.get_parameter(path)))
     torch.testing.assert_close(case.run(vit), case.run(expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vit.forward_features(case.batch()), expected.forward_features(case.batch()))
+
+
+def test_a_context_of_one_adapter_is_that_adapter_and_leaves_the_others_active() -> None:
+    model, images = torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.randn(3, 4)
+    for name in ("a", "b"):
+        adapters = mmpeft.adapt(model, mmpeft.LoRA(targets="*"), name=name)
+        for parameter in adapters.parameters(name):
+            torch.nn.init.normal_(parameter)
+    adapters.activate("a")
+    a = model(images)
+    with adapters.using("b"):
+        b = model(images)
+    assert torch.equal(model(images), a)
+    adapters.activate("b")
+    assert torch.equal(model(images), b)
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("context", ["off", "using", "route"])
+def test_what_is_for_everybody_is_refused_where_it_would_not_be_seen(context: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(targets="*"), name="a")
+    arguments = {"off": (), "using": ("a",), "route": (["a", None],)}[context]
+    with getattr(adapters, context)(*arguments):
+        with pytest.raises(ValueError, match=r"can't activate within off\(\), route\(\) or using\(\)"):
+            adapters.activate("a")
+        with pytest.raises(ValueError, match="can't adapt within"):
+            mmpeft.adapt(model, mmpeft.LoRA(targets="*"), name="b")
+    assert adapters.names == ["a"]
+    adapters.activate("a")

@@ -63,6 +63,11 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f" (one of: {', '.join(names)})" if names else ""
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text, or its beginning if it is long."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def _mentions_bool(annotation: Any) -> bool:
     """Tell whether a type has ``bool``, ``True`` or ``False`` anywhere in it."""
     inside = any(_mentions_bool(argument) for argument in get_args(annotation))

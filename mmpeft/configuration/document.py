@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mmpeft.configuration.source import ConfigFile, decode, join, parse, shortened
-from mmpeft.settings import ConfigError, Settings
+from mmpeft.configuration.source import ConfigFile, decode, join, parse
+from mmpeft.settings import ConfigError, Settings, shortened
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 LARGEST = 2**20

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from mmpeft.settings import shortened
+
 SCALARS = {
     "bool": r"true|True|TRUE|false|False|FALSE",
     "int": r"[-+]?(?:0|[1-9][0-9_]*)",
@@ -136,11 +138,6 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, path: str, source: ConfigF
         source.origins[inner] = place
         mapping[name] = _value(loader, value, inner, source)
     return mapping
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """Return a text, or its beginning if it is long."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def join(path: str, key: str) -> str:

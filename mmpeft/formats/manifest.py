@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -68,7 +68,7 @@ class Manifest(Settings):
     """By method, name and version of the package that it comes from; methods of mmpeft are not there."""
     base: dict[str, Base]
     """The models, by their labels in a pipeline ("" for a single one); empty when converted from another format."""
-    stages: tuple[Stage, ...] = ()
+    stages: Annotated[tuple[Stage, ...], Field(max_length=100)] = ()
     """Adapters that were merged into the base before this one was trained on it, in order."""
     notes: tuple[str, ...] = ()
     """Where an import came from, and what it assumed and left out."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
 from mmpeft.anatomies.headed import backbone_of
 from mmpeft.formats.storage import weights_in
 from mmpeft.injection.pipelines import modules_of
-from mmpeft.settings import Settings
+from mmpeft.settings import Settings, shortened
 
 MERGED = "mmpeft_stages"
 """The attribute of a module that holds its stages."""
@@ -24,9 +25,9 @@ MERGED = "mmpeft_stages"
 class Stage(Settings):
     """An adapter on disk that is part of a base's weights."""
 
-    path: str
+    path: Annotated[str, Field(max_length=4096)]
     """Its directory, as it was given."""
-    sha256: str
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     """Of the file of its tensors; empty if it was gone, which is never equal to another one."""
     weight: float | tuple[tuple[str, float], ...] = 1.0
     """How much of it was merged: a number, or numbers by pattern of places."""
@@ -53,7 +54,7 @@ class Stage(Settings):
 
     def __str__(self) -> str:
         share = "" if self.weight == 1 else f", weight {self.weight}"
-        return f"{self.path} ({self.sha256[:8] or 'gone'}{share})"
+        return f"{shortened(self.path)} ({self.sha256[:8] or 'gone'}{share})"
 
 
 def stages_of(modules: Mapping[str, nn.Module]) -> tuple[Stage, ...]:
@@ -80,8 +81,8 @@ def check_stages(directory: Path, needed: tuple[Stage, ...], modules: Mapping[st
         return
     first = needed[equal.index(False) if False in equal else min(len(equal), len(needed) - 1)].path
     raise ValueError(
-        f"{directory} was made on a base with {', '.join(map(str, needed))} merged in, and this model has "
-        f"{', '.join(map(str, present)) or 'none'}: mmpeft.load(model, {first!r}).merge_and_unload() merges one; of a "
+        f"{directory} was made on a base with {_listed(needed)} merged in, and this model has "
+        f"{_listed(present)}: mmpeft.load(model, {first!r}).merge_and_unload() merges one; of a "
         f"model that was saved with it merged in, mmpeft.formats.stages.mark_merged(model, {first!r}) says so"
     )
 
@@ -89,3 +90,8 @@ def check_stages(directory: Path, needed: tuple[Stage, ...], modules: Mapping[st
 def _stages(module: nn.Module) -> tuple[Stage, ...]:
     stages: tuple[Stage, ...] = getattr(backbone_of(module), MERGED, ())
     return stages
+
+
+def _listed(stages: tuple[Stage, ...]) -> str:
+    more = f" and {len(stages) - 5} more" if len(stages) > 5 else ""
+    return ", ".join(map(str, stages[:5])) + more if stages else "none"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,35 @@ def test_eval_reads_the_run_directory(capsys: Capture) -> None:
     assert main(["eval", "moved", "limit=9"]) == 0
     assert "0.2500" in capsys.readouterr().out
     assert json.loads(run.joinpath("evaluation.json").read_text()) == {"test": {"accuracy": 0.25, "limit": 9}}
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EACCES, "Permission denied"), (errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file")],
+)
+def test_what_the_file_system_refuses_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int, said: str
+) -> None:
+    def refuse(source: Path, dest: Path) -> None:
+        raise OSError(number, os.strerror(number), str(dest))
+
+    monkeypatch.setattr("shutil.copyfile", refuse)
+    assert main(["copy", "vision/lora_digits", "mine.yaml"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    with pytest.raises(OSError, match=said):
+        main(["copy", "vision/lora_digits", "mine.yaml", "--debug"])
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "copy", "merge"])
+def test_names_that_no_file_system_takes_are_a_message(capsys: Capture, command: str) -> None:
+    more = {"copy": ["x"], "merge": ["adapter", "x" * 300 + ".safetensors"]}.get(command, [])
+    assert main([command, "x" * 300, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error) < 5000
+
+
+def test_an_output_that_no_file_system_takes_is_a_message(capsys: Capture) -> None:
+    Path("long.yaml").write_text(Path("count.yaml").read_text() + f"output: {'x' * 300}\n")
+    assert main(["show", "long.yaml"]) == 0
+    assert main(["eval", "long.yaml"]) == 2

@@ -69,6 +69,8 @@ class Prefix(AddsKeys, StacksKeys, StartsFromWords):
     def __init__(self, site: AttentionSite, *, tokens: int, std: float, network: PrefixNetwork | None = None) -> None:
         super().__init__()
         self.network = Borrowed(network)
+        if site.refusal:
+            raise ValueError(f"{site.path}: {site.refusal}")
         if not site.heads or not site.key_width:
             raise ValueError(f"{site.path}: it is not known how wide the keys of {type(site.host).__name__} are")
         self.tokens, self.heads = tokens, site.heads

@@ -14,7 +14,7 @@ from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits.base import AddsKeys, Call
 from mmpeft.edits.routes import Share
 from mmpeft.edits.together import StacksKeys, Together
-from mmpeft.kernels.attention import Extra, attention
+from mmpeft.kernels.attention import Extra, attention, scored_attention
 from mmpeft.kernels.backends import Backend
 
 
@@ -35,7 +35,7 @@ class Attending(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         """Compute attention here, and all else as ever."""
-        if func is not F.scaled_dot_product_attention:
+        if func is not F.scaled_dot_product_attention and func is not scored_attention:
             return func(*args, **(kwargs or {}))
         self.called = True
         return self.attend(*args, **(kwargs or {}))
@@ -58,9 +58,12 @@ class Attending(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Return what ``scaled_dot_product_attention`` of these arguments is, with the extra keys and values."""
         how: dict[str, Any] = {"mask": attn_mask, "causal": is_causal, "scale": scale, "dropout": dropout_p}
+        how |= {"soft_cap": soft_cap, "sinks": sinks}
 
         def attended(calls: Sequence[Call]) -> Tensor:
             extra = _together([self._extra(call, query) for call in calls], len(query)) if calls else None

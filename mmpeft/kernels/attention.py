@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import handle_torch_function, has_torch_function
 
 from mmpeft.kernels.backends import Backend
 from mmpeft.optional import require
@@ -49,6 +50,8 @@ def attention(
     dropout: float = 0.0,
     backend: Backend = "auto",
     extra: Extra | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Return what the queries find, (batch, heads, queries, value width).
 
@@ -62,6 +65,8 @@ def attention(
         dropout: Share of the weights that is dropped.
         backend: The kernel; ``auto`` and ``sdpa`` let torch choose.
         extra: Further keys and values, in the same softmax.
+        soft_cap: The products p are ``c tanh(p / c)`` in front of the mask (Gemma 2).
+        sinks: A logit per head (heads) of a key without a value, in the same softmax (gpt-oss).
 
     Raises:
         ValueError: If the backend can't compute this call on this device, in this precision or with this mask.
@@ -72,6 +77,13 @@ def attention(
     queries = q.shape[-2]
     if extra is not None:
         q, k, v, mask, causal = _joined(extra, q, k, v, mask, causal)
+    if soft_cap is not None or sinks is not None:
+        if backend not in ("auto", "math"):
+            raise _unable(
+                backend, "takes neither a soft cap on the scores nor sinks, as this model has", "auto or math"
+            )
+        y = _scored(q, k, v, mask, causal, scale, dropout, soft_cap, sinks)
+        return y[..., y.shape[-2] - queries :, :]
     grouped = q.ndim == 4 and k.shape[1] != q.shape[1]
     if grouped and backend in UNGROUPED:
         k, v, grouped = (*(repeated(x, q.shape[1]) for x in (k, v)), False)
@@ -84,6 +96,52 @@ def attention(
     else:
         y = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **how)
     return y[..., y.shape[-2] - queries :, :]
+
+
+def scored_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """``scaled_dot_product_attention`` with a soft cap and sinks; modes of torch functions see the call, as of that."""
+    if has_torch_function((query,)):
+        options = (attn_mask, dropout_p, is_causal, scale)
+        how: dict[str, Any] = {"soft_cap": soft_cap, "sinks": sinks}
+        y: Tensor = handle_torch_function(scored_attention, (query,), query, key, value, *options, **how)
+        return y
+    return _scored(query, key, value, attn_mask, is_causal, scale, dropout_p, soft_cap, sinks)
+
+
+def _scored(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Compute attention as its formula says, softmax in float32 at least."""
+    k, v = (repeated(x, q.shape[1]) for x in (k, v))
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if soft_cap is None else soft_cap * torch.tanh(scores / soft_cap)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).to(scores).expand(*scores.shape[:-1], 1)], -1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    weights = weights if sinks is None else weights[..., :-1]
+    return F.dropout(weights, dropout) @ v
 
 
 def check(backend: str, q: Tensor, mask: Tensor | None, dropout: float) -> None:

@@ -20,9 +20,14 @@ from mmpeft.anatomies.layers import unfit
 from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, open_clip_pool
 from mmpeft.anatomies.libraries.linear import CROSS, slow
 from mmpeft.anatomies.sites import AttentionSite, Switch
+from mmpeft.kernels.attention import scored_attention
 
 KERNELS = frozenset(("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention"))
 """What a forward of transformers mentions that calls a kernel: the registry of kernels, or torch's."""
+SCORED = frozenset(("softcap", "s_aux"))
+"""What models of transformers give their kernel that torch's doesn't take and ours does."""
+UNKNOWN = frozenset(("sinks", "indices", "block_indices"))
+"""What they give it that none of ours takes."""
 Turn = Callable[[Tensor, int], Tensor]
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 POSITIONS = ("wpe", "position_embeddings")
@@ -73,20 +78,24 @@ def transformers(model: nn.Module, path: str, module: Any) -> AttentionSite | No
     if _library(module) != "transformers" or not _mentions(plain_class(module)) or not hasattr(module, "config"):
         return None
     config, refusal = module.config, ""
-    kernel = config._attn_implementation
+    kernel, passed = config._attn_implementation, _passed(plain_class(module))
     switches: tuple[Switch, ...] = ()
-    if kernel in (None, "eager"):
-        supported = [owner for owner in _owners(model, path) if not getattr(owner, "_supports_sdpa", True)]
-        refusal = f"{plain_class(supported[0]).__name__} has eager attention only" if supported else ""
+    if unknown := sorted(passed & UNKNOWN):
+        refusal = f"{plain_class(module).__name__} gives its kernel {', '.join(unknown)}, which no kernel here takes"
+    elif kernel in (None, "eager"):
+        alone = [owner for owner in _owners(model, path) if not getattr(owner, "_supports_sdpa", True)]
+        refusal = f"{plain_class(alone[0]).__name__} has eager attention only" if alone and not passed & SCORED else ""
         told = copy.copy(config)
-        told._attn_implementation_internal = "sdpa"
+        told._attn_implementation_internal = _scored() if passed & SCORED else "sdpa"
         switches = _switch(module, "config", told)
     elif kernel != "sdpa":
         refusal = f"the model runs on attn_implementation {kernel!r}: call model.set_attn_implementation('sdpa') first"
     width = _first(module, ("qk_head_dim", *WIDTHS))
-    own = (getattr(module, name, None) for name in ("k_proj", "key", "k"))
-    projection: Any = next((layer for layer in own if hasattr(layer, "out_features")), None)
-    if projection is not None and width:
+    layers = (getattr(module, name, None) for name in ("k_proj", "key", "k"))
+    projection: Any = next((layer for layer in layers if hasattr(layer, "out_features")), None)
+    if isinstance(getattr(module, "kv_heads", None), int):
+        heads = int(module.kv_heads)
+    elif projection is not None and width:
         heads = projection.out_features // width
     else:
         heads = _first(module, HEADS) or _first(config, HEADS)
@@ -164,6 +173,42 @@ def _owners(model: nn.Module, path: str) -> list[nn.Module]:
 def _mentions(cls: type) -> bool:
     code = inspect.unwrap(cls.forward).__code__  # type: ignore[attr-defined]
     return not KERNELS.isdisjoint(code.co_names)
+
+
+@cache
+def _passed(cls: type) -> frozenset[str]:
+    """Return the names of the keyword arguments that a class's forward passes to what it calls."""
+    code = inspect.unwrap(cls.forward).__code__  # type: ignore[attr-defined]
+    return frozenset(name for names in code.co_consts if isinstance(names, tuple) for name in names if name)
+
+
+@cache
+def _scored() -> str:
+    """Return the name by which transformers finds a kernel of ours that takes soft caps and sinks."""
+    transformers_library = sys.modules["transformers"]
+    transformers_library.AttentionInterface.register("mmpeft_scored", _scored_forward)
+    return "mmpeft_scored"
+
+
+def _scored_forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' kernels do: (batch, heads, tokens, width) to (batch, tokens, heads, width)."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal = bool(causal) and attention_mask is None and query.shape[2] > 1
+    scoring: dict[str, Any] = {"soft_cap": softcap, "sinks": s_aux}
+    y = scored_attention(query, key, value, attention_mask, dropout, causal, scaling, **scoring)
+    return y.transpose(1, 2).contiguous(), None
 
 
 Rule = Callable[[nn.Module, str, nn.Module], AttentionSite | None]

@@ -115,6 +115,6 @@ def test_backends_that_take_no_soft_cap_say_so() -> None:
     model = built("gemma2")
     with (
         mmpeft.use_attention(model, "sdpa"),
-        pytest.raises(ValueError, match="takes neither a soft cap .*choose auto or math"),
+        pytest.raises(ValueError, match=r"takes neither a soft cap .*choose auto or math"),
     ):
         out(model)

@@ -33,6 +33,7 @@ PARTS = {
     "formats": "fuzz_formats.Formats",
     "configurations": "fuzz_configurations.Configurations",
     "data": "fuzz_data.Data",
+    "kills": "fuzz_kills.Kills",
 }
 """The parts by name: the module in this folder, and the class in it."""
 CPU_SECONDS = 20

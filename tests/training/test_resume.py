@@ -67,7 +67,7 @@ def test_killed_and_interrupted_runs_end_in_the_same_bits(tmp_path: Path, start:
 
 
 KILLS = int(os.environ.get("MMPEFT_KILLS", "3"))
-"""How many of a run's file operations it is killed at: all of them, by ``make fuzz``, or a few that are drawn."""
+"""How many of a run's file operations, drawn at random, it is killed at; a large number takes all of them."""
 
 
 def test_killed_at_any_file_operation_a_run_starts_or_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,12 +12,22 @@ from mmpeft.edits.base import Call, ChangesOutput
 from mmpeft.edits.references import Borrowed
 from mmpeft.kernels.passed import Passed
 
+Weight = float | Literal["gate", "learned", "channels"]
+
 
 class BypassResidual(nn.Module):
-    """``z + U gelu(D z + d) + u``: D, U by Xavier, biases nearly zero; with ``zero`` U starts at zero."""
+    """``z + w (U gelu(D z + d) + u)``: D, U by Xavier, biases nearly zero; with ``zero`` U starts at zero.
 
-    def __init__(self, width: int, bottleneck: int, *, zero: bool) -> None:
+    w is a number, or learned from 1, one or one per channel; or a ``gate``, one number per sample: the mean over its
+    tokens of ``sigmoid(g . c + b)`` of the change c itself (swift's code).
+    """
+
+    def __init__(self, width: int, bottleneck: int, *, zero: bool, weight: Weight) -> None:
         super().__init__()
+        self.factor = weight if isinstance(weight, float) else 1.0
+        self.gate = nn.Linear(width, 1) if weight == "gate" else None
+        learned = {"learned": 1, "channels": width}.get(str(weight))
+        self.scale = None if learned is None else nn.Parameter(torch.ones(learned))
         self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
         for layer in (self.down, self.up):
             nn.init.xavier_uniform_(layer.weight)
@@ -27,7 +39,11 @@ class BypassResidual(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return z and its change."""
         hidden = F.gelu(F.linear(z, self.down.weight.to(z.dtype), self.down.bias.to(z.dtype)))
-        return z + F.linear(hidden, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype))
+        change = F.linear(hidden, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype))
+        if self.gate is not None:
+            opened = F.linear(change, self.gate.weight.to(z.dtype), self.gate.bias.to(z.dtype)).sigmoid()
+            change = change * opened.mean(1, keepdim=True)
+        return z + change * (self.factor if self.scale is None else self.scale.to(z.dtype))
 
 
 class BypassLayer(ChangesOutput):
@@ -37,12 +53,20 @@ class BypassLayer(ChangesOutput):
     added as they are. Block outputs x_l are detached, so the backbone runs without a graph (Jiang et al. 2023).
     """
 
-    def __init__(self, width: int, previous: BypassLayer | None, *, bottleneck: int, gated: bool, last: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        previous: BypassLayer | None,
+        *,
+        bottleneck: int,
+        gated: bool,
+        last: bool,
+        weight: Weight = 1.0,
+    ) -> None:
         super().__init__()
         self.previous = Borrowed(previous)
         self.last = last
-        self.lateral = BypassResidual(width, bottleneck, zero=last)
-        self.vertical = BypassResidual(width, bottleneck, zero=last)
+        self.lateral, self.vertical = (BypassResidual(width, bottleneck, zero=last, weight=weight) for _ in range(2))
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.passed = Passed()
 

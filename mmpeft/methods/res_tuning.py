@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -54,6 +54,9 @@ class ResTuningBypass(Method):
     """Width of each tuner."""
     gated: bool = True
     """Weigh the lateral and the vertical path by a learned gate, as in the paper; the released code adds them."""
+    weight: float | Literal["gate", "learned", "channels"] = 1.0
+    """Factor on each tuner's change (swift's adapter_weight): a number, learned from 1 (swift: scale), learned per
+    channel (scale_channel), or a gate that the change itself opens, one number per sample."""
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One layer of the bypass per block."""
@@ -66,5 +69,6 @@ class ResTuningBypass(Method):
             for site in sites:
                 last = site is sites[-1]
                 width = sequence.width
-                previous = BypassLayer(width, previous, bottleneck=self.bottleneck, gated=self.gated, last=last)
+                options: dict[str, Any] = {"bottleneck": self.bottleneck, "gated": self.gated, "weight": self.weight}
+                previous = BypassLayer(width, previous, last=last, **options)
                 yield site, previous

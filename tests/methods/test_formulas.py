@@ -151,7 +151,11 @@ class Bypass(Plain):
 
     def residual(self, path: str, z: Tensor) -> Tensor:
         hidden = F.gelu(z @ self.a[f"{path}.down.weight"].T + self.a[f"{path}.down.bias"])
-        return z + hidden @ self.a[f"{path}.up.weight"].T + self.a[f"{path}.up.bias"]
+        change = hidden @ self.a[f"{path}.up.weight"].T + self.a[f"{path}.up.bias"]
+        if f"{path}.gate.weight" in self.a:
+            score = change @ self.a[f"{path}.gate.weight"].T + self.a[f"{path}.gate.bias"]
+            change = change * torch.sigmoid(score).mean((1, 2))[:, None, None]
+        return z + change * self.a.get(f"{path}.scale", torch.ones(()))
 
 
 class Added(Bypass):
@@ -315,6 +319,8 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Weights, Weights], Plain]]] = [
     (spec("res_tuning", bottleneck=4), ResTuning),
     (spec("res_tuning_bypass", bottleneck=4), Bypass),
     (spec("res_tuning_bypass", bottleneck=4, gated=False), Added),
+    (spec("res_tuning_bypass", bottleneck=4, weight="gate"), Bypass),
+    (spec("res_tuning_bypass", bottleneck=4, weight="channels"), Bypass),
     (spec("convpass", bottleneck=4, scale=0.5, dropout=0.0), Convpass),
     (spec("convpass", bottleneck=4, scale=0.5, dropout=0.0, kernel="xavier", targets=["attn"]), ConvpassAttention),
     (spec("fact", rank=3, scale=0.5, dropout=0.0), FacT),

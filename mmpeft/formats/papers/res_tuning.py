@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file
 
@@ -19,11 +19,19 @@ PREFIX = re.compile(r"^(.*\.)?restuning_[^.]+\.")
 LAYERS = {"down": "ln1", "up": "ln2"}
 
 
-def read(source: Path, options: Settings) -> Imported:
-    """Return the lateral and vertical tuners of every block, added up without a gate as swift does."""
+class Options(Settings):
+    """What the file does not hold."""
+
+    weight: float = 1.0
+    """the x of a training with adapter_weight 'scalar_x' is not in the file; without one it is 1"""
+
+
+def read(source: Path, options: Options) -> Imported:
+    """Return the lateral and vertical tuners of every block, added up as swift does, each with its weight."""
     ledger = Ledger(source, {PREFIX.sub("", key): value for key, value in _values(source).items()})
     bottleneck, width = ledger.shape(r"bypass_blocks\.\d+\.lateral_tuner\.tuner\.ln1\.weight", 2)
     shapes = {"down": (bottleneck, width), "up": (width, bottleneck)}
+    weight = _weight(ledger, width, options)
     for i in range(ledger.count(r"bypass_blocks\.(\d+)\..*")):
         for path in ("lateral", "vertical"):
             for layer, shape in shapes.items():
@@ -31,8 +39,24 @@ def read(source: Path, options: Settings) -> Imported:
                 theirs = f"bypass_blocks.{i}.{path}_tuner.tuner.{LAYERS[layer]}"
                 ledger.enter(f"{ours}.weight", f"{theirs}.weight", shape)
                 ledger.enter(f"{ours}.bias", f"{theirs}.bias", shape[:1])
-    head = ledger.head()
-    return Imported([ResTuningBypass(bottleneck=bottleneck, gated=False), *head], ledger.close())
+            tuner, scaling = f"blocks.{i}.res_tuning_bypass.{path}", f"bypass_blocks.{i}.{path}_tuner.tuner.scaling"
+            if weight == "gate":
+                ledger.enter(f"{tuner}.gate.weight", f"{scaling}.weight", (1, width))
+                ledger.enter(f"{tuner}.gate.bias", f"{scaling}.bias", (1,))
+            elif isinstance(weight, str):
+                ledger.enter(f"{tuner}.scale", scaling, (width if weight == "channels" else 1,))
+    head, method = ledger.head(), ResTuningBypass(bottleneck=bottleneck, gated=False, weight=weight)
+    return Imported([method, *head], ledger.close(), facts=() if isinstance(weight, str) else None)
+
+
+def _weight(ledger: Ledger, width: int, options: Options) -> float | Literal["gate", "learned", "channels"]:
+    """Return which weight swift's ``scaling`` of the first tuner is."""
+    scaling = "bypass_blocks.0.lateral_tuner.tuner.scaling"
+    if f"{scaling}.weight" in ledger.values:
+        return "gate"
+    if scaling not in ledger.values:
+        return options.weight
+    return "channels" if ledger.shape(re.escape(scaling), 1) == (width,) else "learned"
 
 
 def _values(source: Path) -> dict[str, Any]:
@@ -44,5 +68,5 @@ def _values(source: Path) -> dict[str, Any]:
     return load_file(source) if source.suffix == ".safetensors" else read_flat(source)
 
 
-FORMAT = Foreign("res_tuning", r"bypass_blocks\.\d+\.lateral_tuner", read)
+FORMAT = Foreign("res_tuning", r"bypass_blocks\.\d+\.lateral_tuner", read, Options)
 convert = FORMAT.convert

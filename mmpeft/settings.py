@@ -54,13 +54,21 @@ class ConfigError(ValueError):
         super().__init__("\n".join([f"{title}: {count}", *(f"  {problem}" for problem in problems)]))
 
 
+MOST_NAMED = 100
+"""Options in an error message."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for a close option, else the list of options, ready to end an error message."""
-    names = sorted(options)
-    close = get_close_matches(word, names, n=3, cutoff=0.6)
+    """Return ``" (did you mean 'x'?)"`` for a close option, else the list of options, ready to end an error message.
+
+    Options that are long or many, which a stranger's file can have, are cut.
+    """
+    names = sorted(option if len(option) <= 100 else f"{option[:97]}..." for option in options)
+    close = get_close_matches(word[:100], names, n=3, cutoff=0.6)
     if close:
         return f" (did you mean {' or '.join(repr(name) for name in close)}?)"
-    return f" (one of: {', '.join(names)})" if names else ""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f" (one of: {', '.join(names[:MOST_NAMED])}{more})" if names else ""
 
 
 def shortened(text: str, most: int = 200) -> str:

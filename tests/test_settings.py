@@ -66,3 +66,9 @@ def test_config_error_tells_every_problem() -> None:
 def test_nearest() -> None:
     assert nearest("lra", ["lora", "dora"]) == " (did you mean 'lora'?)"
     assert nearest("q", ["b", "a"]) == " (one of: a, b)"
+
+
+def test_options_of_a_strangers_file_are_cut() -> None:
+    assert nearest("image", ["[" * 100_000]) == f" (one of: {'[' * 97}...)"
+    assert nearest("?", [f"{number:04d}" for number in range(1000)]).endswith("0099 and 900 more)")
+    assert nearest("imag", ["image", "label"]) == " (did you mean 'image'?)"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmpeft.formats.tensor_file import TensorFile, refusal
+from mmpeft.formats.tensor_file import TensorFile, is_finite, refusal
 
 
 def write_header(path, header, data=b""):
@@ -33,6 +33,17 @@ def test_problems_are_all_told(tmp_path):
         "unexpected bb.weight (did you mean 'bb.weights'?)",
         "a: shape (2,), the model needs (3,)",
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_finite(dtype):
+    value = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(value) and is_finite(value[:, :0])
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        value[1, 500] = bad
+        assert not is_finite(value)
+    value[2, 3] = -bad
+    assert not is_finite(value)
 
 
 def test_of_very_many_problems_the_first_are_told(tmp_path):

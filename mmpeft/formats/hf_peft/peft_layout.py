@@ -65,12 +65,21 @@ class TensorLayout:
 
         Magnitudes are left out: their ground are norms of the base, which each machine computes a little differently.
         """
-        rest = {name: value.clone() for name, value in tensors.items() if not name.endswith("magnitude_vector")}
+        by_name: dict[str, list[Index]] = {}
         for piece in self.pieces:
-            if piece.theirs in rest:
-                rest[piece.theirs][piece.index] = self.ground[piece.theirs][piece.index].to(rest[piece.theirs])
-        names = [name for name, value in rest.items() if (value != self.ground[name]).any()]
-        return [f"{name} has weights in rows that this adapter doesn't edit" for name in names]
+            by_name.setdefault(piece.theirs, []).append(piece.index)
+        names = [name for name in tensors if not name.endswith("magnitude_vector")]
+        changed = [name for name in names if self._has_more(name, tensors[name], by_name.get(name, []))]
+        return [f"{name} has weights in rows that this adapter doesn't edit" for name in changed]
+
+    def _has_more(self, name: str, value: Tensor, indices: list[Index]) -> bool:
+        """Whether a tensor is another than its ground outside of these pieces; most are one piece, and not copied."""
+        if sum(value[index].numel() for index in indices) == value.numel():
+            return False
+        rest, ground = value.clone(), self.ground[name]
+        for index in indices:
+            rest[index] = ground[index].to(rest)
+        return bool((rest != ground).any())
 
     def disagreements(self, config: AnyConfig, module: nn.Module) -> list[str]:
         """Name the modules for which peft would understand a configuration otherwise."""

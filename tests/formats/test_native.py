@@ -140,7 +140,7 @@ def test_a_wrong_model(changed, methods, vit, adapted, tmp_path):
 def test_a_model_without_the_sites(vit, adapted, tmp_path):
     _, handle = adapted(LoRA())
     handle.save(tmp_path / "a")
-    with pytest.raises(ValueError, match="has no linear site 'attn.q' or 'attn.v'") as told:
+    with pytest.raises(ValueError, match=r"has no linear site 'attn\.q' or 'attn\.v'") as told:
         mmpeft.load(timm.create_model("convnext_atto", num_classes=5), tmp_path / "a")
     assert "blocks.2.attn.qkv has tensors, and is no layer to adapt in this model" in str(told.value)
 

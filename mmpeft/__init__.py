@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "adapt": "mmpeft.handle.adapters",
+    "adapt": "mmpeft.handle.adapting",
     "adapters": "mmpeft.handle.adapters",
     "Adapters": "mmpeft.handle.adapters",
     "anatomy": "mmpeft.anatomies.reading",

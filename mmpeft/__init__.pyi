@@ -4,8 +4,8 @@ from mmpeft.anatomies.reading import register_reader as register_reader
 from mmpeft.edits.control import ControlImage as ControlImage
 from mmpeft.edits.image_tokens import ImagePrompt as ImagePrompt
 from mmpeft.handle.adapters import Adapters as Adapters
-from mmpeft.handle.adapters import adapt as adapt
 from mmpeft.handle.adapters import adapters as adapters
+from mmpeft.handle.adapting import adapt as adapt
 from mmpeft.handle.attention_backend import use_attention as use_attention
 from mmpeft.handle.loading import load as load
 from mmpeft.handle.memory_level import use_memory as use_memory

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from mmpeft.anatomies.hosts import carried_by
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route, Served
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
 from mmpeft.formats.stages import Stage, remember
-from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
-from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
-from mmpeft.injection.planning import Anatomies, anatomies_of, plan
+from mmpeft.injection.graft import graft, ungraft
+from mmpeft.injection.pipelines import Modules, modules_of
 from mmpeft.injection.tree import Adapter, Tree
 from mmpeft.kernels.scoped import replacements, within
-from mmpeft.methods.base import parse
 from mmpeft.settings import nearest
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ class Adapters:
             for name in chosen:
                 if trainable is not None and name in tree.adapters:
                     tree.adapters[name].requires_grad_(trainable)
-        _reset_compiled()
+        reset_compiled()
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -225,16 +224,17 @@ class Adapters:
     def merge(self) -> None:
         """Write the active adapters into the base weights (in fp32, or fp64 for a fp64 base), keeping the originals.
 
-        An adapter with an edit that has no place in a weight is an error that names it, and nothing is written.
+        An adapter with an edit that has no place in a weight is an error that names it, and nothing is written; so is a
+        weight that other modules read too (a head tied to the embedding), and an adapter with NaN.
         """
         self._unmerged("merge")
-        merging.merge(self.trees)
-        _reset_compiled()
+        merging.merge(self.trees, self.modules)
+        reset_compiled()
 
     def unmerge(self) -> None:
         """Put the original base weights back, bit for bit, and let the active adapters run beside them again."""
         merging.unmerge(self.trees)
-        _reset_compiled()
+        reset_compiled()
 
     def merge_and_unload(self) -> None:
         """Write the active adapters into the base weights for good, and forget all adapters: there is no way back.
@@ -267,7 +267,7 @@ class Adapters:
                 tree.detach(name)
                 if not tree.adapters:
                     _thaw(module, tree)
-        _reset_compiled()
+        reset_compiled()
 
     @contextmanager
     def _choice(self, weights: Mapping[str, Weight]) -> Iterator[None]:
@@ -343,64 +343,9 @@ class Adapters:
         return f"Adapters({self.names}, active: {active or 'none'})"
 
 
-def adapt(
-    model: nn.Module | Modules, methods: object, name: str = "main", *, dtype: torch.dtype | None = None
-) -> Adapters:
-    """Freeze a model and graft a new adapter into it, in place; it becomes the active one.
-
-    ``model`` is a module, a dict of modules, or a pipeline with ``components``; ``methods`` a Method, a list of them, a
-    registry name or a dict with the key ``method``. Weights are made in ``dtype``: by default the base's own precision,
-    and fp32 on a half-precision base. A method without its sites in this model (in any module of a pipeline) raises a
-    ValueError before anything is changed.
-    """
-    return inject(model, parse(methods), name, dtype)
-
-
-def inject(
-    model: nn.Module | Modules,
-    methods: Sequence[Method],
-    name: str,
-    dtype: torch.dtype | None = None,
-    anatomies: Anatomies | None = None,
-) -> Adapters:
-    """Do what `adapt` does; ``anatomies`` are the model's, where they have been read."""
-    modules = modules_of(model)
-    handle = Adapters(modules)
-    _check_name(handle, name)
-    handle._unmerged("adapt")
-    handle._for_everybody("adapt")
-    vocabularies = vocabularies_of(model)
-    planned = plan(anatomies_of(model) if anatomies is None else anatomies, methods, dtype)
-    with handle.off():
-        for label, adapter in planned.items():
-            start_from_words(modules[label], adapter)
-    for label, adapter in planned.items():
-        if adapter.words:
-            vocabularies[label].add(adapter.words)
-        module = modules[label]
-        tree = module._modules.get("mmpeft")
-        if not isinstance(tree, Tree):
-            tree = Tree(module)
-            module.requires_grad_(False)
-            module._modules["mmpeft"] = tree
-        for own in tree.active:
-            tree.adapters[own].requires_grad_(False)
-        tree.attach(name, adapter)
-        tree.activate({name: 1.0})
-    _reset_compiled()
-    return handle
-
-
 def adapters(model: nn.Module | Modules) -> Adapters:
     """Return the handle on the adapters of a model (or of a dict of modules, or a pipeline)."""
     return Adapters(modules_of(model))
-
-
-def _check_name(handle: Adapters, name: str) -> None:
-    if name in handle.names:
-        raise ValueError(f"name: the model already has an adapter {name!r}: remove it or choose another name")
-    if not name or not name.replace("_", "a").replace("-", "a").isalnum():
-        raise ValueError(f"name: {name!r}: letters, digits, '-' and '_' only")
 
 
 def _check_batch(
@@ -415,6 +360,10 @@ def _check_batch(
 
 def _thaw(module: nn.Module, tree: Tree) -> None:
     del module._modules["mmpeft"]
+    if carried_by(module):
+        graft(module).rooted = False
+        if not graft(module).needed:
+            ungraft(module)
     trainable = set(tree.unfrozen)
     for key, parameter in module.named_parameters():
         parameter.requires_grad_(key in trainable)
@@ -424,7 +373,8 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _reset_compiled() -> None:
+def reset_compiled() -> None:
+    """Let go of compiled models: the calls that they were compiled with have changed."""
     if torch._dynamo.utils.counters.get("frames"):
         torch._dynamo.reset()
 

@@ -13,7 +13,8 @@ from mmpeft.formats.hf_peft.peft import read_peft
 from mmpeft.formats.native import read
 from mmpeft.formats.saved_adapter import SavedAdapter, read_tensors
 from mmpeft.formats.stages import Stage, check_stages
-from mmpeft.handle.adapters import Adapters, inject
+from mmpeft.handle.adapters import Adapters
+from mmpeft.handle.adapting import inject
 from mmpeft.injection.pipelines import modules_of
 from mmpeft.injection.planning import anatomies_of
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.layers import CONVOLUTION, FOUR_BITS, LINEAR, TRANSPOSED, name_of
 from mmpeft.edits.base import Call, UpdatesWeight
-from mmpeft.kernels.low_rank import fusible, low_rank_linear
+from mmpeft.kernels.dropout import transformed
+from mmpeft.kernels.low_rank import fusible, low_rank_linear, low_rank_without_graph
 from mmpeft.kernels.low_rank_convolution import fusible_convolution, low_rank_convolution, worth_fusing
 from mmpeft.kernels.rows import overlap
 from mmpeft.kernels.updates import Update
@@ -50,6 +52,26 @@ def projected(host: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:
     """Return ``in_proj_weight x + in_proj_bias`` with these updates, if any."""
     weight, bias = tensor_of(host, "in_proj_weight"), host._parameters.get("in_proj_bias")
     return low_rank_linear(x, weight, bias, updates) if updates else F.linear(x, weight, bias)
+
+
+def briefly(host: nn.Module, x: Tensor, call: Call) -> Tensor | None:
+    """Return a plain linear layer's output with the one update of a call, without a graph; None where it is no such.
+
+    This is what a step of decoding does at each layer, hence short.
+    """
+    parameters, edit = host._parameters, call.binding.edit
+    weight, bias = parameters["weight"], parameters["bias"]
+    plain = type(x) is Tensor and type(weight) is nn.Parameter and type(bias) in (nn.Parameter, type(None))
+    if not plain or weight is None or x.dtype != weight.dtype or not x.is_floating_point():
+        return None
+    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling() or transformed():
+        return None
+    assert isinstance(edit, UpdatesWeight)
+    update = edit.update(call.binding)
+    if update is None or update.ratio is not None or update.dropout:
+        return None
+    update.scale, update.rows = update.scale * call.weight, call.binding.rows
+    return low_rank_without_graph(x, weight, bias, update)
 
 
 def _leading(calls: Sequence[Call]) -> list[Update]:

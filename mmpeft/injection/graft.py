@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -21,8 +22,10 @@ from mmpeft.edits.base import Binding, Call, ChangesInput, ChangesOutput, Refuse
 from mmpeft.edits.together import StacksInput, StacksOutput, Together
 from mmpeft.edits.weights import Weight
 from mmpeft.injection.attending import Attending
-from mmpeft.injection.fused import computed, projected, projection_updates, updates_of
+from mmpeft.injection.containers import container_methods
+from mmpeft.injection.fused import briefly, computed, projected, projection_updates, updates_of
 from mmpeft.injection.schedule import EMPTY, Forward, Schedule
+from mmpeft.injection.twins import TWIN, replaced
 from mmpeft.kernels.backends import Backend, MemoryLevel
 from mmpeft.kernels.recompute import recomputing
 from mmpeft.kernels.rows import Interleaved, put, take
@@ -74,6 +77,8 @@ class Graft:
         """How the host runs for everybody; None where that has to be put together anew."""
         self.borrowed = 0
         """How many contexts compute in another way here."""
+        self.rooted = False
+        """Whether the host is a container with the tree of adapters among its children."""
         self.tap = Tap()
         self.switched: list[tuple[str, Any, Graft]] = []
         """Attributes of the host and their values while another host, which it calls only then, is running."""
@@ -124,7 +129,7 @@ class Graft:
     def needed(self) -> bool:
         """Whether the host has to carry this."""
         changed = self.kernel.default.site is not None or self.level.default != "standard"
-        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0
+        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0 or self.rooted
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "default": None, "borrowed": 0}
@@ -152,6 +157,13 @@ class Graft:
         if schedule.tapped:
             self.tap.made.value = y
         return y
+
+    def brief(self, host: nn.Module, state: State, x: Tensor) -> Tensor | None:
+        """Return the output of a plain linear layer with one plain update, without a graph; None for all else."""
+        call = state.schedule.brief
+        if call is None or self.stand_in is not None or state.kernel.site is not None or self.switched:
+            return None
+        return briefly(host, x, call)
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
@@ -242,61 +254,6 @@ def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
     return new if binding.rows is None else put(y, binding.rows, new, -1)
 
 
-def replaced(
-    host: nn.Module,
-    tensors: dict[str, Tensor],
-    forward: Forward,
-    args: Any,
-    kwargs: Any,
-    attributes: Mapping[str, Any] | None = None,
-) -> Any:
-    """Run ``forward`` while ``tensors`` stand in for the host's parameters of those names, and other ``attributes``.
-
-    It runs on a twin of the host, which shares all but these with it: so other threads' passes never see them.
-    """
-    if not tensors and not attributes:
-        return forward(host, *args, **kwargs)
-    if torch.compiler.is_compiling():
-        return _exchanged(host, tensors, attributes or {}, forward, args, kwargs)
-    twin = host.__class__.__new__(host.__class__)
-    given = {**host.__dict__, **(attributes or {}), "_parameters": {**host._parameters, **tensors}, TWIN: True}
-    twin.__dict__.update(given)
-    try:
-        return forward(twin, *args, **kwargs)
-    finally:
-        for name, value in twin.__dict__.items():
-            if name not in given or value is not given[name]:
-                host.__dict__[name] = value
-
-
-TWIN = "_mmpeft_twin"
-"""Tells a twin from its host."""
-
-
-def _exchanged(
-    host: nn.Module, tensors: dict[str, Tensor], attributes: Mapping[str, Any], forward: Forward, args: Any, kwargs: Any
-) -> Any:
-    """Do the same on the host itself: the compiler knows no twins, and makes nothing of what is put back."""
-    parameters = parameters_of(host)
-    own, before = {name: parameters[name] for name in tensors}, {name: getattr(host, name) for name in attributes}
-    try:
-        parameters.update(tensors)
-        for name, value in attributes.items():
-            setattr(host, name, value)
-        host.__dict__[TWIN] = True
-        return forward(host, *args, **kwargs)
-    finally:
-        del host.__dict__[TWIN]
-        parameters.update(own)
-        for name, value in before.items():
-            setattr(host, name, value)
-
-
-def parameters_of(host: nn.Module) -> dict[str, Tensor | None]:
-    """Return a host's own parameters as a dict that also takes tensors that are no parameters, for a while."""
-    return cast(dict[str, Tensor | None], host._parameters)
-
-
 _GENERATED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -308,22 +265,27 @@ def grafted_class(cls: type[nn.Module]) -> type[nn.Module]:
             "forward": _forward(cls),
             "__reduce_ex__": _reduce,
             "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,  # by which transformers knows what a class can return
+            "__qualname__": cls.__qualname__,  # libraries write names down, and look classes up by them
             "__doc__": cls.__doc__,
         }
-        _GENERATED[cls] = type(f"Grafted{cls.__name__}", (cls,), body | entries)
+        _GENERATED[cls] = type(cls.__name__, (cls,), body | entries | container_methods(cls))
     return _GENERATED[cls]
 
 
 def _forward(cls: type[nn.Module]) -> Forward:
     original: Forward = cls.forward
+    plain = original is nn.Linear.forward
     first = next(islice(inspect.signature(original).parameters, 1, None), "")
 
+    @wraps(original)  # its signature: transformers' Trainer keeps the columns that a forward names
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         carried: Graft = self.__dict__["_graft"]
         state = carried.now()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            keep_for_recomputation()
+        if torch.is_grad_enabled():
+            if not torch.compiler.is_compiling():
+                keep_for_recomputation()
+        elif plain and args and (y := carried.brief(self, state, args[0])) is not None:
+            return y
         with recomputing(state.level):
             if state.running or state.schedule.tapped or carried.switched:
                 if not args:
@@ -335,6 +297,7 @@ def _forward(cls: type[nn.Module]) -> Forward:
 
 
 def _entry(name: str, original: Forward) -> Forward:
+    @wraps(original)
     def entry(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         carried: Graft = self.__dict__["_graft"]
         state = carried.now()

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import tensor_of
+from mmpeft.anatomies.layers import unfit
 from mmpeft.anatomies.sites import WeightSite
 from mmpeft.edits.base import Call, Merges, Point
-from mmpeft.injection.graft import graft, parameters_of
+from mmpeft.injection.graft import graft
 from mmpeft.injection.tree import Tree
+from mmpeft.injection.twins import parameters_of
 from mmpeft.kernels.quantized import dense, dtype_of, is_quantized, plain_forward, plain_parameter
 from mmpeft.kernels.rows import put, take
 
 
-def merge(trees: Mapping[str, Tree]) -> None:
-    """Fold all active edits into their hosts; on an edit that has no place in a weight, raise before any is written."""
+def merge(trees: Mapping[str, Tree], modules: Mapping[str, nn.Module]) -> None:
+    """Fold all active edits into their hosts; on one that has no place in a weight, raise before any is written.
+
+    ``modules`` are those of the trees, by the same labels: a weight that others of theirs read too may not change.
+    """
     hosts = {label: list(_active_hosts(tree)) for label, tree in trees.items()}
     problems = [problem for group in hosts.values() for host in group for problem in _problems(host)]
     if problems:
@@ -28,6 +34,9 @@ def merge(trees: Mapping[str, Tree]) -> None:
     if any(tree.routes for tree in trees.values()):
         raise ValueError("merge: adapters that serve single samples of a batch can't be merged")
     folded = [(host, _folded(host)) for group in hosts.values() for host in group]
+    problems = [*_spoilt(folded, modules), *_shared(folded, modules)]
+    if problems:
+        raise ValueError("merge would change more than it should:\n  " + "\n  ".join(problems))
     _say_what_grows(folded)
     for host, tensors in folded:
         graft(host).originals = {name: _original(tensor_of(host, name)) for name in tensors}
@@ -78,6 +87,8 @@ def _problems(host: nn.Module) -> list[str]:
             found.append(f"{binding.site.path}: {type(edit).__name__} has a gate, which depends on the input")
         elif not isinstance(edit, Merges):
             found.append(f"{binding.site.path}: {type(edit).__name__} is no change of a weight")
+        elif isinstance(binding.site, WeightSite) and (reason := _unfit(host, binding.site)):
+            found.append(f"{binding.site.path}: {reason}")
         elif getattr(binding.site, "shared", False):
             found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
         elif binding.point == Point.OUTPUT and getattr(host, "weight", None) is None:
@@ -87,6 +98,50 @@ def _problems(host: nn.Module) -> list[str]:
         elif edit.shifts and _bias(call) is None:
             found.append(f"{binding.site.path}: {type(edit).__name__} needs a bias, and the layer has none")
     return found
+
+
+def _unfit(host: nn.Module, site: WeightSite) -> str:
+    """Return why a change of the host's weight is not what it computes with; empty where it is."""
+    if host._parameters.get(site.weight) is None and getattr(host, site.weight, None) is not None:
+        return f"its {site.weight} is made of others at each call (a parametrisation, weight_norm): remove that first"
+    return unfit(host) if site.weight == "weight" else ""
+
+
+def _spoilt(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return which weights would get numbers that are none, and had none of these."""
+    paths = _paths(modules)
+    return [
+        f"{paths[id(host)]}.{name}: the adapter makes numbers of it that are not finite"
+        for host, tensors in folded
+        for name, value in tensors.items()
+        if not value.isfinite().all() and dense(tensor_of(host, name)).isfinite().all()
+    ]
+
+
+def _shared(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return which weights would change for modules whose edits, if they have any, make something else of them."""
+    paths, made = _paths(modules), {(id(host), name): value for host, own in folded for name, value in own.items()}
+    readers: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in modules.values():
+        for _, reader in own_modules(module):
+            for name, parameter in reader._parameters.items():
+                if parameter is not None:
+                    readers.setdefault(id(parameter), []).append((reader, name))
+    problems = []
+    for host, tensors in folded:
+        for name, value in tensors.items():
+            for reader, known in readers.get(id(host._parameters[name]), ()):
+                other = made.get((id(reader), known))
+                if reader is not host and (other is None or not torch.equal(value, other)):
+                    problems.append(
+                        f"{paths[id(host)]}.{name} is the weight of {paths[id(reader)]} too, which would change"
+                    )
+    return problems
+
+
+def _paths(modules: Mapping[str, nn.Module]) -> dict[int, str]:
+    pairs = ((f"{label}.{path}".strip("."), own) for label, root in modules.items() for path, own in own_modules(root))
+    return {id(module): path or type(module).__name__ for path, module in pairs}
 
 
 def _bias(call: Call) -> Tensor | None:

@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.hosts import Tap, graft_of
-from mmpeft.edits.base import Call, Point
+from mmpeft.edits.base import Call, Point, UpdatesWeight
+from mmpeft.edits.together import Together
+from mmpeft.kernels.rows import Interleaved
 
 Forward = Callable[..., Any]
 
@@ -29,7 +31,18 @@ class Schedule:
         self.projected, self.projections = at(Point.PROJECTED), at(Point.PROJECTION)
         self.attentions, self.features = at(Point.ATTENTION), at(Point.FEATURES)
         self.carry: Forward | None = next((call.binding.carry for call in at(Point.CARRIER)), None)
+        self.brief = self._brief()
         self.taps = tuple(_taps([call.binding.tap for call in (*self.inputs, *self.outputs)]))
+
+    def _brief(self) -> Call | None:
+        """Return the only call, where it is a plain update of the host's weight: what decoding is fast for."""
+        if len(self.calls) != 1 or len(self.outputs) != 1 or self.tapped:
+            return None
+        call, edit, rows = self.calls[0], self.calls[0].binding.edit, self.calls[0].binding.rows
+        other = call.route is not None or isinstance(call, Together) or call.binding.tap is not None
+        if other or isinstance(rows, Interleaved) or edit.input_gate is not None or not isinstance(edit, UpdatesWeight):
+            return None
+        return call
 
 
 def _taps(modules: Sequence[nn.Module | None]) -> list[Tap]:

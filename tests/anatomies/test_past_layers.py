@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from written_weights import written
 
 import mmpeft
 
@@ -100,18 +100,6 @@ class _Double:
 
     def __call__(self, *args: Tensor) -> Any:
         return self.model(*(x.double() if x.is_floating_point() else x for x in args))
-
-
-def written(model: nn.Module, adapters: Any) -> nn.Module:
-    """Return a plain copy of the model with W + s B A written into its weights, by this test's own arithmetic."""
-    plain = copy.deepcopy(model)
-    mmpeft.adapters(plain).remove()  # type: ignore[union-attr]
-    for site, edit, _ in (place for part in adapters.parts().values() for place in part.places):
-        weight = plain.get_submodule(site.host_path)._parameters[site.weight]
-        delta = edit.scale * edit.lora_B.detach() @ edit.lora_A.detach()
-        with torch.no_grad():
-            weight[site.rows or slice(None)] += delta.to(weight.dtype)  # type: ignore[index]
-    return plain
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -20,11 +20,11 @@ CROSS = re.compile(r"cross|EncDec|encoder_attn$|encoder_attention$|attn2$|multih
 POOL = re.compile(r"pool|(^|\.)head\.attention$|probe")
 """Paths of attention modules that pool a sequence."""
 NAMES = {
-    **dict.fromkeys(("q_proj", "query", "q", "to_q", "wq"), "attn.q"),
-    **dict.fromkeys(("k_proj", "key", "k", "to_k", "wk"), "attn.k"),
-    **dict.fromkeys(("v_proj", "value", "v", "to_v", "wv"), "attn.v"),
+    **dict.fromkeys(("q_proj", "query", "q", "to_q", "wq", "q_lin", "query_proj"), "attn.q"),
+    **dict.fromkeys(("k_proj", "key", "k", "to_k", "wk", "k_lin", "key_proj"), "attn.k"),
+    **dict.fromkeys(("v_proj", "value", "v", "to_v", "wv", "v_lin", "value_proj"), "attn.v"),
     **dict.fromkeys(("qkv", "qkv_proj", "in_proj", "c_attn", "query_key_value", "Wqkv"), "attn.qkv"),
-    **dict.fromkeys(("o_proj", "out_proj", "proj", "o", "wo", "dense"), "attn.out"),
+    **dict.fromkeys(("o_proj", "out_proj", "proj", "o", "wo", "dense", "out_lin"), "attn.out"),
     **dict.fromkeys(("fc1", "up_proj", "c_fc", "fc1_x", "w3", "lin1", "dense_h_to_4h"), "mlp.up"),
     **dict.fromkeys(("gate_proj", "fc1_g", "w1"), "mlp.gate"),
     **dict.fromkeys(("fc2", "down_proj", "w2", "lin2", "dense_4h_to_h"), "mlp.down"),

@@ -53,8 +53,8 @@ class Contrastive(Objective):
             tokens, _ = gather_rows(batch["text"][:counted, 0])
             same = (tokens[start : start + counted, None] == tokens[None]).all(-1)
             total = clip_loss(logits, same) if self.kind == "clip" else siglip_loss(logits[0], same, bias)
-        own = torch.arange(start, start + counted, device=logits.device)
-        return total, {"batch_accuracy": (logits[0].detach().argmax(-1) == own).sum()}
+        partners = torch.arange(start, start + counted, device=logits.device)
+        return total, {"batch_accuracy": (logits[0].detach().argmax(-1) == partners).sum()}
 
     def idle(self, model: nn.Module, batch: Batch) -> None:
         """Pass the batch through the model, and gather nothing: in an evaluation the others don't either."""

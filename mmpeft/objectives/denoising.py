@@ -58,10 +58,10 @@ class Denoising(Objective):
         generators = [torch.Generator().manual_seed(draw) for draw in rows["draw"].tolist()]
         uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
         errors = self._errors(model, rows, generators, uniform, dropping=True)
-        own, prior = errors[: len(batch["id"])].sum(), errors[len(batch["id"]) :].sum() * self.settings.prior
+        plain, prior = errors[: len(batch["id"])].sum(), errors[len(batch["id"]) :].sum() * self.settings.prior
         if len(errors) == len(batch["id"]):
-            return own, {}
-        return own + prior, {"prior": prior.detach()}
+            return plain, {}
+        return plain + prior, {"prior": prior.detach()}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Add a batch to the mean loss."""
@@ -99,11 +99,11 @@ class Denoising(Objective):
     def _clean(self, model: Denoiser, rows: Batch, generators: list[torch.Generator]) -> Tensor:
         """Return the latents: each a draw from what the autoencoder says of its picture."""
         if self.latents is None:
-            found = model.moments(rows["image"], rows["id"])
+            moments_of_all = model.moments(rows["image"], rows["id"])
         else:
             each = (self._kept(model, image, name) for image, name in zip(rows["image"], rows["id"], strict=True))
-            found = torch.cat([moments.to(rows["image"].device) for moments in each])
-        mean, std = found.chunk(2, 1)
+            moments_of_all = torch.cat([moments.to(rows["image"].device) for moments in each])
+        mean, std = moments_of_all.chunk(2, 1)
         return model.scaled(mean + std * _normal(mean, generators))
 
     def _kept(self, model: Denoiser, image: Tensor, name: str) -> Tensor:
@@ -129,9 +129,9 @@ class Denoising(Objective):
         """Return prompts for the model to encode in its forward pass, or what is kept of a frozen encoder."""
         if self.texts is None:
             return [*prompts]
-        found = [self.texts.get(prompt, lambda own=prompt: model.encoded([own])) for prompt in prompts]  # type: ignore[misc]
+        encoded = [self.texts.get(prompt, lambda text=prompt: model.encoded([text])) for prompt in prompts]  # type: ignore[misc]
         device = next(model.parameters()).device
-        return {name: torch.cat([one[name] for one in found]).to(device) for name in found[0]}
+        return {name: torch.cat([one[name] for one in encoded]).to(device) for name in encoded[0]}
 
 
 def joined(batch: Batch) -> Batch:
@@ -140,8 +140,8 @@ def joined(batch: Batch) -> Batch:
         return batch
     pairs = {name: (batch[name], batch[f"class_{name}"]) for name in batch if f"class_{name}" in batch}
     rows: Batch = {
-        name: torch.cat([own, other]) if isinstance(own, Tensor) else [*own, *other]
-        for name, (own, other) in pairs.items()
+        name: torch.cat([first, other]) if isinstance(first, Tensor) else [*first, *other]
+        for name, (first, other) in pairs.items()
     }
     return rows | ({"mask": batch["mask"]} if "mask" in batch else {})
 
@@ -153,8 +153,8 @@ def _means(squared: Tensor, mask: Tensor | None) -> Tensor:
     masked, plain = squared[: len(mask)], squared[len(mask) :]
     height, width = squared.shape[-2:]
     inside = (adaptive_avg_pool2d(mask[:, None].float(), (height, width)) > 0.99).to(squared)
-    found = (masked * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
-    return torch.cat([found, plain.flatten(1).mean(1)])
+    inside_means = (masked * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+    return torch.cat([inside_means, plain.flatten(1).mean(1)])
 
 
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -33,31 +33,31 @@ class Writer:
     def __call__(self, model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> list[str]:
         """Return what follows each prompt (rows, length), which is padded at the front."""
         inner = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
-        found, ends = self._generate(inner, prompt_ids, prompt_mask, **{"do_sample": False, **options})
-        return [self.text(row.tolist(), ends) for row in found[:, prompt_ids.shape[1] :]]
+        ids, ends = self._generate(inner, prompt_ids, prompt_mask, **{"do_sample": False, **options})
+        return [self.text(row.tolist(), ends) for row in ids[:, prompt_ids.shape[1] :]]
 
     def draw(self, backbone: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, list[int]]:
         """Return prompts with answers drawn at temperature 1 from all tokens (rows, length), and what ends them.
 
         What the model's own generation configuration says of it (Qwen 2.5: a repetition penalty) does not count.
         """
-        own = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
-        own |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-        return self._generate(backbone, prompt_ids, prompt_mask, **own)
+        plain = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
+        plain |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+        return self._generate(backbone, prompt_ids, prompt_mask, **plain)
 
     @torch.no_grad()
     def _generate(
         self, backbone: Any, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any
     ) -> tuple[Tensor, list[int]]:
-        own = backbone.generation_config.eos_token_id
-        ends = [*{*self.ends, *(own if isinstance(own, list) else [own] if own is not None else [])}]
+        token = backbone.generation_config.eos_token_id
+        ends = [*{*self.ends, *(token if isinstance(token, list) else [token] if token is not None else [])}]
         fill = ends[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         how = {"max_new_tokens": self.max_new_tokens, "eos_token_id": ends, "pad_token_id": fill, **options}
         return backbone.generate(input_ids=prompt_ids, attention_mask=prompt_mask, **how), ends
 
     def text(self, tokens: list[int], ends: Sequence[int]) -> str:
         """Return what was written up to its end; marks of thoughts, which may be special tokens, stay in it."""
-        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+        end = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
         text: str = self.tokenizer.decode(tokens[:end])
         return text.strip()
 
@@ -106,5 +106,5 @@ class Answers(nn.Module):
         text = text.rpartition(self.thoughts_end)[2].strip()
         if self.pattern is None:
             return text
-        found = list(re.finditer(self.pattern, text))
-        return found[-1][1 if found[-1].re.groups else 0].strip() if found else text
+        matches = list(re.finditer(self.pattern, text))
+        return matches[-1][1 if matches[-1].re.groups else 0].strip() if matches else text

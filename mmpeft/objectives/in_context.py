@@ -20,11 +20,11 @@ def score_choices(scorer: TokenScorer, rows: Sequence[Choices], batch_size: int)
     ``score(y) = 1/|y| sum_t log p(y_t | prompt, y_<t)``. ``batch_size`` counts prompts with a label.
     """
     flat = [choice for row in rows for choice in row]
-    longest_first = sorted(range(len(flat)), key=lambda place: -len(flat[place][0]))
+    longest_first = sorted(range(len(flat)), key=lambda row: -len(flat[row][0]))
     scores = torch.empty(len(flat))
     for start in range(0, len(flat), batch_size):
         places = longest_first[start : start + batch_size]
-        scores[places] = _mean_scores(scorer, [flat[place] for place in places])
+        scores[places] = _mean_scores(scorer, [flat[row] for row in places])
     return scores.view(len(rows), -1)
 
 
@@ -41,10 +41,10 @@ def calibrate(scores: Tensor, content_free: Tensor) -> Tensor:
 def _mean_scores(scorer: TokenScorer, choices: Choices) -> Tensor:
     device, longest = next(scorer.parameters()).device, max(len(tokens) for tokens, _ in choices)
     ids, counted, mask = (torch.zeros(len(choices), longest, dtype=torch.long) for _ in range(3))
-    for place, (tokens, start) in enumerate(choices):
-        ids[place, : len(tokens)] = torch.as_tensor(tokens)
-        mask[place, : len(tokens)] = 1
-        counted[place, start : len(tokens)] = 1
+    for row, (tokens, start) in enumerate(choices):
+        ids[row, : len(tokens)] = torch.as_tensor(tokens)
+        mask[row, : len(tokens)] = 1
+        counted[row, start : len(tokens)] = 1
     scores, _ = scorer(ids.to(device), counted.to(device), attention_mask=mask.to(device))
     lengths = counted.sum(-1)
     owner = torch.arange(len(choices)).repeat_interleave(lengths)

@@ -86,19 +86,19 @@ def noise_schedule(scheduler: Any, settings: DenoisingSettings) -> NoiseSchedule
     Raises:
         ValueError: If the settings don't go with what is predicted.
     """
-    found = _diffusion(scheduler, settings) if hasattr(scheduler, "alphas_cumprod") else _flow(scheduler)
-    if found.prediction == "flow" and settings.min_snr is not None:
+    made = _diffusion(scheduler, settings) if hasattr(scheduler, "alphas_cumprod") else _flow(scheduler)
+    if made.prediction == "flow" and settings.min_snr is not None:
         raise ValueError(f"loss.min_snr: {settings.min_snr:g} is for diffusion, and this model learns a flow: null")
-    if found.prediction == "flow" and settings.zero_terminal_snr:
+    if made.prediction == "flow" and settings.zero_terminal_snr:
         raise ValueError("loss.zero_terminal_snr: true is for diffusion; a flow ends in noise alone anyway")
-    if found.prediction != "flow" and settings.weighting != "none":
+    if made.prediction != "flow" and settings.weighting != "none":
         raise ValueError(f"loss.weighting: {settings.weighting!r} is for flow matching: use min_snr")
-    if found.prediction == "epsilon" and found.signal[-1] == 0:
+    if made.prediction == "epsilon" and made.signal[-1] == 0:
         raise ValueError(
             "loss.zero_terminal_snr: true with a model that predicts the noise: at the last step there is nothing else "
             "to see, so nothing is learned there and sampling divides by zero; it needs a model that predicts v"
         )
-    return found
+    return made
 
 
 def _diffusion(scheduler: Any, settings: DenoisingSettings) -> NoiseSchedule:

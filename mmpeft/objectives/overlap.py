@@ -34,9 +34,9 @@ def overlap_scores(counts: Sequence[float]) -> dict[str, float]:
     and ``rouge_l``: F1 of words, pairs of words and the longest common subsequence, mean over texts (Lin 2004; words in
     lower case, without stemming); ``exact_match``.
     """
-    own = dict(zip(NAMES, counts[-len(NAMES) :], strict=True))
-    texts = max(own.pop("texts"), 1)
-    means = {name: total / texts for name, total in own.items()}
+    totals = dict(zip(NAMES, counts[-len(NAMES) :], strict=True))
+    texts = max(totals.pop("texts"), 1)
+    means = {name: total / texts for name, total in totals.items()}
     bleu, chrf = counts[:BLEU_COUNTS], counts[BLEU_COUNTS : BLEU_COUNTS + CHRF_COUNTS]
     return {"chrf": _chrf(chrf), "bleu": _bleu(bleu), **means}
 
@@ -55,14 +55,14 @@ def rouge_words(text: str) -> list[str]:
 
 
 def _grams(items: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(items[place : place + order]) for place in range(len(items) - order + 1))
+    return Counter(tuple(items[start : start + order]) for start in range(len(items) - order + 1))
 
 
 def _bleu_counts(said: list[str], truth: list[str]) -> list[int]:
     """Return the matches of each order, the n-grams of each order that were written, and both lengths."""
     pairs = [(_grams(said, order), _grams(truth, order)) for order in range(1, BLEU_ORDER + 1)]
-    matches = [(own & right).total() for own, right in pairs]
-    return [*matches, *(own.total() for own, _ in pairs), len(said), len(truth)]
+    matches = [(left & right).total() for left, right in pairs]
+    return [*matches, *(left.total() for left, _ in pairs), len(said), len(truth)]
 
 
 def _bleu(counts: Sequence[float]) -> float:
@@ -80,25 +80,25 @@ def _bleu(counts: Sequence[float]) -> float:
 def _chrf_counts(said: str, truth: str) -> list[int]:
     """Return for each order the n-grams written, those that are right, and the matches; white space doesn't count."""
     said, truth = "".join(said.split()), "".join(truth.split())
-    found = []
+    counts = []
     for order in range(1, CHRF_ORDER + 1):
-        own, right = _grams(said, order), _grams(truth, order)
-        found += [own.total(), right.total(), (own & right).total()]
-    return found
+        left, right = _grams(said, order), _grams(truth, order)
+        counts += [left.total(), right.total(), (left & right).total()]
+    return counts
 
 
 def _chrf(counts: Sequence[float]) -> float:
-    orders = [(own, right, both) for own, right, both in zip(*[iter(counts)] * 3, strict=True) if own and right]
+    orders = [(left, right, both) for left, right, both in zip(*[iter(counts)] * 3, strict=True) if left and right]
     if not orders:
         return 0.0
-    precision = sum(both / own for own, _, both in orders) / len(orders)
+    precision = sum(both / left for left, _, both in orders) / len(orders)
     recall = sum(both / right for _, right, both in orders) / len(orders)
     return 5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0
 
 
 def _rouge_n(said: list[str], truth: list[str], *, order: int) -> float:
-    own, right = _grams(said, order), _grams(truth, order)
-    return _f1((own & right).total(), own.total(), right.total())
+    left, right = _grams(said, order), _grams(truth, order)
+    return _f1((left & right).total(), left.total(), right.total())
 
 
 def _rouge_l(said: list[str], truth: list[str]) -> float:

@@ -64,26 +64,26 @@ class PPO(Objective):
         """Let the policy answer prompts: tokens, log-probabilities by it and the reference, values, rewards, ``kl``."""
         model.eval()
         with speaking(self.adapters, POLICY if self.adapters.active else None):
-            found = self._write(model, batch)
-            found["scores"] = self._scores(model, found)
+            answers = self._write(model, batch)
+            answers["scores"] = self._scores(model, answers)
         with speaking(self.adapters, None):
-            found["reference"] = self._scores(model, found)
-        found["values"] = self._values(model, found)
-        said = zip(found["input_ids"], found.pop("said"), strict=True)
+            answers["reference"] = self._scores(model, answers)
+        answers["values"] = self._values(model, answers)
+        said = zip(answers["input_ids"], answers.pop("said"), strict=True)
         texts = [self.writer.text(ids[-len(kept) :][kept].tolist(), ()) for ids, kept in said]
-        reward = self.judge(batch["rows"], texts, found).to(found["scores"])
-        found["reward"] = reward - self.settings.missing_end * ~found.pop("ended")
-        away = divergences(found["scores"], found["reference"], self.settings.estimator)
-        found["kl"] = (away * found["mask"]).sum(1)
-        return found | prepared(found, self.settings) | {"id": batch["id"]}
+        reward = self.judge(batch["rows"], texts, answers).to(answers["scores"])
+        answers["reward"] = reward - self.settings.missing_end * ~answers.pop("ended")
+        away = divergences(answers["scores"], answers["reference"], self.settings.estimator)
+        answers["kl"] = (away * answers["mask"]).sum(1)
+        return answers | prepared(answers, self.settings) | {"id": batch["id"]}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Let the policy answer (with all adapters off: the reference), and add what came of it."""
         devices = [batch["prompt_ids"].device] if batch["prompt_ids"].device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            found = self.written(model, batch)
-        reward, away, mask = found["reward"], found["kl"], found["mask"]
+            answers = self.written(model, batch)
+        reward, away, mask = answers["reward"], answers["kl"], answers["mask"]
         self.sums += torch.stack([reward.sum(), away.sum(), mask.sum(), away.new_tensor(len(mask))]).double()
 
     def compute(self) -> dict[str, float]:
@@ -125,8 +125,8 @@ class PPO(Objective):
     def _values(self, model: Any, batch: Batch) -> Tensor:
         """Return the value in front of every written token."""
         with speaking(self.adapters, VALUE):
-            found: Tensor = model.values(batch["input_ids"], batch["attention_mask"], batch["position_ids"])
-        return found[:, -batch["mask"].shape[1] - 1 : -1]
+            values: Tensor = model.values(batch["input_ids"], batch["attention_mask"], batch["position_ids"])
+        return values[:, -batch["mask"].shape[1] - 1 : -1]
 
 
 def judged_by_adapter(model: ActorCritic, adapters: Adapters) -> Judge:

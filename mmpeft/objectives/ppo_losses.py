@@ -22,13 +22,13 @@ def token_rewards(divergence: Tensor, rewards: Tensor, mask: Tensor, kl: float) 
 
 def advantages(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, smoothing: float) -> Tensor:
     """Return ``A_t = d_t + g l A_{t+1}`` with ``d_t = r_t + g V_{t+1} - V_t``; behind an answer both are 0."""
-    values, found = values * mask, torch.zeros_like(values)
+    values, gains = values * mask, torch.zeros_like(values)
     ahead = value_ahead = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + discount * value_ahead - values[:, t]
         ahead = (delta + discount * smoothing * ahead) * mask[:, t]
-        value_ahead, found[:, t] = values[:, t], ahead
-    return found
+        value_ahead, gains[:, t] = values[:, t], ahead
+    return gains
 
 
 def whitened(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:

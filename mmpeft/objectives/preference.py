@@ -92,8 +92,8 @@ class Preference(Objective):
 
     def _reference(self, model: nn.Module, batch: Batch, rows: slice = slice(None)) -> Tensor:
         if "reference" in batch:
-            found: Tensor = batch["reference"].T.flatten()[rows]
-            return found
+            stored: Tensor = batch["reference"].T.flatten()[rows]
+            return stored
         with as_reference(model, self.adapters):
             return answer_scores(model, batch, rows)[0]
 
@@ -126,14 +126,14 @@ class SinglePreference(Preference):
             self._update_pairs(model, batch)
             return
         answers, good = self._answers(model, batch), batch["label"]
-        losses, own = single_losses(answers, good, 0.0, self.settings), rewards(answers, self.settings)
-        self._add(losses, good[:0], own[good], own[~good])
+        losses, worth = single_losses(answers, good, 0.0, self.settings), rewards(answers, self.settings)
+        self._add(losses, good[:0], worth[good], worth[~good])
 
     def _update_pairs(self, model: nn.Module, batch: Batch) -> None:
         chosen, rejected = self._pairs(model, batch)
         better, worse = rewards(chosen, self.settings), rewards(rejected, self.settings)
         good = torch.ones_like(better, dtype=torch.bool)
-        losses = [single_losses(own, kind, 0.0, self.settings) for own, kind in ((chosen, good), (rejected, ~good))]
+        losses = [single_losses(*one, 0.0, self.settings) for one in ((chosen, good), (rejected, ~good))]
         self._add(torch.cat(losses), better > worse, better, worse)
 
     def _answers(self, model: nn.Module, batch: Batch) -> Answered:

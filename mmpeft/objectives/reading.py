@@ -72,14 +72,14 @@ class Reading(Objective):
 
     def find(self, start: Tensor, end: Tensor, batch: Batch, losses: list[float]) -> list[Finding]:
         """Return what each window of a batch says, by its logits (windows, tokens)."""
-        found = []
+        findings = []
         for row, nowhere in enumerate(batch["nowhere"].tolist()):
             first, last, score = self._best(start[row], end[row], batch["allowed"][row].bool(), nowhere)
             offsets = batch["offsets"][row]
             text = batch["context"][row][offsets[first][0] : offsets[last][1]].strip()
             none = float(start[row, nowhere] + end[row, nowhere])
-            found.append(Finding(batch["asked"][row], text, score, none, tuple(batch["truths"][row]), losses[row]))
-        return found
+            findings.append(Finding(batch["asked"][row], text, score, none, tuple(batch["truths"][row]), losses[row]))
+        return findings
 
     def answer(self, parts: list[Finding]) -> str:
         """Return the answer to a question by its windows; "" if there is none."""
@@ -97,8 +97,8 @@ class Reading(Objective):
         inside[nowhere] = False
         pairs = start[:, None] + end[None]
         possible = (inside[:, None] & inside[None]).triu().tril(self.longest - 1)
-        place = int(pairs.masked_fill(~possible, -torch.inf).argmax())
-        first, last = divmod(place, len(start))
+        best = int(pairs.masked_fill(~possible, -torch.inf).argmax())
+        first, last = divmod(best, len(start))
         return first, last, float(pairs[first, last])
 
     @staticmethod
@@ -109,13 +109,13 @@ class Reading(Objective):
 
 def span_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits of start and end (windows, tokens), those of tokens that are no place for an answer -inf."""
-    found = model(**{name: batch[name] for name in INPUTS if name in batch})
+    output = model(**{name: batch[name] for name in INPUTS if name in batch})
     barred = ~batch["allowed"].bool()
-    start, end = found.start_logits.float(), found.end_logits.float()
+    start, end = output.start_logits.float(), output.end_logits.float()
     return start.masked_fill(barred, -torch.inf), end.masked_fill(barred, -torch.inf)
 
 
 def mean(values: Iterable[float]) -> float:
     """Return the mean of numbers; 0 if there are none."""
-    found = [*values]
-    return sum(found) / max(len(found), 1)
+    numbers = [*values]
+    return sum(numbers) / max(len(numbers), 1)

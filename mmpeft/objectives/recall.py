@@ -40,9 +40,9 @@ def recall_scores(image: Tensor, text: Tensor, owner: Tensor, tokens: Tensor) ->
 
 def _ranks(queries: Tensor, candidates: Tensor, relevant: Tensor) -> Tensor:
     """Return for each query how many wrong candidates are at least as similar as its best right one."""
-    found = []
+    ranks = []
     for start in range(0, len(queries), CHUNK):
         similarity, right = queries[start : start + CHUNK] @ candidates.T, relevant[start : start + CHUNK]
         best = similarity.masked_fill(~right, -torch.inf).amax(-1, keepdim=True)
-        found.append(((similarity >= best) & ~right).sum(-1))
-    return torch.cat(found)
+        ranks.append(((similarity >= best) & ~right).sum(-1))
+    return torch.cat(ranks)

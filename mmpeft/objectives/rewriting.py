@@ -29,8 +29,8 @@ class Rewriter:
         inner: Any = backbone_of(model.module if isinstance(model, DistributedDataParallel) else model)
         how = {"do_sample": False, "max_new_tokens": self.max_new_tokens, "num_beams": self.beams}
         with torch.no_grad():
-            found = inner.generate(input_ids=input_ids, attention_mask=attention_mask, **how)
-        texts: list[str] = self.tokenizer.batch_decode(found, skip_special_tokens=True)
+            ids = inner.generate(input_ids=input_ids, attention_mask=attention_mask, **how)
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 

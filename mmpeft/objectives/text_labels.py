@@ -90,22 +90,22 @@ class TextRegression(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed squared error."""
-        found = head_outputs(model, batch)[:, 0]
-        return mse_loss(found, batch["label"].to(found), reduction="sum"), {}
+        predicted = head_outputs(model, batch)[:, 0]
+        return mse_loss(predicted, batch["label"].to(predicted), reduction="sum"), {}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Keep predictions and labels."""
-        found = head_outputs(model, batch)[:, 0]
-        self.seen += zip(found.tolist(), batch["label"].tolist(), strict=True)
+        predicted = head_outputs(model, batch)[:, 0]
+        self.seen += zip(predicted.tolist(), batch["label"].tolist(), strict=True)
 
     def compute(self) -> dict[str, float]:
         """Return the scores."""
         pairs = torch.tensor(gather_object(self.seen), dtype=torch.float64)
         self.seen = []
-        found, true = pairs.unbind(1)
-        flat = bool((found == found[0]).all() or (true == true[0]).all())
-        scores = {name: 0.0 if flat else float(of(found, true).statistic) for name, of in CORRELATIONS.items()}
-        return scores | {"loss": float(mse_loss(found, true))}
+        predicted, true = pairs.unbind(1)
+        flat = bool((predicted == predicted[0]).all() or (true == true[0]).all())
+        scores = {name: 0.0 if flat else float(of(predicted, true).statistic) for name, of in CORRELATIONS.items()}
+        return scores | {"loss": float(mse_loss(predicted, true))}
 
 
 CORRELATIONS = {"pearson": pearsonr, "spearman": spearmanr}

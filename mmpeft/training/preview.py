@@ -42,17 +42,17 @@ class Preview:
         if accelerator.is_main_process:
             save_picture(grid, directory / path)
             _track(np.asarray(grid), step, accelerator)
-        found = {"pictures": str(path), "black": len(black), "nan": len(broken)}
+        record = {"pictures": str(path), "black": len(black), "nan": len(broken)}
         kinds = (("black", black), ("not all numbers (NaN)", broken))
         said = [f"{', '.join(repr(self.names[i]) for i in which)} {kind}" for kind, which in kinds if which]
-        return found, f"  WARNING: {'; '.join(said)}" if said else ""
+        return record, f"  WARNING: {'; '.join(said)}" if said else ""
 
 
 def faults(pictures: Tensor) -> tuple[list[int], list[int]]:
     """Return which pictures are black, and which are not all numbers."""
     flat = pictures.flatten(1)
-    broken = [index for index, own in enumerate(flat) if not own.isfinite().all()]
-    return [i for i, own in enumerate(flat) if i not in broken and own.max() <= DARK], broken
+    broken = [index for index, picture in enumerate(flat) if not picture.isfinite().all()]
+    return [i for i, picture in enumerate(flat) if i not in broken and picture.max() <= DARK], broken
 
 
 def grid_of(pictures: Tensor) -> Image.Image:

@@ -274,11 +274,11 @@ class Trainer:
         step = self.progress.step
         self.model.eval()
         with self.average.applied() if self.average else nullcontext(), self.accelerator.autocast():
-            found, problem = preview.show(self.directory.path, step, self.accelerator)
+            record, problem = preview.show(self.directory.path, step, self.accelerator)
         set_training_mode(self.model)
         if self._main:
-            self.directory.append({"step": step, "epoch": self._epoch(), "split": "preview", **found})
-        self._display.say(f"step {step}  pictures {found['pictures']}{problem}")
+            self.directory.append({"step": step, "epoch": self._epoch(), "split": "preview", **record})
+        self._display.say(f"step {step}  pictures {record['pictures']}{problem}")
 
     def _agree_on_weight(self, window: list[Loaded]) -> float:
         """Return the weight of the window over all processes; when one of them got a signal, all of them stop here."""
@@ -297,13 +297,13 @@ class Trainer:
 
     def _stop_before(self, error: NonFiniteLossError) -> NoReturn:
         done = self.progress
-        place = f"training stopped at step {done.step + 1} (epoch {done.epoch + 1}, batch {done.batch + 1})"
+        moment = f"training stopped at step {done.step + 1} (epoch {done.epoch + 1}, batch {done.batch + 1})"
         if self.store.finite():
             state = f"the state before it is in {self._save()}"
         else:
             state = f"an earlier step spoilt the weights: go back to a checkpoint in {self.directory.checkpoints}"
         advice = "Try a lower train.lr, train.clip=1, or train.precision=fp32"
-        raise NonFiniteLossError(f"{place}: {error}; {state}. {advice}") from None
+        raise NonFiniteLossError(f"{moment}: {error}; {state}. {advice}") from None
 
     def _validate(self) -> None:
         """Evaluate on the validation split, if there is one, and keep the weights if they are the best so far."""

@@ -94,7 +94,7 @@ class PrefixCache:
         set_training_mode(self.model)
         dataset = self.loaders.images("train")
         batch = self._collated([dataset[Key(0, row)][0] for row in range(min(3, len(dataset.ids)))])
-        return find_prefix(self.model, lambda own: self._loss(dict(own)), batch), batch
+        return find_prefix(self.model, lambda given: self._loss(dict(given)), batch), batch
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.accelerator.autocast():

@@ -54,7 +54,7 @@ def model_card(config: RunConfig, metrics: dict[str, Any], loading: str) -> str:
     merged = [f'mmpeft.load(model, "{path}").merge_and_unload()' for path in config.model.merged]
     loads = [f'mmpeft.load(model, "{path}", name="{name}")' for name, path in paths.items()]
     return CARD.format(
-        title=", ".join(f"{name} ({own})" for name, own in methods.items()),
+        title=", ".join(f"{name} ({summands})" for name, summands in methods.items()),
         model=config.model.name,
         task=config.task,
         data=config.data.title,

@@ -38,17 +38,17 @@ class NewWords(ChangesInput, ChangesOutput):
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Hide the new ids from the embedding, which has no rows for them."""
         ids = args[0]
-        own = torch.tensor(self.ids, device=ids.device)
-        found = ids[..., None] == own
-        self.passed.value = found
-        return (ids.masked_fill(found.any(-1), 0), *args[1:]), kwargs
+        new = torch.tensor(self.ids, device=ids.device)
+        is_new = ids[..., None] == new
+        self.passed.value = is_new
+        return (ids.masked_fill(is_new.any(-1), 0), *args[1:]), kwargs
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Put the vectors in the places of the new ids."""
-        found = self.passed.value
-        assert found is not None
-        vectors = found.to(self.vectors.dtype) @ self.vectors
-        return torch.where(found.any(-1, keepdim=True), vectors.to(y.dtype), y)
+        is_new = self.passed.value
+        assert is_new is not None
+        vectors = is_new.to(self.vectors.dtype) @ self.vectors
+        return torch.where(is_new.any(-1, keepdim=True), vectors.to(y.dtype), y)
 
     def extra_repr(self) -> str:
         """The ids."""

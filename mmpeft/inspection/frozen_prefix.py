@@ -29,7 +29,7 @@ class _Reached(BaseException):
 
 @dataclass(frozen=True, eq=False)
 class FrozenPrefix:
-    """Modules that need not run, and the landing: where the tensor enters that they would have led to."""
+    """The modules that are skipped when a pass is resumed, and the landing: where the stored activation is put in."""
 
     path: str
     module: nn.Module

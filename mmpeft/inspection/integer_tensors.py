@@ -1,4 +1,4 @@
-"""Ids, masks and positions among tensors without numbers: what is made of them alone is computed."""
+"""Under fake tensors, really compute integer and boolean ones (ids, masks, positions): models branch on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PICKS = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_in
 
 
 class WholeNumbers(TorchDispatchMode):
-    """Within a mode of fake tensors, computes for real what has only real tensors to read, or makes whole numbers.
+    """Under fake tensors, really computes operations on real tensors alone, and those that create integers.
 
-    Models look at these: is there padding, does one text follow another in a row, which positions count? ``weights``
-    are real tensors that stay aside, such as packed ones of 4 bits.
+    Models branch on such numbers: is there padding, does one text follow another in a row, which positions count?
+    ``weights`` are real tensors whose operations stay fake, such as packed weights of 4 bits.
     """
 
     def __init__(self, weights: Iterable[Tensor] = ()) -> None:

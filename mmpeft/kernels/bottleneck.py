@@ -86,15 +86,15 @@ class _Bottleneck(torch.autograd.Function):
     def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor | None, ...]:
         z, *tensors = ctx.saved_tensors
         shape, dtype, need = ctx.shape, ctx.dtype, ctx.needs_input_grad
-        own, grad = _Hidden(z, shape, tensors, dtype), by_y.reshape(-1, by_y.shape[-1])
-        found = _by_up(grad, own.kept, shape, tensors) if any(need[6:]) else (None, None, None)
+        made, grad = _Hidden(z, shape, tensors, dtype), by_y.reshape(-1, by_y.shape[-1])
+        by_up = _by_up(grad, made.kept, shape, tensors) if any(need[6:]) else (None, None, None)
         by_kept = _up(shape, tensors, dtype)[0].T @ grad.T
-        by_pre = ACTIVATIONS[shape.activation][1](by_kept if own.mask is None else by_kept * own.mask, own.pre)
-        by_down = by_pre @ own.read if need[4] else None
-        into = own.into(by_pre.T @ tensors[2].to(dtype)) if any(need[:4]) else (None, None, None)
-        every = (into[0], None, *into[1:], by_down, by_pre.sum(1), *found)
+        by_pre = ACTIVATIONS[shape.activation][1](by_kept if made.mask is None else by_kept * made.mask, made.pre)
+        by_down = by_pre @ made.read if need[4] else None
+        into = made.into(by_pre.T @ tensors[2].to(dtype)) if any(need[:4]) else (None, None, None)
+        every = (into[0], None, *into[1:], by_down, by_pre.sum(1), *by_up)
         wanted = zip(every, (z, None, *tensors), need, strict=True)
-        return tuple(g.to(t.dtype) if g is not None and t is not None and own else None for g, t, own in wanted)
+        return tuple(g.to(t.dtype) if g is not None and t is not None and asked else None for g, t, asked in wanted)
 
 
 class _Hidden:

@@ -28,15 +28,17 @@ def low_rank_add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
 
 def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
     """Whether a fused function may compute this call: of a frozen layer, plain or quantised, outside the compiler."""
-    own = host._parameters.get(weight)
-    if own is None or not is_plain(x) or torch.compiler.is_compiling():
+    frozen = host._parameters.get(weight)
+    if frozen is None or not is_plain(x) or torch.compiler.is_compiling():
         return False
     with unwatched(*host._parameters.values()):
         if any(each is not None and each.requires_grad for each in host._parameters.values()):
             return False
-        if is_quantized(own):
-            return not transformed() and computes_in(host, own) == computed_in(x)
-        return is_plain(own) and own.is_floating_point() and (x.dtype == own.dtype or computed_in(x) != x.dtype)
+        if is_quantized(frozen):
+            return not transformed() and computes_in(host, frozen) == computed_in(x)
+        return (
+            is_plain(frozen) and frozen.is_floating_point() and (x.dtype == frozen.dtype or computed_in(x) != x.dtype)
+        )
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, updates: Sequence[Update]) -> Tensor:
@@ -119,26 +121,26 @@ class _LowRankLinear(torch.autograd.Function):
         if layout.groups[0] is ALL and by_hidden is None and all(need[6::3]):
             return _by_whole(kept, dense(weight).to(dtype), layout, tensors, need, grad)
         parts = [term.part(grad) for term in layout.terms]
-        each = zip(layout.terms, parts, tensors[1::3], tensors[2::3], strict=True)
-        back = joined([_back(*own, dtype) for own in each])
+        by_term = zip(layout.terms, parts, tensors[1::3], tensors[2::3], strict=True)
+        back = joined([_back(*each, dtype) for each in by_term])
         back = back if by_hidden is None else back + by_hidden
         flat, shape = None if ctx.fixed else kept.reshape(-1, kept.shape[-1]), torch.Size((len(grad), ctx.shape[-1]))
         need_a, need_hidden = any(need[4::3]), any(need[5::3]) or any(need[6::3])
         hidden, by_a, through = [kept] if ctx.fixed else [], [], []
         for group in layout.groups:
-            a, own, mask = group.stacked(tensors[::3], dtype), group.thin(back), group.mask(grad, shape)
-            through.append((own.T, a, mask))
+            a, by_thin, mask = group.stacked(tensors[::3], dtype), group.thin(back), group.mask(grad, shape)
+            through.append((by_thin.T, a, mask))
             if flat is not None:
                 entering = flat if mask is None else flat * mask
                 hidden += [a @ entering.T] if need_hidden else []
-                by_a += [own @ entering] if need_a else []
+                by_a += [by_thin @ entering] if need_a else []
         if need[0] or any(need[6::3]):
             weight = dense(weight).to(dtype)
         by_x = None
         if need[0]:
             by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
-            for own, a, mask in through:
-                by_x = by_x.addmm_(own, a) if mask is None else by_x.add_((own @ a) * mask)
+            for by_thin, a, mask in through:
+                by_x = by_x.addmm_(by_thin, a) if mask is None else by_x.add_((by_thin @ a) * mask)
             by_x = by_x.view(ctx.shape)
         by_all, thin = (joined(products) if products else None for products in (by_a, hidden))
         return by_x, None, None, None, *_by_tensors(layout, tensors, need, parts, by_all, thin, flat, weight)
@@ -189,21 +191,21 @@ def _by_whole(
 ) -> tuple[Tensor | None, ...]:
     """Return all gradients where each term has a ratio: ``g^T x``, which that takes, gives the others too."""
     flat = x.reshape(-1, x.shape[-1])
-    found: list[Tensor | None] = []
+    gradients: list[Tensor | None] = []
     for i, term in enumerate(layout.terms):
         (a, b, ratio), (need_a, need_b, _) = tensors[3 * i : 3 * i + 3], need[4 + 3 * i : 7 + 3 * i]
-        whole, own = term.part(grad).T @ flat, weight if term.rows is None else take(weight, term.rows, 0)
+        whole, rows = term.part(grad).T @ flat, weight if term.rows is None else take(weight, term.rows, 0)
         by_b = scaled(term.scale, whole @ a.to(whole.dtype).T)
-        by_ratio = (whole * own).sum(1, dtype=ratio.dtype) + (by_b * b).sum(1, dtype=ratio.dtype)
+        by_ratio = (whole * rows).sum(1, dtype=ratio.dtype) + (by_b * b).sum(1, dtype=ratio.dtype)
         by_a = scaled(term.scale, (b * ratio[:, None]).to(whole.dtype).T @ whole) if need_a else None
         wanted = zip((by_a, by_b * ratio[:, None] if need_b else None, by_ratio), (a, b, ratio), strict=True)
-        found += [None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in wanted]
+        gradients += [None if gradient is None else gradient.to(tensor.dtype) for gradient, tensor in wanted]
     if not need[0]:
-        return None, None, None, None, *found
+        return None, None, None, None, *gradients
     by_x = _rescaled(grad, layout, tensors[2::3]) @ weight
     for term, a, b, ratio in zip(layout.terms, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
         by_x = by_x.addmm_(_back(term, term.part(grad), b, ratio, x.dtype).T, a.to(x.dtype))
-    return by_x.view(x.shape), None, None, None, *found
+    return by_x.view(x.shape), None, None, None, *gradients
 
 
 def _by_tensors(
@@ -220,7 +222,7 @@ def _by_tensors(
 
     As u is ``x W^T + s h B^T``, they are those of ``W * g^T x`` and ``B * s g^T h``: u is neither kept nor made.
     """
-    found: list[Tensor | None] = []
+    gradients: list[Tensor | None] = []
     for i, (term, part) in enumerate(zip(layout.terms, parts, strict=True)):
         a, b, ratio = tensors[3 * i : 3 * i + 3]
         need_a, need_b, need_ratio = need[4 + 3 * i : 7 + 3 * i]
@@ -232,9 +234,9 @@ def _by_tensors(
             by_ratio = whole.sum(1, dtype=ratio.dtype) + (by_b * b).sum(1, dtype=ratio.dtype)
         if by_b is not None and ratio is not None:
             by_b = by_b * ratio[:, None]
-        found += (
+        gradients += (
             term.thin(by_a).to(a.dtype) if by_a is not None and need_a else None,
             by_b.to(b.dtype) if by_b is not None and need_b else None,
             by_ratio,
         )
-    return found
+    return gradients

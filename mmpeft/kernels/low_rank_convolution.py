@@ -70,14 +70,14 @@ class _LowRankConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         how, merge, layout, *tensors = rest
-        ctx.how, ctx.merge, ctx.layout, own = how, merge, layout, weight
+        ctx.how, ctx.merge, ctx.layout, frozen = how, merge, layout, weight
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         if merge:
-            ctx.save_for_backward(x, own, None, *tensors)
+            ctx.save_for_backward(x, frozen, None, *tensors)
             return F.conv2d(x, _merged(weight, layout, tensors), bias, *how)
         y = F.conv2d(x, weight, None if layout.rescaled else bias, *how)
         hidden = torch.cat([_read(x, how, *each) for each in _groups(x, layout, tensors)], 1)
-        ctx.save_for_backward(x, own, hidden, *tensors)
+        ctx.save_for_backward(x, frozen, hidden, *tensors)
         for term, b, ratio in zip(layout.terms, tensors[1::3], tensors[2::3], strict=True):
             y.add_(F.conv2d(_thin(term, hidden), b.to(x.dtype)), alpha=term.scale)
             if ratio is not None:
@@ -94,9 +94,9 @@ class _LowRankConvolution(torch.autograd.Function):
         parts: list[Any] = []
         by_a, hidden, again = [], [], thin is None or torch.is_grad_enabled()
         for (a, mask), group in zip(_groups(x, layout, tensors), layout.groups, strict=True):
-            own = back if group.ranks is None else back[:, group.ranks]
+            by_hidden = back if group.ranks is None else back[:, group.ranks]
             entering = x if mask is None else x * mask
-            by_entering, by_down = _gradients(own, entering, a, how, need[0] and not ctx.merge, any(need[6::3]))
+            by_entering, by_down = _gradients(by_hidden, entering, a, how, need[0] and not ctx.merge, any(need[6::3]))
             parts += [] if by_entering is None else [by_entering if mask is None else by_entering * mask]
             by_a += [] if by_down is None else [by_down]
             hidden += [F.conv2d(entering, a, None, *how)] if again else []
@@ -106,14 +106,16 @@ class _LowRankConvolution(torch.autograd.Function):
             parts.append(_gradients(by_y, x, whole, how, True, False)[0])
         by_x = reduce(torch.add, parts) if parts else None
         downs, thin = torch.cat(by_a) if by_a else None, torch.cat(hidden, 1) if again else thin
-        found: list[Tensor | None] = []
+        gradients: list[Tensor | None] = []
         for i, (term, b, ratio) in enumerate(terms):
             need_a, need_b, need_ratio = need[6 + 3 * i : 9 + 3 * i]
             by_b = scaled(term.scale, (grad.flatten(2) @ _thin(term, thin).flatten(2).mT).sum(0))
-            found.append(term.thin(downs).to(tensors[3 * i].dtype) if need_a and downs is not None else None)
-            found.append((by_b if ratio is None else by_b * ratio[:, None]).to(b.dtype).view_as(b) if need_b else None)
-            found.append(_by_ratio(grad, x, weight, how, by_b * b.flatten(1), ratio.dtype) if need_ratio else None)
-        return by_x, None, None, None, None, None, *found
+            gradients.append(term.thin(downs).to(tensors[3 * i].dtype) if need_a and downs is not None else None)
+            gradients.append(
+                (by_b if ratio is None else by_b * ratio[:, None]).to(b.dtype).view_as(b) if need_b else None
+            )
+            gradients.append(_by_ratio(grad, x, weight, how, by_b * b.flatten(1), ratio.dtype) if need_ratio else None)
+        return by_x, None, None, None, None, None, *gradients
 
 
 def _merged(weight: Tensor, layout: UpdateLayout, tensors: Sequence[Any]) -> Tensor:

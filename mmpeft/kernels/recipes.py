@@ -21,9 +21,9 @@ class KeptTensor:
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        own = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
-        self.version, self.tensor = tensor._version, tensor if own else tensor.detach()
-        self.leaves: dict[int, int] = {} if own else {storage_of(tensor): tensor.numel()}
+        parameter = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        self.version, self.tensor = tensor._version, tensor if parameter else tensor.detach()
+        self.leaves: dict[int, int] = {} if parameter else {storage_of(tensor): tensor.numel()}
         self.unpack: Function | None = None
 
     def want(self, hooks: Hooks | None) -> KeptTensor:
@@ -35,8 +35,8 @@ class KeptTensor:
     def value(self) -> Tensor:
         """Return the tensor."""
         if self.unpack is not None:
-            found: Tensor = self.unpack(self.tensor)
-            return found
+            tensor: Tensor = self.unpack(self.tensor)
+            return tensor
         if self.tensor._version != self.version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
@@ -47,7 +47,7 @@ class KeptTensor:
 
 
 class Recipe:
-    """How a tensor is made again. ``wanted`` counts who will still ask for it: as long as someone does, it is held."""
+    """How a tensor is made again. ``wanted`` counts its consumers to come: as long as there are some, it is held."""
 
     leaves: dict[int, int]
 
@@ -58,7 +58,7 @@ class Recipe:
         self.held: Tensor | None = None
 
     def want(self, hooks: Hooks | None) -> None:
-        """Count one who will ask; the first makes this one ask for what it is made of."""
+        """Register a consumer; the first also registers this recipe with its inputs."""
         self.wanted += 1
         if self.wanted == 1:
             for part in self.call.parts:
@@ -87,7 +87,7 @@ class View:
         self.recipe, self.geometry, self.leaves = recipe, _geometry(like), recipe.leaves
 
     def want(self, hooks: Hooks | None) -> View:
-        """Count one who will ask."""
+        """Register a consumer with the recipe of the whole."""
         self.recipe.want(hooks)
         return self
 
@@ -123,8 +123,8 @@ class Replayed(torch.autograd.Function):
         ctx.func, ctx.kwargs, ctx.kind = func, kwargs, args[0].device.type
         ctx.autocast = _autocast(ctx.kind)
         ctx.args = [None if isinstance(arg, Tensor) else arg for arg in args]
-        ctx.places = [place for place, arg in enumerate(args) if isinstance(arg, Tensor)]
-        ctx.save_for_backward(*(args[place] for place in ctx.places))
+        ctx.tensors = [index for index, arg in enumerate(args) if isinstance(arg, Tensor)]
+        ctx.save_for_backward(*(args[index] for index in ctx.tensors))
         y: Tensor = func(*args, **kwargs)
         return y
 
@@ -132,14 +132,14 @@ class Replayed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the function again and go back through that."""
         twice, needed = torch.is_grad_enabled(), ctx.needs_input_grad[2:]
-        args, wanted = [*ctx.args], [place for place in ctx.places if needed[place]]
-        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            args[place] = tensor if twice else tensor.detach().requires_grad_(needed[place])
+        args, wanted = [*ctx.args], [index for index in ctx.tensors if needed[index]]
+        for index, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True):
+            args[index] = tensor if twice else tensor.detach().requires_grad_(needed[index])
         with torch.enable_grad(), _autocasting(ctx.kind, ctx.autocast):
             y = ctx.func(*args, **ctx.kwargs)
-        found = torch.autograd.grad(y, [args[place] for place in wanted], grads[0], create_graph=twice)
-        by_place = dict(zip(wanted, found, strict=True))
-        return None, None, *(by_place.get(place) for place in range(len(args)))
+        gradients = torch.autograd.grad(y, [args[index] for index in wanted], grads[0], create_graph=twice)
+        by_index = dict(zip(wanted, gradients, strict=True))
+        return None, None, *(by_index.get(index) for index in range(len(args)))
 
 
 def value_of(kept: Any) -> Any:

@@ -56,17 +56,25 @@ def _has_card(path: Path) -> bool:
 
 
 def _load_timm(path: Path, config: dict[str, Any], request: Request) -> Any:
-    """Load a folder that timm's ``save_for_hf`` wrote: config.json and model.safetensors."""
+    """Load a folder that timm's ``save_for_hf`` wrote: config.json and model.safetensors.
+
+    For another image size timm reads the weights itself: it resamples position embeddings, and what else depends on it.
+    """
     request.refuse("task")
     stored = config["num_classes"]
     classes = stored if request.num_classes is None else request.num_classes
     overlay = {name: value for name, value in config["pretrained_cfg"].items() if name in _PREPROCESSING}
+    options = {**config.get("model_args", {}), **request.options, "num_classes": classes}
+    resampled = request.image_size is not None and request.with_weights
     if request.image_size is not None:
         overlay["input_size"] = (3, request.image_size, request.image_size)
-    options = {**config.get("model_args", {}), **request.options, "num_classes": classes}
+        options |= {"img_size": request.image_size} if "img_size" in options else {}
+    if resampled:
+        overlay |= {"file": str(path / "model.safetensors"), "num_classes": stored}
     with torch.device(request.device):
-        model = timm.create_model(config["architecture"], pretrained_cfg_overlay=overlay, **options)
-    if request.with_weights:
+        how = {"pretrained": resampled, "pretrained_cfg_overlay": overlay}
+        model = timm.create_model(config["architecture"], **how, **options)
+    if request.with_weights and not resampled:
         fresh = _head_names(model) if request.num_classes is not None else []
         load_weights(model, path / "model.safetensors", fresh=fresh)
     return model.eval()

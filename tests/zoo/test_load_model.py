@@ -174,3 +174,21 @@ def test_without_a_network_it_is_told_at_once(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"'timm/vit_base_patch16_224' could not be fetched: there is no network"):
         load_model("timm/vit_base_patch16_224")
     assert before == constants.HF_HUB_OFFLINE
+
+
+def test_a_timm_folder_takes_another_image_size(tmp_path):
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **size)
+    timm.models.save_for_hf(model, tmp_path / "own", model_args=size, safe_serialization=True)
+    path = str(tmp_path / "own")
+    larger = load_model(path, image_size=64)
+    assert larger.pos_embed.shape == (1, 65, 16)
+    assert larger(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    assert timm.data.resolve_model_data_config(larger)["input_size"] == (3, 64, 64)
+    state = model.state_dict()
+    same = {name for name, value in larger.state_dict().items() if value.shape == state[name].shape}
+    assert same == state.keys() - {"pos_embed"}
+    assert all(torch.equal(larger.state_dict()[name], state[name]) for name in same)
+    few = load_model(path, image_size=64, num_classes=2)
+    assert few.head.weight.shape == (2, 16)
+    assert torch.equal(few.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)

@@ -72,7 +72,7 @@ def _load_timm(path: Path, config: dict[str, Any], request: Request) -> Any:
     if resampled:
         overlay |= {"file": str(path / "model.safetensors"), "num_classes": stored}
     with torch.device(request.device):
-        how = {"pretrained": resampled, "pretrained_cfg_overlay": overlay}
+        how: dict[str, Any] = {"pretrained": resampled, "pretrained_cfg_overlay": overlay}
         model = timm.create_model(config["architecture"], **how, **options)
     if request.with_weights and not resampled:
         fresh = _head_names(model) if request.num_classes is not None else []

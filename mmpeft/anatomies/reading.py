@@ -131,10 +131,13 @@ def _completed(towers: list[Tower], new: Tower) -> list[Tower]:
     place = towers.index(home)
     if home.blocks:
         return [*towers[:place], new, replace(home, sites=rest), *towers[place + 1 :]]
-    named = (
+    blocks = tuple(
         replace(block, sites=tuple(replace(site, tower=home.name) for site in block.sites)) for block in new.blocks
     )
-    return [*towers[:place], replace(home, blocks=tuple(named), sites=rest), *towers[place + 1 :]]
+    present = {site.name for block in blocks for site in block.sites}
+    missing = {name: reason for name, reason in home.missing.items() if name not in present}
+    filled = replace(home, blocks=blocks, sites=rest, missing=missing)
+    return [*towers[:place], filled, *towers[place + 1 :]]
 
 
 def _within(path: str, roots: Collection[str]) -> bool:

@@ -163,3 +163,20 @@ def test_adapters_inside_a_part_are_no_sites_of_the_whole(make_case: Any) -> Non
 def test_what_is_no_module_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="model: dict is no torch module; a pipeline has an anatomy for each"):
         mmpeft.anatomy({"unet": nn.Linear(2, 2)})
+
+
+def test_layers_of_experts_make_a_target_of_some_blocks_an_error_unless_layers_are_named() -> None:
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8}
+    heads |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+    with torch.device("meta"):
+        model = DeepseekV3ForCausalLM(DeepseekV3Config(n_group=1, topk_group=1, **size, **heads, **experts))
+    with pytest.raises(ValueError, match=r"'mlp.up' is in 1 of the 2 blocks of tower 'model' only .*layers: \[0\]"):
+        mmpeft.adapt(model, mmpeft.LoRA(rank=1, targets=("mlp.up",)))
+    first = mmpeft.adapt(model, mmpeft.LoRA(rank=1, targets=("mlp.up",), layers=[0]), name="first")
+    assert places(first) == ["model.layers.0.mlp.up_proj"]
+    shared = mmpeft.adapt(model, mmpeft.LoRA(rank=1, targets=("mlp.shared.up",)), name="shared")
+    assert [path for path in places(shared) if "shared" in path] == ["model.layers.1.mlp.shared_experts.up_proj"]

@@ -159,3 +159,23 @@ def test_an_attention_pool_is_its_merged_self(letters: str) -> None:
     assert not torch.allclose(expected, frozen, atol=1e-4)
     mmpeft.adapters(model).merge()
     torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_tower_of_transformers_has_its_blocks() -> None:
+    from open_clip.hf_model import HFTextEncoder
+    from transformers import RobertaConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    vision = {"layers": 2, "width": 32, "image_size": 32, "patch_size": 8, "head_width": 16}
+    model = CustomTextCLIP(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, "layers": 1, "width": 32})
+    config = RobertaConfig(vocab_size=50, pad_token_id=0, max_position_embeddings=16, **sizes)
+    how = {"config": config, "pooler_type": "mean_pooler", "proj_type": "linear", "pretrained": False}
+    model.text = HFTextEncoder("roberta-base", 16, **how)
+    text = next(tower for tower in mmpeft.anatomy(model).towers if tower.name == "text")
+    assert len(text.blocks) == 2 and "attn.q" not in text.missing
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, towers="text", layers="last:1"))
+    ids = torch.randint(1, 50, (2, 7))
+    before = model.eval().encode_text(ids)
+    for parameter in adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert (model.encode_text(ids) - before).abs().max() > 1e-4

@@ -44,6 +44,8 @@ POST_NORM = {"ResPostBlock", "EvaBlockPostNorm", "SwinTransformerV2Block", "ResP
 """Blocks of x + drop_path1(norm1(attn(x))), then the same with mlp."""
 WINDOWED = {("SwinTransformerV2Block", "attn")}
 """Sublayers of the latter that see windows of the residual stream, not the stream."""
+MAPS = {"EfficientAdditiveAttention"}
+"""Sublayers that return maps (batch, width, height, width), though they compute on tokens."""
 OUTPUTS = ("proj", "fc2", "w3", "out_proj", "to_out", "c_proj")
 """What timm calls the layer that a sublayer ends in."""
 SEQUENCES = {"VisionTransformer", "VisionTransformerDistilled", "Eva"}
@@ -146,6 +148,8 @@ def _branch_width(sublayer: nn.Module, norm: nn.Module | None) -> int:
 
     The last layer that is registered may be another one: CaiT mixes heads and ConViT weighs positions by linear layers.
     """
+    if plain_class(sublayer).__name__ in MAPS:
+        return 0
     ends = [getattr(sublayer, name) for name in OUTPUTS if isinstance(getattr(sublayer, name, None), nn.Module)]
     if ends:
         return int(ends[0].out_features) if is_linear(ends[0]) else 0

@@ -47,7 +47,7 @@ def assemble(config: DiffusionConfig, encoder: Encoder | None = None) -> Parts:
         pipeline=model.pipeline,
         frozen=True,
         once_adapted=partial(_fit_model, model, data, config),
-        preview=None if config.preview is None else _preview(config.preview, model, data),
+        preview=None if config.preview is None else partial(_preview, config.preview, model, data),
     )
 
 

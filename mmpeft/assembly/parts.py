@@ -81,8 +81,8 @@ class Parts:
     """Called before training, with what trains."""
     tune: Callable[[], None] | None = None
     """Called with the best adapter in the model; what it changes there is kept."""
-    preview: Preview | None = None
-    """Pictures on the way."""
+    preview: Callable[[], Preview] | None = None
+    """Makes what draws pictures on the way; called after the adapters, whose start is the same with and without."""
     trainer: type[Trainer] = Trainer
     """What trains."""
 

@@ -69,7 +69,8 @@ class Task(Generic[ConfigT]):
         adapters = add_adapters(parts.carrier, config, head=parts.head)
         if parts.once_adapted is not None:
             parts.once_adapted()
-        objective, preview = parts.objective(adapters), parts.preview
+        preview = None if parts.preview is None else parts.preview()
+        objective = parts.objective(adapters)
         return parts.trainer(parts.model, adapters, objective, data, config.train, config.output, preview), parts
 
     def load_adapted(self, config: ConfigT) -> Parts:

@@ -43,11 +43,11 @@ def find_file(source: Path, names: Iterable[str]) -> Path:
     names = list(names)
     if source.is_file():
         return source
-    found = next((source / name for name in names if (source / name).is_file()), None)
-    if found is None:
+    file = next((source / name for name in names if (source / name).is_file()), None)
+    if file is None:
         kind = "holds none of" if source.is_dir() else "is no file, and no directory with one of"
         raise FileNotFoundError(f"{str(source)!r} {kind} {', '.join(names)}")
-    return found
+    return file
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: str) -> None:

@@ -50,17 +50,17 @@ class Foreign:
         """
         chosen = validated(f"format {self.name}", dict(options), self.options)
         with refusing(source):
-            found = self._found(source, chosen, base)
-        notes = [*_assumed(chosen, found.facts), *found.notes]
+            imported = self._found(source, chosen, base)
+        notes = [*_assumed(chosen, imported.facts), *imported.notes]
         manifest = Manifest(
             name="main",
             layout="native",
-            methods=tuple(method.specification() for method in found.methods),
-            base={label: Base.of(module) for label, module in _touched(base, found.tensors).items()},
+            methods=tuple(method.specification() for method in imported.methods),
+            base={label: Base.of(module) for label, module in _touched(base, imported.tensors).items()},
             notes=(f"{source.name} as {self.name}", *notes),
         )
         with replaced_directory(dest) as partial:
-            save_file(found.tensors, partial / WEIGHTS, metadata={"format": "pt"})
+            save_file(imported.tensors, partial / WEIGHTS, metadata={"format": "pt"})
             write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
         return notes
 

@@ -53,8 +53,8 @@ class Model:
 
 
 def _role(module: nn.Module) -> str:
-    towers = anatomy(module).tower_names()
-    if len(towers) != 1 or towers[0] not in ROLES:
+    towers = [name for name in anatomy(module).tower_names() if name in ROLES]
+    if len(towers) != 1:
         raise ValueError(f"base: {type(module).__name__} is neither a pipeline, nor a denoiser or text encoder of one")
     return ROLES[towers[0]]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
 from mmpeft.formats.diffusion.deltas import (
-    Place,
+    Address,
     adapter_of,
     deltas_of,
     layers,
@@ -37,17 +37,17 @@ def write(opened: Opened, dest: Path) -> None:
     """Write one file."""
     check_suffix(dest, ".safetensors")
     deltas, _ = deltas_of(opened, FORMAT.name)
-    texts = {place: name for name, place in preferred_names(opened.model).items() if place[0] != "unet"}
-    names = texts | {place: name for name, place in _names(opened.model).items()}
+    texts = {address: name for name, address in preferred_names(opened.model).items() if address[0] != "unet"}
+    names = texts | {address: name for name, address in _names(opened.model).items()}
     tensors: dict[str, Tensor] = {}
     for name, delta in named(deltas, names, FORMAT.name):
         for key, value in entries(name, delta).items():
-            own = key if delta.place in texts else key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
+            own = key if delta.address in texts else key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
             tensors[own] = value
     write_tensors(dest, tensors, **header(deltas, opened.model))
 
 
-def _names(model: Model) -> dict[str, Place]:
+def _names(model: Model) -> dict[str, Address]:
     unet = model.modules.get("unet")
     own = layers(model, "unet")
     original = {} if unet is None else native_names(unet)

@@ -69,12 +69,12 @@ def _theirs(key: str) -> str:
 
 def _beside(path: Path, model: Model) -> Words:
     """Return the words of the files that lie beside the weights, one each."""
-    found: Words = {}
+    words: Words = {}
     for file in sorted(path.parent.glob("*")):
         if file.suffix in (".safetensors", ".bin") and file.stem != STEM:
             for role, own in read_words(file, model).items():
-                found.setdefault(role, {}).update(own)
-    return found
+                words.setdefault(role, {}).update(own)
+    return words
 
 
 def _is_delta(path: Path) -> bool:
@@ -88,25 +88,25 @@ def _delta(path: Path, model: Model) -> tuple[dict[str, Any], Words]:
         refuse(path, ["neither diffusers' weights nor the authors' delta.bin, which has 'unet'"])
     values, base = flat(content["unet"]), dict(model.module("unet")[1].named_parameters())
     refuse(path, ["it has the weights of a whole text encoder too"] if content.get("text_encoder") else [])
-    found: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     for key in dict.fromkeys(key.removesuffix(".u").removesuffix(".v") for key in values):
         own = state(values, key)
         value = values.get(key, own)
         if isinstance(value, Mapping) and key in base and {"u", "v"} <= value.keys():
             value = base[key].detach() + (value["u"] @ value["v"]).to(base[key])
-        found[_theirs(re.sub(r"\.(weight|bias)$", r".custom_diffusion.\1", key))] = value
-    return found, _modifiers(content.get("modifier_token") or {})
+        weights[_theirs(re.sub(r"\.(weight|bias)$", r".custom_diffusion.\1", key))] = value
+    return weights, _modifiers(content.get("modifier_token") or {})
 
 
 def _modifiers(tokens: Mapping[str, Any]) -> Words:
     """Return the words of the authors' file: a vector, or for SDXL one for each text encoder."""
-    found: Words = {}
+    words: Words = {}
     for word, value in tokens.items():
         vectors = value if isinstance(value, list | tuple) else [value]
         for role, vector in zip(ENCODERS, vectors, strict=False):
             own = vector.value if isinstance(vector, Array) else vector
-            found.setdefault(role, {})[word] = own.reshape(1, -1)
-    return found
+            words.setdefault(role, {})[word] = own.reshape(1, -1)
+    return words
 
 
 FORMAT = Hosted("custom_diffusion", r"custom_diffusion(\.0)?\.(weight|bias)$|^modifier_token\.", read, Settings, write)

@@ -24,7 +24,7 @@ from mmpeft.formats.tensor_file import refuse
 from mmpeft.kernels.quantized import shape_of
 from mmpeft.methods import DoRA, LoRA, Method
 
-Place = tuple[str, str]
+Address = tuple[str, str]
 """The name of a model's part, and the path of a layer in it."""
 PARTS = {
     "a": r"[._]lora(_linear_layer)?\.down\.weight|\.lora_down\.weight|\.lora_A\.weight",
@@ -59,7 +59,7 @@ class Delta:
     Of a convolution A is (r, in, height, width) and B (out, r, 1, 1). With DoRA's ``magnitude`` (out).
     """
 
-    place: Place
+    address: Address
     a: Tensor
     b: Tensor
     alpha: float
@@ -70,7 +70,7 @@ class Delta:
 def deltas_of(opened: Opened, format: str) -> tuple[list[Delta], dict[str, LoRAConfig]]:
     """Return the deltas of whole layers, those of slices in one, with HF peft's configuration of each part."""
     opened.places(format, LowRank)
-    found: list[Delta] = []
+    deltas: list[Delta] = []
     configs: dict[str, LoRAConfig] = {}
     for role, part in opened.parts.items():
         if not part.places:
@@ -81,11 +81,11 @@ def deltas_of(opened: Opened, format: str) -> tuple[list[Delta], dict[str, LoRAC
             a, b = (tensors[f"{PREFIX}{path}.lora_{letter}.weight"] for letter in "AB")
             magnitude = tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
             flat = None if magnitude is None else magnitude.flatten()
-            found.append(Delta((role, path), a, b, scale * len(a), magnitude=flat))
-    return found, configs
+            deltas.append(Delta((role, path), a, b, scale * len(a), magnitude=flat))
+    return deltas, configs
 
 
-def layers(model: Model, *roles: str) -> dict[Place, nn.Module]:
+def layers(model: Model, *roles: str) -> dict[Address, nn.Module]:
     """Return the linear layers and convolutions of a model's parts."""
     return {
         (role, path): module
@@ -96,7 +96,7 @@ def layers(model: Model, *roles: str) -> dict[Place, nn.Module]:
     }
 
 
-def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Mapping[str, Place]) -> list[Delta]:
+def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Mapping[str, Address]) -> list[Delta]:
     """Return the deltas of a file, by the names that its layers have there; all problems are one ValueError.
 
     A file without alpha has a scale of 1.
@@ -111,9 +111,9 @@ def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Ma
     kept = {name: own for name, own in layers_by_name.items() if name not in unknown}
     sites = _sites(model)
     problems += [f"{name}: {'.'.join(names[name])} is no site of LoRA" for name in kept if names[name] not in sites]
-    found = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
+    deltas = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
     refuse(source, problems)
-    return [delta for delta in found if delta is not None]
+    return [delta for delta in deltas if delta is not None]
 
 
 def _others(values: Mapping[str, Any]) -> list[str]:
@@ -144,18 +144,18 @@ def refuse_transformer(model: Model, keys: Iterable[str], format: str) -> None:
         )
 
 
-def named(deltas: Sequence[Delta], names: Mapping[Place, str], format: str) -> list[tuple[str, Delta]]:
+def named(deltas: Sequence[Delta], names: Mapping[Address, str], format: str) -> list[tuple[str, Delta]]:
     """Return deltas with the names that their layers have in a format; layers without one are a ValueError."""
-    without = [".".join(delta.place) for delta in deltas if delta.place not in names]
+    without = [".".join(delta.address) for delta in deltas if delta.address not in names]
     if without:
         raise ValueError(
             f"format {format} has no names for {len(without)} of the layers, such as {without[0]}: it is written for "
             "UNets and CLIP's text encoders; format diffusers_lora has all"
         )
-    return [(names[delta.place], delta) for delta in deltas]
+    return [(names[delta.address], delta) for delta in deltas]
 
 
-def _sites(model: Model) -> set[Place]:
+def _sites(model: Model) -> set[Address]:
     parts = model.modules.items()
     return {(role, site.path) for role, own in parts for site in anatomy(own).sites(WeightSite)}
 
@@ -165,7 +165,7 @@ def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
     groups: dict[tuple[str, int, float, bool, bool], list[str]] = {}
     tensors: dict[str, Tensor] = {}
     for delta in deltas:
-        role, path = delta.place
+        role, path = delta.address
         name = "lora" if delta.magnitude is None else "dora"
         own = {"lora_A": delta.a, "lora_B": delta.b, "magnitude": delta.magnitude}
         tensors |= {model.key(role, f"{path}.{name}.{key}"): v.contiguous() for key, v in own.items() if v is not None}
@@ -179,20 +179,20 @@ def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
 
 def _by_layer(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return the values of each layer by what they are, and the names that are none of LoRA."""
-    found: dict[str, dict[str, Any]] = {}
+    values_by_layer: dict[str, dict[str, Any]] = {}
     problems = []
     for key, value in values.items():
         for part, ends in PARTS.items():
             if match := re.fullmatch(rf"(.+?)({ends})", key):
-                found.setdefault(match[1], {})[part] = value
+                values_by_layer.setdefault(match[1], {})[part] = value
                 break
         else:
             problems.append(f"unexpected {key}: neither LoRA nor DoRA")
-    return found, problems
+    return values_by_layer, problems
 
 
-def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems: list[str]) -> Delta | None:
-    layer: Any = model.modules[place[0]].get_submodule(place[1])
+def _delta(name: str, own: dict[str, Any], address: Address, model: Model, problems: list[str]) -> Delta | None:
+    layer: Any = model.modules[address[0]].get_submodule(address[1])
     if "a" not in own or "b" not in own:
         problems.append(f"{name}: without its {'down' if 'a' not in own else 'up'} projection")
         return None
@@ -204,7 +204,7 @@ def _delta(name: str, own: dict[str, Any], place: Place, model: Model, problems:
     alpha = float(own["alpha"]) if "alpha" in own else float(rank)
     ones = [1] * len(each[1:])
     magnitude = _magnitude(name, own, out, ones, problems)
-    return Delta(place, a.reshape(rank, *each), b.reshape(out, rank, *ones), alpha, magnitude=magnitude)
+    return Delta(address, a.reshape(rank, *each), b.reshape(out, rank, *ones), alpha, magnitude=magnitude)
 
 
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:
@@ -220,12 +220,12 @@ def _magnitude(name: str, own: dict[str, Any], out: int, ones: list[int], proble
             flat: Tensor = own[kind].flatten()
             return flat
         if kind in own:
-            found = tuple(own[kind].shape)
-            problems.append(f"{name}: magnitudes {found}, expected one for each of {out} rows, {shape}")
+            given = tuple(own[kind].shape)
+            problems.append(f"{name}: magnitudes {given}, expected one for each of {out} rows, {shape}")
     return None
 
 
-def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list[str]:
+def _unknown(unknown: list[str], total: int, names: Mapping[str, Address]) -> list[str]:
     """Say which names are none of the model's, and what the nearest of its are; of many, the first ones."""
     if not unknown:
         return []
@@ -236,6 +236,6 @@ def _unknown(unknown: list[str], total: int, names: Mapping[str, Place]) -> list
     return said + ([f"and {rest} more names that no layer of the model has"] if rest > 0 else [])
 
 
-def _near(name: str, names: Mapping[str, Place]) -> str:
+def _near(name: str, names: Mapping[str, Address]) -> str:
     close = get_close_matches(name, names, n=2, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else f" (such as {next(iter(names), None)!r})"

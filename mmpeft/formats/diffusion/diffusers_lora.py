@@ -36,7 +36,7 @@ def read(source: Path, model: Model, options: Settings) -> Imported:
     """Return the deltas, scaled as the metadata or the alphas in the file say, else by 1."""
     path = find_file(source, FILES)
     values = read_values(path)
-    names = {name: place for place in layers(model, *ROLES) for name in _names(*place)}
+    names = {name: address for address in layers(model, *ROLES) for name in _names(*address)}
     if not any(key.startswith(ROLES) for key in values) and len(model.modules) == 1:
         values = {f"{next(iter(model.modules))}.{key}": value for key, value in values.items()}
     deltas = read_deltas(path, model, values, names)
@@ -52,10 +52,10 @@ def write(opened: Opened, dest: Path) -> None:
     deltas, configs = deltas_of(opened, FORMAT.name)
     tensors: dict[str, Tensor] = {}
     for delta in deltas:
-        name = ".".join(delta.place)
+        name = ".".join(delta.address)
         tensors |= {f"{name}.lora_A.weight": delta.a, f"{name}.lora_B.weight": delta.b}
         if delta.magnitude is not None:
-            ends = ".weight" if delta.place[0].startswith("text_encoder") else ""  # transformers' loader and peft's
+            ends = ".weight" if delta.address[0].startswith("text_encoder") else ""  # transformers' loader and peft's
             own = delta.magnitude if delta.a.ndim == 2 else delta.magnitude[None, :, None, None]
             tensors[f"{name}.lora_magnitude_vector{ends}"] = own
     content = {f"{role}.{key}": v for role, own in configs.items() for key, v in own.model_dump(mode="json").items()}
@@ -80,20 +80,20 @@ def _names(role: str, path: str) -> Iterator[str]:
 
 def _configured(path: Path, deltas: list[Delta], content: dict[str, Any]) -> list[Delta]:
     """Return deltas with the scales of the metadata; a rank that is another there is a ValueError."""
-    roles = {delta.place[0] for delta in deltas}
-    configs, problems, found = {}, [], []
+    roles = {delta.address[0] for delta in deltas}
+    configs, problems, configured = {}, [], []
     for role in roles:
         own = {k.removeprefix(f"{role}."): v for k, v in content.items() if k.startswith(f"{role}.")}
         own = own or {k: v for k, v in content.items() if k.partition(".")[0] not in ROLES}
         known = {k: v for k, v in own.items() if k in LoRAConfig.model_fields or not silent(k, v)}
         configs[role] = validated(f"{path}: {METADATA} of {role}", known, LoRAConfig)
     for delta in deltas:
-        config, layer = configs[delta.place[0]], delta.place[1]
+        config, layer = configs[delta.address[0]], delta.address[1]
         if config.rank(layer) != len(delta.a):
             problems.append(f"{layer}: rank {len(delta.a)}, and its metadata says {config.rank(layer)}")
-        found.append(replace(delta, alpha=config.alpha(layer), root=config.use_rslora))
+        configured.append(replace(delta, alpha=config.alpha(layer), root=config.use_rslora))
     refuse(path, problems)
-    return found
+    return configured
 
 
 FORMAT = Hosted("diffusers_lora", r"^(unet|text_encoder|transformer)\..*lora", read, Settings, write)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmpeft.formats.any_file import check_suffix, read_values, write_tensors
 from mmpeft.formats.diffusion.deltas import (
+    Address,
     Delta,
-    Place,
     adapter_of,
     deltas_of,
     layers,
@@ -39,7 +39,7 @@ def write(opened: Opened, dest: Path) -> None:
     """Write one file with the header that kohya's tools look into."""
     check_suffix(dest, ".safetensors")
     deltas, _ = deltas_of(opened, FORMAT.name)
-    names = {place: name for name, place in preferred_names(opened.model).items()}
+    names = {address: name for name, address in preferred_names(opened.model).items()}
     tensors: dict[str, Tensor] = {}
     for name, delta in named(deltas, names, FORMAT.name):
         tensors |= entries(name, delta)
@@ -48,11 +48,11 @@ def write(opened: Opened, dest: Path) -> None:
 
 def entries(name: str, delta: Delta) -> dict[str, Tensor]:
     """Return the tensors of one layer."""
-    found = {f"{name}.lora_down.weight": delta.a, f"{name}.lora_up.weight": delta.b}
-    found[f"{name}.alpha"] = torch.tensor(delta.alpha)
+    tensors = {f"{name}.lora_down.weight": delta.a, f"{name}.lora_up.weight": delta.b}
+    tensors[f"{name}.alpha"] = torch.tensor(delta.alpha)
     if delta.magnitude is not None:
-        found[f"{name}.dora_scale"] = delta.magnitude.view(-1, *[1] * (delta.a.ndim - 1))
-    return found
+        tensors[f"{name}.dora_scale"] = delta.magnitude.view(-1, *[1] * (delta.a.ndim - 1))
+    return tensors
 
 
 def header(deltas: list[Delta], model: Model) -> dict[str, str]:
@@ -71,23 +71,23 @@ def is_large(unet: Any) -> bool:
     return unet is not None and unet.config.addition_embed_type == "text_time"
 
 
-def known_names(model: Model) -> dict[str, Place]:
+def known_names(model: Model) -> dict[str, Address]:
     """Return the layers by all the names that files have for them."""
     original = native_names(model.modules["unet"]) if "unet" in model.modules else {}
     own = layers(model, *ROLES)
-    found = {name: place for place in own for name in _names(*place)}
-    return found | {_flat("lora_unet", name): ("unet", p) for p, name in original.items() if ("unet", p) in own}
+    names = {name: address for address in own for name in _names(*address)}
+    return names | {_flat("lora_unet", name): ("unet", p) for p, name in original.items() if ("unet", p) in own}
 
 
-def preferred_names(model: Model) -> dict[str, Place]:
+def preferred_names(model: Model) -> dict[str, Address]:
     """Return the layers by the names that kohya's own code would write for this model."""
     unet = model.modules.get("unet")
     original = native_names(unet) if is_large(unet) else {}
-    found = {}
+    names = {}
     for role, path in layers(model, *ROLES):
         first, *second = _names(role, original.get(path, path) if role == "unet" else path)
-        found[second[0] if second and "text_encoder_2" in model.modules else first] = (role, path)
-    return found
+        names[second[0] if second and "text_encoder_2" in model.modules else first] = (role, path)
+    return names
 
 
 def _names(role: str, path: str) -> Iterator[str]:

@@ -31,17 +31,17 @@ RESNET = {
 def native_names(unet: Any) -> dict[str, str]:
     """Return the original path of every module of a UNet, or of its encoder, by its path in diffusers."""
     roots = dict(_blocks(unet))
-    found = {}
+    names = {}
     for path, _ in own_modules(unet):
         root = next((own for own in roots if path.startswith(f"{own}.")), "")
         inner = path.removeprefix(f"{root}.")
         if path in OUTER:
-            found[path] = OUTER[path]
+            names[path] = OUTER[path]
         elif root.endswith("samplers.0"):
-            found[path] = f"{roots[root]}.{'op' if 'down' in root else 'conv'}"
+            names[path] = f"{roots[root]}.{'op' if 'down' in root else 'conv'}"
         elif root:
-            found[path] = f"{roots[root]}.{RESNET.get(inner, inner) if '.resnets.' in root else inner}"
-    return found
+            names[path] = f"{roots[root]}.{RESNET.get(inner, inner) if '.resnets.' in root else inner}"
+    return names
 
 
 def _blocks(unet: Any) -> Iterator[tuple[str, str]]:

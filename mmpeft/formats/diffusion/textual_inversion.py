@@ -63,13 +63,13 @@ def read_words(path: Path, model: Model, word: str | None = None) -> Words:
         content = {path.stem: content["emb_params"]}
     if word is not None and len(content) > 1:
         raise ValueError(f"word: {word!r} for a file of {len(content)} words: {', '.join(content)}")
-    found = {word or key: _vectors(path, value) for key, value in content.items()}
-    widths = {value.shape[1] for value in found.values()}
+    words = {word or key: _vectors(path, value) for key, value in content.items()}
+    widths = {value.shape[1] for value in words.values()}
     fitting = [role for role in ENCODERS if role in model.modules and {_width(model.modules[role])} == widths]
     if len(fitting) != 1:
         known = [f"{role} {_width(model.modules[role])}" for role in ENCODERS if role in model.modules]
         raise refusal(path, [f"vectors of {sorted(widths)} for one text encoder, and the model has {', '.join(known)}"])
-    return {fitting[0]: found}
+    return {fitting[0]: words}
 
 
 def adapter_of_words(path: Path, model: Model, words: Words) -> tuple[list[Method], dict[str, Tensor]]:
@@ -96,26 +96,26 @@ def adapter_of_words(path: Path, model: Model, words: Words) -> tuple[list[Metho
 
 def words_of(opened: Opened) -> Words:
     """Return the words of an adapter, if it has any."""
-    found: Words = {}
+    words_by_encoder: Words = {}
     for role, part in opened.parts.items():
         vectors = [opened.tensors[role][f"{key}.vectors"] for _, edit, key in part.places if isinstance(edit, NewWords)]
         methods = [method for method in part.methods if isinstance(method, TextualInversion)]
         if len(methods) > 1:
             raise ValueError(f"{opened.directory}: {len(methods)} sets of words: a file holds those of one")
         for value in vectors:
-            found[role] = dict(zip(methods[0].words, value.split(methods[0].vectors), strict=True))
-    return found
+            words_by_encoder[role] = dict(zip(methods[0].words, value.split(methods[0].vectors), strict=True))
+    return words_by_encoder
 
 
 def write_words(opened: Opened, directory: Path, alone: str | None = None) -> None:
     """Write a file for each word, named like it; one word gets the name ``alone`` if that is given."""
-    found = words_of(opened)
-    words = list(next(iter(found.values()), {}))
+    words_by_encoder = words_of(opened)
+    words = list(next(iter(words_by_encoder.values()), {}))
     for word in words:
         if not word.strip(". ") or set(word) & set("/\\\0"):
             raise ValueError(f"words: {word!r} can't be the name of a file")
-        large = len(found) == 2
-        tensors = {LARGE[role] if large else word: own[word] for role, own in found.items()}
+        large = len(words_by_encoder) == 2
+        tensors = {LARGE[role] if large else word: own[word] for role, own in words_by_encoder.items()}
         name = alone if alone and len(words) == 1 and not large else f"{word}.safetensors"
         write_tensors(directory / name, tensors)
 

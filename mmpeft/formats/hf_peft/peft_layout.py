@@ -27,7 +27,7 @@ class Piece:
 
 @dataclass
 class TensorLayout:
-    """An adapter in peft's keys and shapes; ``ground`` holds what their tensors have around our pieces."""
+    """An adapter in peft's keys and shapes; ``defaults`` are peft's tensors where this adapter edits no rows."""
 
     hosts: list[str] = field(default_factory=list)
     """Paths of the modules that peft wraps."""
@@ -38,12 +38,12 @@ class TensorLayout:
     scales: dict[str, float] = field(default_factory=dict)
     """The factor on each low-rank delta."""
     pieces: list[Piece] = field(default_factory=list)
-    ground: dict[str, Tensor] = field(default_factory=dict)
+    defaults: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def shapes(self) -> Shapes:
         """Shapes of peft's tensors."""
-        return {name: tuple(value.shape) for name, value in self.ground.items()}
+        return {name: tuple(value.shape) for name, value in self.defaults.items()}
 
     def pack(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return peft's tensors."""
@@ -51,8 +51,8 @@ class TensorLayout:
         for piece in self.pieces:
             value = state[piece.ours].detach()
             if piece.theirs not in packed:
-                packed[piece.theirs] = torch.empty(self.ground[piece.theirs].shape).to(value)
-                packed[piece.theirs].copy_(self.ground[piece.theirs])
+                packed[piece.theirs] = torch.empty(self.defaults[piece.theirs].shape).to(value)
+                packed[piece.theirs].copy_(self.defaults[piece.theirs])
             packed[piece.theirs][piece.index] = value
         return packed
 
@@ -63,7 +63,7 @@ class TensorLayout:
     def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Name the tensors that hold more than our pieces: another program has written into them.
 
-        Magnitudes are left out: their ground are norms of the base, which each machine computes a little differently.
+        Magnitudes are left out: their defaults are norms of the base, which each machine computes a little differently.
         """
         by_name: dict[str, list[Index]] = {}
         for piece in self.pieces:
@@ -73,13 +73,13 @@ class TensorLayout:
         return [f"{name} has weights in rows that this adapter doesn't edit" for name in changed]
 
     def _has_more(self, name: str, value: Tensor, indices: list[Index]) -> bool:
-        """Whether a tensor is another than its ground outside of these pieces; most are one piece, and not copied."""
+        """Whether a tensor is another than its defaults outside of these pieces; most are one piece, and not copied."""
         if sum(value[index].numel() for index in indices) == value.numel():
             return False
-        rest, ground = value.clone(), self.ground[name]
+        rest, defaults = value.clone(), self.defaults[name]
         for index in indices:
-            rest[index] = ground[index].to(rest)
-        return bool((rest != ground).any())
+            rest[index] = defaults[index].to(rest)
+        return bool((rest != defaults).any())
 
     def disagreements(self, config: AnyConfig, module: nn.Module) -> list[str]:
         """Name the modules for which peft would understand a configuration otherwise."""
@@ -87,15 +87,15 @@ class TensorLayout:
             return []
         paths = [path for path, _ in module.named_modules() if path and path.split(".")[0] != "mmpeft"]
         named = {"target_modules": (config.targets, self.hosts), "modules_to_save": (config.saves, self.saved)}
-        found: list[str] = []
+        problems: list[str] = []
         for key, (chosen, own) in named.items():
-            found += [
+            problems += [
                 f"{path}: {key} includes it, and it has no tensors" for path in paths if chosen(path) > (path in own)
             ]
-            found += [f"{path}: it has tensors, and {key} doesn't include it" for path in own if not chosen(path)]
+            problems += [f"{path}: it has tensors, and {key} doesn't include it" for path in own if not chosen(path)]
         if isinstance(config, LoRAConfig):
             wrong = [p for p, scale in self.scales.items() if not math.isclose(config.scale(p), scale, rel_tol=1e-6)]
-            return found + [f"{p}: the scale would be {config.scale(p):g}, and is {self.scales[p]:g}" for p in wrong]
-        return found + [
+            return problems + [f"{p}: the scale would be {config.scale(p):g}, and is {self.scales[p]:g}" for p in wrong]
+        return problems + [
             f"{p}: input or output, by feedforward_modules" for p in self.hosts if config.feeds(p) != (p in self.inputs)
         ]

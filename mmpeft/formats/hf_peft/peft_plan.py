@@ -68,7 +68,7 @@ def _lay_out_prompt(adapter: Adapter, module: nn.Module) -> tuple[TensorLayout, 
         raise InexpressibleError("peft has no counterpart of a prompt together with other edits")
     shape = edit.get_parameter("vectors").shape
     layout = TensorLayout(pieces=[Piece(f"{key}.vectors", VECTORS, (ALL, ALL))])
-    layout.ground[VECTORS] = torch.zeros(()).expand(shape)
+    layout.defaults[VECTORS] = torch.zeros(()).expand(shape)
     config = PromptConfig(
         peft_type="P_TUNING" if isinstance(method, PTuning) else "PROMPT_TUNING",
         task_type=task_of(plain_class(module).__name__),
@@ -151,7 +151,7 @@ def _lay_out_low_rank(layout: TensorLayout, hosts: Mapping[str, list[Place]], me
         alpha_pattern={path: alpha for path, alpha in alphas.items() if alpha != usual_alpha},
         lora_dropout=dropouts.pop(),
         use_rslora=root,
-        use_dora=any(name.endswith("lora_magnitude_vector") for name in layout.ground),
+        use_dora=any(name.endswith("lora_magnitude_vector") for name in layout.defaults),
         fan_in_fan_out=_transposed(hosts),
     )
 
@@ -166,8 +166,8 @@ def _stack(layout: TensorLayout, path: str, places: list[Place]) -> int:
     parts = [(site, f"{key}.{part}", len(edit.lora_A)) for site, edit, key in edits for part in edit.parts]
     ends = list(accumulate(rank for *_, rank in parts))
     out, *each = _shape(places[0][0])
-    layout.ground[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], *each)
-    layout.ground[f"{name}.lora_B.weight"] = torch.zeros(()).expand(out, ends[-1], *[1] * len(each[1:]))
+    layout.defaults[f"{name}.lora_A.weight"] = torch.zeros(()).expand(ends[-1], *each)
+    layout.defaults[f"{name}.lora_B.weight"] = torch.zeros(()).expand(out, ends[-1], *[1] * len(each[1:]))
     for (site, part, _), start, end in zip(parts, [0, *ends], ends, strict=False):
         columns = slice(start, end)
         layout.pieces.append(Piece(f"{part}_A", f"{name}.lora_A.weight", (columns,)))
@@ -185,7 +185,7 @@ def _add_magnitudes(layout: TensorLayout, path: str, places: list[Place]) -> Non
     _disjoint(path, places)
     theirs, weight = f"{PREFIX}{path}.lora_magnitude_vector", _weight(places[0][0])
     norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
-    layout.ground[theirs] = norms if weight.ndim == 2 else norms[None, :, None, None]
+    layout.defaults[theirs] = norms if weight.ndim == 2 else norms[None, :, None, None]
     for site, _, key in places:
         rows: Index = (_index(site),)
         layout.pieces.append(Piece(f"{key}.magnitude", theirs, rows if weight.ndim == 2 else (0, *rows, 0, 0)))
@@ -199,7 +199,7 @@ def _lay_out_scales(layout: TensorLayout, hosts: Mapping[str, list[Place]]) -> I
             raise InexpressibleError(f"{path}: peft scales a layer's input or its output once, not {len(places)} times")
         _disjoint(path, places)
         layout.inputs += [path] if on_input else []
-        layout.ground[theirs] = torch.ones(()).expand((1, *each) if on_input else (out, 1))
+        layout.defaults[theirs] = torch.ones(()).expand((1, *each) if on_input else (out, 1))
         for site, _, key in places:
             layout.pieces.append(Piece(f"{key}.scale", theirs, (0, ALL) if on_input else (_index(site), 0)))
     inputs = tuple(layout.inputs)
@@ -229,7 +229,7 @@ def _save_whole(layout: TensorLayout, site: ParametersSite, edit: Unfreeze, key:
     layout.saved.append(site.host_path)
     for name, value in edit.named_parameters():
         theirs = f"{PREFIX}{site.host_path}.{name}"
-        layout.ground[theirs] = torch.zeros(()).expand(value.shape)
+        layout.defaults[theirs] = torch.zeros(()).expand(value.shape)
         layout.pieces.append(Piece(f"{key}.{name}", theirs, (ALL,) * value.ndim))
 
 

@@ -66,7 +66,7 @@ def lay_out_prefix(adapter: Adapter, module: nn.Module) -> PrefixLayout:
         encoder_hidden_size=width,
     )
     layout = PrefixLayout(config=config)
-    layout.ground[VECTORS] = torch.zeros(()).expand(first.tokens, 2 * count * width)
+    layout.defaults[VECTORS] = torch.zeros(()).expand(first.tokens, 2 * count * width)
     for number, (site, _, key) in enumerate(places):
         for part, name in enumerate(("keys", "values")):
             columns = slice((2 * number + part) * width, (2 * number + part + 1) * width)

@@ -47,11 +47,11 @@ def read(source: Path, options: Options) -> Imported:
     ledger.shape(r"weights\.layer_\d+\.\w+\.w_lora_A", 2)
     refuse(source, _problems(facts))
     layers = _layers(facts, options)
-    found = ledger.count(r"weights\.layer_(\d+)\..*")
-    if found != len(layers):
+    count = ledger.count(r"weights\.layer_(\d+)\..*")
+    if count != len(layers):
         depths = f"text_layers={options.text_layers} and vision_layers={options.vision_layers}"
         at = f"encoder {facts['encoder']!r} at position {facts['position']!r}"
-        refuse(source, [f"it holds {found} layers, and {depths} make {len(layers)} for {at}"])
+        refuse(source, [f"it holds {count} layers, and {depths} make {len(layers)} for {at}"])
     names = {theirs: name for theirs, name in PROJECTIONS.items() if rf"weights\.layer_\d+\.{theirs}\..*" in ledger}
     widths = {tower: _width(ledger, layers, tower) for tower, _ in layers}
     for number, (tower, index) in enumerate(layers):
@@ -66,12 +66,12 @@ def read(source: Path, options: Options) -> Imported:
 
 
 def _problems(facts: Mapping[str, Any]) -> list[str]:
-    found = [f"metadata: {key} is missing" for key, value in facts.items() if value is None and key != "params"]
+    problems = [f"metadata: {key} is missing" for key, value in facts.items() if value is None and key != "params"]
     positions = [*PARTS, "top", "top1", "top2", "top3"]
     for key, known in (("encoder", ["text", "vision", "both"]), ("position", positions)):
         if facts[key] not in (*known, None):
-            found.append(f"metadata.{key}: {facts[key]!r}{nearest(str(facts[key]), known)}")
-    return found
+            problems.append(f"metadata.{key}: {facts[key]!r}{nearest(str(facts[key]), known)}")
+    return problems
 
 
 def _layers(facts: Mapping[str, Any], options: Options) -> list[tuple[str, int]]:

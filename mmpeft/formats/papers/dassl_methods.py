@@ -116,9 +116,9 @@ def _planned(family: type[IVLP], towers: dict[str, tuple[int, int]], options: Op
 
 def _stack(ledger: Ledger, ours: str, names: list[str], shape: tuple[int, ...]) -> None:
     taken = [ledger.take(name, shape) for name in names]
-    found = [value for value in taken if value is not None]
-    if names and len(found) == len(names):
-        ledger.tensors[ours] = torch.stack(found)
+    present = [value for value in taken if value is not None]
+    if names and len(present) == len(names):
+        ledger.tensors[ours] = torch.stack(present)
 
 
 def _words(tokens: int, options: Options) -> dict[str, Any]:

@@ -72,10 +72,10 @@ def _tensor(path: Path) -> Tensor:
 def _only(source: Path) -> int:
     pattern = re.compile(r"values_(\d+)shots\.pt")
     names = sorted(source.iterdir()) if source.is_dir() else []
-    found = [int(match[1]) for match in (pattern.fullmatch(path.name) for path in names) if match]
-    if len(found) != 1:
-        raise ValueError(f"shots: {source} holds values of {found or 'no'} shots: give the one to read")
-    return found[0]
+    shots = [int(match[1]) for match in (pattern.fullmatch(path.name) for path in names) if match]
+    if len(shots) != 1:
+        raise ValueError(f"shots: {source} holds values of {shots or 'no'} shots: give the one to read")
+    return shots[0]
 
 
 FORMAT = Foreign("tip_adapter", r"^(keys|values|best_F)_\d+shots", read, Options)

@@ -37,11 +37,11 @@ def export(directory: Path, dest: Path, base: Any = None) -> None:
 
 
 def _tensors(served: ServedAdapter, scale: float) -> dict[str, Any]:
-    found = {}
+    tensors = {}
     for path, delta in served.deltas.items():
-        found[f"{PREFIX}{path}.lora_A.weight"] = delta.a
-        found[f"{PREFIX}{path}.lora_B.weight"] = delta.scaled_to(scale)
-    return found
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = delta.a
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = delta.scaled_to(scale)
+    return tensors
 
 
 def _config(served: ServedAdapter, scale: float) -> dict[str, Any]:

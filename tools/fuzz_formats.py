@@ -94,6 +94,8 @@ class Formats:
         path = directory / sample.path.name
         (shutil.copytree if sample.path.is_dir() else shutil.copyfile)(sample.path, path)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        if random.random() < 0.03:
+            return self._straight(sample, path, directory)
         bend(random, random.choice([file for file in files if file.is_file()]))
         label = "native" if format == "native" else format
         if format in ("native", "peft") and random.random() < 0.8:
@@ -102,6 +104,13 @@ class Formats:
             return Case(label, lambda: self._exported(path, directory, random), (path.name,), check=self._untouched)
         read = partial(convert, path, directory / "out", format, base=sample.base, **sample.options)
         return Case(label, read, (path.name,), (ValueError, FileNotFoundError), partial(self._whole, directory / "out"))
+
+    def _straight(self, sample: Sample, path: Path, directory: Path) -> Case:
+        """Return a case that must be read: the file as it is."""
+        if sample.format == "native":
+            return Case("straight", lambda: mmpeft.load(self.model, path), (), (), self._untouched)
+        read = partial(convert, path, directory / "out", sample.format, base=sample.base, **sample.options)
+        return Case("straight", read, (), ())
 
     def _exported(self, path: Path, directory: Path, random: Random) -> None:
         format = random.choice(("peft", "vllm"))

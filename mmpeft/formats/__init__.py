@@ -81,9 +81,10 @@ def _refuse_stages(directory: Path, base: Any) -> None:
     """Raise a ValueError for an adapter on a merged base: no other format can say so, unless the base has it all."""
     from mmpeft.formats.native import read
     from mmpeft.formats.stages import check_stages
+    from mmpeft.formats.storage import MANIFEST
     from mmpeft.injection.pipelines import modules_of
 
-    manifest = read(directory).manifest
+    manifest = read(directory).manifest if (directory / MANIFEST).is_file() else None
     if manifest is not None:
         check_stages(directory, manifest.stages, {} if base is None else modules_of(base))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from mmpeft import __version__
@@ -72,6 +72,13 @@ class Manifest(Settings):
     """Adapters that were merged into the base before this one was trained on it, in order."""
     notes: tuple[str, ...] = ()
     """Where an import came from, and what it assumed and left out."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        if not value.replace("_", "a").replace("-", "a").isalnum():
+            raise ValueError("letters, digits, '-' and '_' only")
+        return value
 
     def differences(self, modules: Mapping[str, nn.Module], anatomies: Mapping[str, Anatomy]) -> list[str]:
         """Say for each module that is not built like the one that the adapter was made for what it is."""

@@ -35,8 +35,8 @@ PROJECTION = {
 """Names in a layer of the resampler."""
 OTHERS = {
     r"image_proj\.perceiver_resampler\..*": "IP-Adapter FaceID Plus (features of a face beside an image's, and LoRA)",
-    r"(image_proj\.norm\.weight|ip_adapter\.\d+\.to_\w+_lora\..*)": "IP-Adapter FaceID (features of a face, and LoRA)",
     r"image_proj\.proj\.3\.weight": "IP-Adapter Full Face (all of an image's features through an MLP)",
+    r"image_proj\.proj\.0\.weight|ip_adapter\.\d+\.to_\w+_lora\..*": "IP-Adapter FaceID (features of a face and LoRA)",
 }
 """Kinds of other files under the same names, by signs in them, as diffusers tells them apart."""
 OURS = re.compile(

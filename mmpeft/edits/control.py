@@ -108,8 +108,8 @@ class ControlBranch(ChangesInput):
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

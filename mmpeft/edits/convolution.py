@@ -38,7 +38,7 @@ class ConvolutionalBottleneck(ChangesOutput):
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.zeros_(self.up.weight)
         for layer in (self.down, self.conv, self.up):
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.get_parameter("bias"))
         if kernel == "xavier":
             nn.init.xavier_uniform_(self.conv.weight)
         else:
@@ -58,8 +58,8 @@ class ConvolutionalBottleneck(ChangesOutput):
         return y + F.linear(hidden, self.up.weight.to(x.dtype), self.up.bias.to(x.dtype)) * self.scale
 
     def _convolve(self, z: Tensor) -> Tensor:
-        bias: Tensor = self.conv.bias  # type: ignore[assignment]
-        return F.conv2d(z, self.conv.weight.to(z.dtype), bias.to(z.dtype), padding=1)
+        assert self.conv.bias is not None
+        return F.conv2d(z, self.conv.weight.to(z.dtype), self.conv.bias.to(z.dtype), padding=1)
 
 
 def _quick_gelu(z: Tensor) -> Tensor:

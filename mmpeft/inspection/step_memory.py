@@ -156,15 +156,15 @@ def _optimizer_bytes(parameters: list[nn.Parameter], make_optimizer: MakeOptimiz
     """Return the bytes of an optimizer's state, and the most that a step of it needs besides."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            return _two_updates([_stand_in(mode, parameter) for parameter in parameters], make_optimizer)  # type: ignore[misc]
+            return _two_updates([_stand_in(mode, parameter) for parameter in parameters], make_optimizer)
     except NEEDS_NUMBERS:
         return _two_updates([nn.Parameter(parameter.detach().clone()) for parameter in parameters], make_optimizer)
 
 
-def _two_updates(parameters: list[nn.Parameter], make_optimizer: MakeOptimizer) -> tuple[int, int]:
+def _two_updates(parameters: list[Any], make_optimizer: MakeOptimizer) -> tuple[int, int]:
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    with LiveBytes([*parameters, *(parameter.grad for parameter in parameters)]) as live:  # type: ignore[list-item]
+    with LiveBytes([*parameters, *(parameter.grad for parameter in parameters)]) as live:
         optimizer = make_optimizer(parameters)
         optimizer.step()
         state = live.most = live.bytes

@@ -147,7 +147,8 @@ class _LowRankLinear(torch.autograd.Function):
 
 
 _ANY = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
-_LowRankLinear.forward.__signature__ = _ANY  # type: ignore[attr-defined]
+_forward: Any = _LowRankLinear.forward
+_forward.__signature__ = _ANY
 """torch binds the arguments at every call; to a signature found anew each time, that takes as long as a small layer."""
 
 

@@ -32,7 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if _packed(weight):
         from bitsandbytes import matmul_4bit
 
-        y: Tensor = matmul_4bit(x, weight, bias=bias, quant_state=weight.quant_state)  # type: ignore[attr-defined]
+        y: Tensor = matmul_4bit(x, weight, bias=bias, quant_state=_state(weight))
         return y
     return F.linear(x, weight if _wrapped(weight) else weight.to(x.dtype), bias)
 
@@ -41,27 +41,28 @@ def computes_in(host: nn.Module, weight: Tensor) -> torch.dtype | None:
     """Return the precision that a layer computes in with its quantised weight; None where ``dense`` can't read it."""
     if not _packed(weight):
         return weight.dtype
-    if getattr(weight.quant_state, "packing_format_for_cpu", False):  # type: ignore[attr-defined]
+    if getattr(_state(weight), "packing_format_for_cpu", False):
         return None
     return getattr(host, "compute_dtype", None) or dtype_of(weight)
 
 
 def shape_of(weight: Tensor) -> torch.Size:
     """Return the shape of the numbers that a weight stands for."""
-    return torch.Size(weight.quant_state.shape) if _packed(weight) else weight.shape  # type: ignore[attr-defined]
+    return torch.Size(_state(weight).shape) if _packed(weight) else weight.shape
 
 
 def dtype_of(weight: Tensor) -> torch.dtype:
     """Return the unquantised precision of a weight: that of `dense`, without making its numbers."""
-    return weight.quant_state.dtype if _packed(weight) else weight.dtype  # type: ignore[attr-defined]
+    return _state(weight).dtype if _packed(weight) else weight.dtype
 
 
 def stored(weight: Tensor) -> list[Tensor]:
     """Return the tensors that a weight is made of, its scales included; of a plain one itself."""
     if _packed(weight):
-        return [weight, *_tensors(weight.quant_state)]  # type: ignore[attr-defined]
+        return [weight, *_tensors(_state(weight))]
     if _wrapped(weight):
-        names: list[str] = weight.__tensor_flatten__()[0]  # type: ignore[attr-defined]
+        wrapper: Any = weight
+        names: list[str] = wrapper.__tensor_flatten__()[0]
         return [getattr(weight, name) for name in names]
     return [weight]
 
@@ -84,7 +85,12 @@ def plain_parameter(weight: Tensor) -> nn.Parameter:
 
 def _packed(weight: Tensor) -> bool:
     """Whether a weight is bitsandbytes' of 4 bits."""
-    return getattr(weight, "quant_state", None) is not None
+    return _state(weight) is not None
+
+
+def _state(weight: Tensor) -> Any:
+    """Return bitsandbytes' scales and shape of a weight of 4 bits; None of any other."""
+    return getattr(weight, "quant_state", None)
 
 
 def _wrapped(weight: Tensor) -> bool:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
+from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import carried_by
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route, Served
@@ -360,10 +362,11 @@ def _check_batch(
 
 def _thaw(module: nn.Module, tree: Tree) -> None:
     del module._modules["mmpeft"]
-    if carried_by(module):
-        graft(module).rooted = False
-        if not graft(module).needed:
-            ungraft(module)
+    for host in [module, *running_norms(module)]:
+        if carried_by(host):
+            graft(host).rooted = graft(host).settled = False
+            if not graft(host).needed:
+                ungraft(host)
     trainable = set(tree.unfrozen)
     for key, parameter in module.named_parameters():
         parameter.requires_grad_(key in trainable)
@@ -371,6 +374,12 @@ def _thaw(module: nn.Module, tree: Tree) -> None:
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
+
+
+def running_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms of a model that keep running statistics."""
+    norms = (norm for _, norm in own_modules(module) if isinstance(norm, _BatchNorm))
+    return [norm for norm in norms if norm.running_mean is not None]
 
 
 def reset_compiled() -> None:

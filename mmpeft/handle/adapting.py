@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mmpeft.handle.adapters import Adapters, reset_compiled
+from mmpeft.handle.adapters import Adapters, reset_compiled, running_norms
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.injection.containers import CONTAINERS
-from mmpeft.injection.graft import graft
+from mmpeft.injection.graft import check_forward, graft
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan
 from mmpeft.injection.tree import Tree
@@ -25,7 +25,8 @@ def adapt(
     ``model`` is a module, a dict of modules, or a pipeline with ``components``; ``methods`` a Method, a list of them, a
     registry name or a dict with the key ``method``. Weights are made in ``dtype``: by default the base's own precision,
     and fp32 on a half-precision base. A method without its sites in this model (in any module of a pipeline) raises a
-    ValueError before anything is changed.
+    ValueError before anything is changed. Running statistics of batch norms are the frozen base's: they are used in
+    ``model.train()`` too, and stay as they are.
     """
     return inject(model, parse(methods), name, dtype)
 
@@ -43,6 +44,8 @@ def inject(
     _check_name(handle, name)
     handle._unmerged("adapt")
     handle._for_everybody("adapt")
+    for norm in [norm for module in modules.values() for norm in running_norms(module)]:
+        check_forward(norm)
     vocabularies = vocabularies_of(model)
     planned = plan(anatomies_of(model) if anatomies is None else anatomies, methods, dtype)
     with handle.off():
@@ -56,6 +59,8 @@ def inject(
         if not isinstance(tree, Tree):
             tree = Tree(module)
             module.requires_grad_(False)
+            for norm in running_norms(module):
+                graft(norm).settled = True
             module._modules["mmpeft"] = tree
             if isinstance(module, CONTAINERS):
                 graft(module).rooted = True

@@ -79,6 +79,8 @@ class Graft:
         """How many contexts compute in another way here."""
         self.rooted = False
         """Whether the host is a container with the tree of adapters among its children."""
+        self.settled = False
+        """Whether the host is a batch norm of a frozen base: it uses its running statistics, and never moves them."""
         self.tap = Tap()
         self.switched: list[tuple[str, Any, Graft]] = []
         """Attributes of the host and their values while another host, which it calls only then, is running."""
@@ -129,7 +131,7 @@ class Graft:
     def needed(self) -> bool:
         """Whether the host has to carry this."""
         changed = self.kernel.default.site is not None or self.level.default != "standard"
-        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0 or self.rooted
+        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0 or self.rooted or self.settled
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "default": None, "borrowed": 0}
@@ -178,7 +180,7 @@ class Graft:
         return y
 
     def _compute(self, host: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attributes = self._attributes()
+        attributes = self._attributes(host)
         routed = [call for call in self.now().schedule.parameters if call.route is not None]
         if not routed:
             return replaced(host, self.mixed(host), forward, args, kwargs, attributes)
@@ -189,10 +191,12 @@ class Graft:
             y = y.index_copy(0, rows, replaced(host, _tensors(call), forward, (args[0][rows], *args[1:]), kwargs))
         return y
 
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self, host: nn.Module) -> dict[str, Any]:
         """Return the host's attributes that have other values just now."""
         site = self.now().kernel.site
         attributes = {name: value for name, value, other in self.switched if other.now().running}
+        if self.settled and host.training:
+            attributes["training"] = False
         return attributes | {name: value for _, name, value in (() if site is None else site.switches)}
 
     def mixed(self, host: nn.Module) -> dict[str, Tensor]:
@@ -287,7 +291,7 @@ def _forward(cls: type[nn.Module]) -> Forward:
         elif plain and args and (y := carried.brief(self, state, args[0])) is not None:
             return y
         with recomputing(state.level):
-            if state.running or state.schedule.tapped or carried.switched:
+            if state.running or state.schedule.tapped or carried.switched or carried.settled:
                 if not args:
                     args = (kwargs.pop(first, None),)
                 return carried.run(self, original, state, args, kwargs)

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -256,3 +257,27 @@ def test_without_a_graph_a_layer_computes_the_same(dtype: torch.dtype, rows: int
         assert (found - exact).norm() <= 1.01 * (model(x) - exact).norm() + 2**-9 * exact.norm()
     else:
         assert torch.equal(found, model(x))
+
+
+@pytest.mark.parametrize("method", [mmpeft.LinearProbe(), mmpeft.NormTuning()])
+def test_statistics_of_the_base_stay_in_a_loop_of_ones_own(method: Any, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    frozen, classes = copy.deepcopy(model), [type(module) for module in model.modules()]
+    x = 3 * torch.randn(4, 3, 32, 32) + 1
+    adapters = mmpeft.adapt(model, method)
+    optimizer = torch.optim.SGD(adapters.parameters(), 1e-2)
+    model.train()
+    for _ in range(2):
+        model(x).square().mean().backward()
+        optimizer.step()
+    adapters.save(tmp_path / "a")
+    fresh = copy.deepcopy(frozen)
+    mmpeft.load(fresh, tmp_path / "a")
+    with torch.no_grad():
+        assert torch.equal(fresh(x), model.eval()(x))
+        with adapters.off():
+            assert torch.equal(model(x), frozen(x))
+    adapters.remove()
+    assert [type(module) for module in model.modules()] == classes
+    assert all(map(torch.equal, model.buffers(), frozen.buffers()))

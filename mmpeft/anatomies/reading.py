@@ -108,7 +108,9 @@ def with_all_stacks(anatomy: Anatomy) -> Anatomy:
     around = {".".join(path.split(".")[:end]) for path in known for end in range(path.count(".") + 1)}
     towers = [*anatomy.towers]
     for parent, blocks in stacks(modules).items() if towers else ():
-        unknown = [at for at in blocks if at.rpartition(".")[0] not in around and not _within(at, known)]
+        depth = parent.count(".") + 2 if parent else 1
+        lists = {at: ".".join(at.split(".")[:depth]) for at in blocks}
+        unknown = [at for at in blocks if lists[at] not in around and not _within(at, known)]
         if unknown:
             name = free_names([parent], [tower.name for tower in towers])[0]
             root = root_of(parent, known) if known else parent

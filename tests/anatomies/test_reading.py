@@ -105,3 +105,12 @@ def test_a_sublayer_is_as_wide_as_its_output_whatever_layer_comes_last(name: str
     adapters = mmpeft.adapt(model, mmpeft.Houlsby(bottleneck=4))
     torch.testing.assert_close(model(images), before)  # zero-initialised up-projections: the start is the frozen model
     assert adapters.parts()
+
+
+def test_the_stages_of_a_unet_are_in_its_one_tower() -> None:
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        sketch = mmpeft.anatomy(UNet2DConditionModel(cross_attention_dim=768))
+    assert [(tower.name, len(tower.blocks)) for tower in sketch.towers] == [("unet", 16)]
+    assert len({site.path for site in sketch.sites()}) == len(sketch.sites())

@@ -1,4 +1,4 @@
-"""Models of open_clip: ``open_clip/ARCH/PRETRAINED``."""
+"""Models of open_clip: ``open_clip/ARCH/PRETRAINED``, or ``open_clip/ARCH/PATH`` for a local checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from mmpeft.optional import require
 from mmpeft.settings import nearest
+from mmpeft.zoo.checkpoint import load_checkpoint
 from mmpeft.zoo.hub import fetching
 from mmpeft.zoo.request import Request
 
@@ -21,16 +22,19 @@ def load(request: Request) -> Any:
     """
     open_clip = require("open_clip", "mmpeft[clip]")
     request.refuse("num_classes", "task", "revision")
-    architecture, _, tag = request.name.partition("/")
+    architecture, path = request.split_path()
+    architecture, _, tag = architecture.partition("/")
     _refuse_unknown(open_clip, architecture, request)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if (tag or request.with_weights) and tag not in tags:
+    if path is None and (tag or request.with_weights) and tag not in tags:
         raise ValueError(f"model 'open_clip/{request.name}': {architecture} has no weights {tag!r}{nearest(tag, tags)}")
     options = {"device": request.device, **request.options}
     if request.image_size is not None:
         options["force_image_size"] = request.image_size
     with fetching(f"open_clip/{request.name}"), torch.device(request.device):
-        model = open_clip.create_model(architecture, tag if request.with_weights else None, **options)
+        model = open_clip.create_model(architecture, (tag or None) if request.with_weights else None, **options)
+    if path is not None and request.with_weights:
+        load_checkpoint(model, path)
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -26,6 +27,12 @@ class Request:
     """Where the model is built; on ``meta`` it has shapes but no weights, and nothing is downloaded but its config."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments for the library's own constructor."""
+
+    def split_path(self) -> tuple[str, Path | None]:
+        """Return the architecture and, of ``ARCH/PATH``, the local file of its weights: ./ ../ ~ or / begin a path."""
+        architecture, _, rest = self.name.partition("/")
+        local = rest.startswith(("/", "./", "../", "~"))
+        return (architecture, Path(rest).expanduser()) if local else (self.name, None)
 
     @property
     def with_weights(self) -> bool:

@@ -1,8 +1,10 @@
-"""Models of timm: ``timm/NAME.TAG``, or ``timm/NAME`` for timm's default tag."""
+"""Models of timm: ``timm/NAME.TAG``, ``timm/NAME`` for the default tag, ``timm/NAME/PATH`` for a local checkpoint."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from mmpeft.settings import nearest
+from mmpeft.zoo.checkpoint import load_checkpoint
 from mmpeft.zoo.hub import fetching
 from mmpeft.zoo.request import Request
 
@@ -21,6 +24,9 @@ def load(request: Request) -> nn.Module:
         ValueError: If timm has no such model or tag, or the weights can't be fetched.
     """
     request.refuse("task")
+    architecture, path = request.split_path()
+    if path is not None:
+        return _load_checkpoint(architecture, path, request)
     _refuse_unknown(request)
     overlay: dict[str, Any] = {}
     if request.image_size is not None:
@@ -34,6 +40,18 @@ def load(request: Request) -> nn.Module:
         model = timm.create_model(
             request.name, pretrained=request.with_weights, pretrained_cfg_overlay=overlay or None, **options
         )
+    return model.eval()
+
+
+def _load_checkpoint(architecture: str, path: Path, request: Request) -> nn.Module:
+    """Build an architecture and copy the weights of a local checkpoint into it, but for a new head's."""
+    request.refuse("revision", "image_size")
+    plain = replace(request, name=architecture, pretrained=False)
+    _refuse_unknown(plain)
+    model: Any = load(plain)
+    if request.with_weights:
+        head = {id(value) for value in model.get_classifier().parameters()} if request.fresh_head else set()
+        load_checkpoint(model, path, fresh=[name for name, value in model.named_parameters() if id(value) in head])
     return model.eval()
 
 

@@ -192,3 +192,37 @@ def test_a_timm_folder_takes_another_image_size(tmp_path):
     few = load_model(path, image_size=64, num_classes=2)
     assert few.head.weight.shape == (2, 16)
     assert torch.equal(few.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("wrapped", [lambda state: state, lambda state: {"epoch": 3, "model": state}])
+def test_a_timm_checkpoint_by_its_path(tmp_path, wrapped):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5)
+    path = tmp_path / "own.pth"
+    torch.save(wrapped(model.state_dict()), path)
+    again = load_model(f"timm/test_vit/{path}", num_classes=5)
+    body = [name for name in model.state_dict() if not name.startswith("head.")]
+    assert all(torch.equal(again.state_dict()[name], model.state_dict()[name]) for name in body)
+    with pytest.raises(ValueError, match=r"does not fit ResNet: no bn1\.bias"):
+        load_model(f"timm/test_resnet/{path}")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load_model(f"timm/test_vit/{tmp_path}/gone.pth")
+    with pytest.raises(ValueError, match="timm has no 'test_vti'"):
+        load_model(f"timm/test_vti/{path}")
+
+
+def test_an_open_clip_checkpoint_by_its_path(tmp_path, monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
+
+    def small():
+        size = {"layers": 1, "width": 32}
+        vision = {"image_size": 32, "patch_size": 8, "head_width": 16, **size}
+        return open_clip.CLIP(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, **size})
+
+    model = small()
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "e.pt"
+    )
+    monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained, **_: small())
+    again = load_model(f"open_clip/ViT-B-32/{tmp_path}/e.pt")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())

@@ -42,7 +42,7 @@ def load_model(
 
     Args:
         source: ``timm/NAME.TAG``, ``open_clip/ARCH/PRETRAINED``, ``hf/OWNER/NAME``, ``diffusers/OWNER/NAME``,
-            ``tiny/vit|clip|sd|llm``, or a local path (``./model``, ``~/model``, ``/models/model``). ``timm/NAME/PATH`` and
+            ``tiny/vit|clip|sd|llm``, or a local path (``./model``, ``~/model``, ``/models/it``). ``timm/NAME/PATH`` and
             ``open_clip/ARCH/PATH`` take the weights of a local checkpoint, safetensors or torch.save. ``@REVISION`` at
             the end pins a revision on the hub.
         num_classes: Replaces the classification head by a freshly initialised one with so many outputs.

@@ -113,4 +113,3 @@ def test_the_stages_of_a_unet_are_in_its_one_tower() -> None:
     with torch.device("meta"):
         sketch = mmpeft.anatomy(UNet2DConditionModel(cross_attention_dim=768))
     assert [(tower.name, len(tower.blocks)) for tower in sketch.towers] == [("unet", 16)]
-    assert len({site.path for site in sketch.sites()}) == len(sketch.sites())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from mmpeft.formats.any_file import read_values
 from mmpeft.formats.hf_peft.peft_config import PREFIX, LoRAConfig, read_config
 from mmpeft.formats.storage import CONFIG, read_json, weights_in
+from mmpeft.formats.tensor_file import refuse
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def read_served(directory: Path, format: str) -> ServedAdapter:
         raise ValueError(f"{directory}: format {format} holds LoRA only, not {config.peft_type}")
     values = read_values(weights)
     paths = config.paths({name: tuple(value.shape) for name, value in values.items()})
+    refuse(weights, _broken(values, paths))
     problems = ["DoRA: its magnitudes have no place: merge the adapter instead"] if config.use_dora else []
     known = {f"{PREFIX}{path}.lora_{letter}.weight" for path in paths for letter in "AB"}
     others = [name for name in values if name not in known and not name.endswith("magnitude_vector")]
@@ -73,3 +76,15 @@ def read_served(directory: Path, format: str) -> ServedAdapter:
     }
     base = read_json(directory / CONFIG).get("base_model_name_or_path") or ""
     return ServedAdapter(directory, format, deltas, str(base), problems)
+
+
+def _broken(values: Mapping[str, Any], paths: Sequence[str]) -> list[str]:
+    """Say where a file has no pair of A (rank, in) and B (out, rank)."""
+    problems = [] if paths else ["no tensor is named like a LoRA's A"]
+    for path in paths:
+        a, b = (values.get(f"{PREFIX}{path}.lora_{letter}.weight") for letter in "AB")
+        if b is None:
+            problems.append(f"missing {PREFIX}{path}.lora_B.weight")
+        elif a is None or a.ndim < 2 or b.ndim < 2 or len(a) != b.shape[1] or not len(a):
+            problems.append(f"{path}: A and B are of shapes that don't fit")
+    return problems

@@ -37,7 +37,7 @@ def token_values(model: Headed, input_ids: Tensor, attention_mask: Tensor, **opt
     """Return what a model's head of one output makes of every token's last hidden state, (batch, length)."""
     output = model.backbone.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     numbers: Tensor = model.head(output.last_hidden_state.to(next(model.head.parameters()).dtype))
-    return numbers[..., 0].float()
+    return numbers[..., 0].to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def at_last_token(numbers: Tensor, attention_mask: Tensor) -> Tensor:

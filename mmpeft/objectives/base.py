@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Batch = dict[str, Any]
 """A collated batch: tensors by name, the samples' ids under ``id``, and under ``counted`` whether it counts."""
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """Return a tensor in which losses can be computed: half precision is widened to 32 bits, doubles stay doubles."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Objective(nn.Module):

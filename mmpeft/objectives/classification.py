@@ -7,7 +7,7 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 
 
 class Classification(Objective):
@@ -29,14 +29,14 @@ class Classification(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed cross entropy, and under ``accuracy`` the number of correct answers."""
-        logits, label = model(batch["image"]).float(), batch["label"]
+        logits, label = at_least_single(model(batch["image"])), batch["label"]
         correct = (logits.detach().argmax(-1) == label).sum()
         loss = cross_entropy(logits, label, reduction="sum", label_smoothing=self.label_smoothing)
         return loss, {"accuracy": correct}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Add a batch to accuracy and loss."""
-        logits, label = model(batch["image"]).float(), batch["label"]
+        logits, label = at_least_single(model(batch["image"])), batch["label"]
         correct, loss = (logits.argmax(-1) == label).sum(), cross_entropy(logits, label, reduction="sum")
         self.totals += torch.stack([torch.ones_like(label).sum(), correct, loss])
 

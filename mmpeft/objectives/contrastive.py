@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 from mmpeft.objectives.contrastive_settings import LossName
 from mmpeft.objectives.gathering import gather_rows
 from mmpeft.objectives.recall import RECALLS, recall_scores
@@ -49,7 +49,7 @@ class Contrastive(Objective):
             pairs = torch.cat([unit(image), unit(text)], -1)[:counted]
             everyone, start = gather_rows(pairs)
             (x, y), (every_x, every_y) = pairs.chunk(2, -1), everyone.chunk(2, -1)
-            logits = scale.float() * torch.stack([x @ every_y.T, y @ every_x.T])
+            logits = at_least_single(scale) * torch.stack([x @ every_y.T, y @ every_x.T])
             tokens, _ = gather_rows(batch["text"][:counted, 0])
             same = (tokens[start : start + counted, None] == tokens[None]).all(-1)
             total = clip_loss(logits, same) if self.kind == "clip" else siglip_loss(logits[0], same, bias)
@@ -80,8 +80,8 @@ class Contrastive(Objective):
 
 
 def unit(features: Tensor) -> Tensor:
-    """Return the features with length one, in fp32."""
-    return normalize(features.float(), dim=-1)
+    """Return the features with length one, in fp32 at least."""
+    return normalize(at_least_single(features), dim=-1)
 
 
 def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
@@ -101,4 +101,4 @@ def siglip_loss(logits: Tensor, same: Tensor, bias: Tensor | None) -> Tensor:
             "loss: 'siglip' needs a model with a logit bias, as SigLIP has, and this one has none: use clip"
         )
     signs = same.to(logits.dtype) * 2 - 1
-    return -logsigmoid(signs * (logits + bias.float())).sum()
+    return -logsigmoid(signs * (logits + at_least_single(bias))).sum()

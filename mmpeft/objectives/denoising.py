@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmpeft.data.tensor_store import TensorStore, content_key
 from mmpeft.heads.denoising import Denoiser
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 from mmpeft.objectives.denoising_settings import DenoisingSettings
 from mmpeft.objectives.noise_schedule import NoiseSchedule
 
@@ -93,7 +93,7 @@ class Denoising(Objective):
             rows["sizes"],
             inner.conditions(rows, torch.tensor(image, device=clean.device)),
         )
-        squared = (predicted.float() - self.schedule.target(clean, noise, steps)) ** 2
+        squared = (at_least_single(predicted) - self.schedule.target(clean, noise, steps)) ** 2
         return _means(squared, rows.get("mask")) * self.schedule.weights(steps, self.settings).to(clean)
 
     def _clean(self, model: Denoiser, rows: Batch, generators: list[torch.Generator]) -> Tensor:

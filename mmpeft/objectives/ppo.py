@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmpeft.handle.adapters import Adapters
 from mmpeft.heads.actor_critic import ActorCritic
 from mmpeft.heads.reward import at_last_token
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 from mmpeft.objectives.generation import Writer
 from mmpeft.objectives.ppo_losses import divergences, policy_loss, prepared, value_loss
 from mmpeft.objectives.ppo_settings import POLICY, REWARD, VALUE, PPOSettings
@@ -119,7 +119,7 @@ class PPO(Objective):
         counted[:, -mask.shape[1] :] = mask
         passed = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         scores, _ = model(counted=counted, **passed)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = at_least_single(scores)
         return torch.zeros_like(mask, dtype=scores.dtype).masked_scatter(mask, scores)
 
     def _values(self, model: Any, batch: Batch) -> Tensor:

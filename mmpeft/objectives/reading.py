@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 from mmpeft.objectives.squad import exact_match, word_f1
 from mmpeft.objectives.text_labels import INPUTS
 
@@ -111,7 +111,7 @@ def span_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits of start and end (windows, tokens), those of tokens that are no place for an answer -inf."""
     output = model(**{name: batch[name] for name in INPUTS if name in batch})
     barred = ~batch["allowed"].bool()
-    start, end = output.start_logits.float(), output.end_logits.float()
+    start, end = at_least_single(output.start_logits), at_least_single(output.end_logits)
     return start.masked_fill(barred, -torch.inf), end.masked_fill(barred, -torch.inf)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmpeft.data.samples import IGNORED
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 
 
 class Segmentation(Objective):
@@ -38,13 +38,13 @@ class Segmentation(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed cross entropy, and under ``pixel_accuracy`` the number of correct pixels."""
-        logits, mask = model(batch["image"]).float(), batch["mask"]
+        logits, mask = at_least_single(model(batch["image"])), batch["mask"]
         correct = (logits.detach().argmax(1) == mask).sum()
         return cross_entropy(logits, mask, reduction="sum", ignore_index=IGNORED), {"pixel_accuracy": correct}
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Add a batch to the confusion matrix and the loss."""
-        logits, mask = model(batch["image"]).float(), batch["mask"]
+        logits, mask = at_least_single(model(batch["image"])), batch["mask"]
         counted = mask != IGNORED
         pairs = mask[counted] * self.classes + logits.argmax(1)[counted]
         self.confusion += torch.bincount(pairs, minlength=self.classes**2).view_as(self.confusion)

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmpeft.handle.adapters import adapters
 from mmpeft.heads.zero_shot import ZeroShotClassifier
-from mmpeft.objectives.base import Batch
+from mmpeft.objectives.base import Batch, at_least_single
 from mmpeft.objectives.classification import Classification
 
 
@@ -49,8 +49,8 @@ def _watched(model: nn.Module, inner: ZeroShotClassifier, images: Tensor) -> tup
     seen: list[tuple[Any, ...]] = []
     hook = inner.head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     try:
-        logits = model(images).float()
+        logits = at_least_single(model(images))
     finally:
         hook.remove()
     features, _, weight = seen[0]
-    return logits, F.normalize(features.float(), dim=-1), None if weight is None else weight.float()
+    return logits, F.normalize(at_least_single(features), dim=-1), None if weight is None else at_least_single(weight)

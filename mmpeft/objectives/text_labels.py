@@ -8,16 +8,16 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from mmpeft.objectives.base import Batch, Objective
+from mmpeft.objectives.base import Batch, Objective, at_least_single
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What of a batch goes to the model."""
 
 
 def head_outputs(model: nn.Module, batch: Batch) -> Tensor:
-    """Return what the head gives, (batch, outputs), in single precision."""
+    """Return what the head gives, (batch, outputs), in single precision at least."""
     logits: Tensor = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
-    return logits.float()
+    return at_least_single(logits)
 
 
 class TextClassification(Objective):

@@ -42,6 +42,15 @@ def test_half_precision_logits_are_summed_in_fp32() -> None:
     assert loss.dtype == torch.float32
 
 
+def test_a_model_in_double_precision_has_a_loss_in_double_precision() -> None:
+    batch = make_batch()
+    batch["image"] = batch["image"].double() + 1e-9  # type: ignore[attr-defined]
+    loss, _ = Classification().loss(nn.Identity(), batch)
+    exact = nn.functional.cross_entropy(batch["image"], batch["label"], reduction="sum")  # type: ignore[arg-type]
+    assert loss.dtype == torch.float64
+    torch.testing.assert_close(loss, exact, rtol=1e-14, atol=0)
+
+
 def test_an_objective_without_loss_says_so() -> None:
     with pytest.raises(TypeError, match="Objective has no loss"):
         Objective().loss(nn.Identity(), make_batch())

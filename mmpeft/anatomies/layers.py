@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmpeft.anatomies.hosts import plain_class
+from mmpeft.kernels.private_names import packs_projections
 
 LINEAR = frozenset(
     (
@@ -62,7 +63,7 @@ def is_multihead(module: nn.Module) -> bool:
 def _unknown(attention: nn.MultiheadAttention) -> str:
     if _forward(attention) != "torch.nn.modules.activation.MultiheadAttention.forward":
         return f"{plain_class(attention).__name__} computes something else than nn.MultiheadAttention"
-    if attention.bias_k is not None or attention.add_zero_attn or not attention._qkv_same_embed_dim:
+    if attention.bias_k is not None or attention.add_zero_attn or not packs_projections(attention):
         return "nn.MultiheadAttention with bias_k, add_zero_attn or another kdim or vdim can't carry edits"
     made = attention._parameters.get("in_proj_weight") is None or not owns_weight(attention.out_proj)
     return "the weights of this nn.MultiheadAttention are made of others at each call" if made else ""

@@ -15,9 +15,10 @@ from mmpeft.anatomies.sites import WeightSite
 from mmpeft.edits.base import Binding, Call, Fold, Merges, UpdatesWeight
 from mmpeft.edits.low_rank_start import Start, started
 from mmpeft.edits.together import StacksOutput, Together
-from mmpeft.kernels.dropout import dropped, new_seed, transformed
+from mmpeft.kernels.dropout import dropped, new_seed
 from mmpeft.kernels.low_rank import low_rank_add
 from mmpeft.kernels.per_weight import PerWeight
+from mmpeft.kernels.private_names import is_transformed
 from mmpeft.kernels.quantized import dense
 from mmpeft.kernels.routing import routed_low_rank
 from mmpeft.kernels.rows import take
@@ -78,7 +79,7 @@ class LowRank(UpdatesWeight, Merges, StacksOutput):
         """``s B A drop``; None for dropout under transforms of functions, which draw by themselves."""
         if not (self.dropout and self.training):
             return Update(*self.factors(), self.scale)
-        if transformed():
+        if is_transformed():
             return None
         return Update(*self.factors(), self.scale, dropout=self.dropout, seed=new_seed())
 

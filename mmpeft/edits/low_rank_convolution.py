@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmpeft.edits.base import Call
 from mmpeft.edits.low_rank import DecomposedLowRank, LowRank
 from mmpeft.kernels.dropout import dropped
+from mmpeft.kernels.private_names import convolved
 
 
 class ConvLowRank(LowRank):
@@ -25,7 +26,7 @@ class ConvLowRank(LowRank):
         assert isinstance(host, nn.Conv2d)
         x = dropped(x, self.dropout, self.training)
         a, b = (factor.to(x.dtype) for factor in self.factors())
-        return F.conv2d(host._conv_forward(x, a, None) * self.scale, b)
+        return F.conv2d(convolved(host, x, a) * self.scale, b)
 
 
 class ConvDecomposedLowRank(ConvLowRank, DecomposedLowRank):

@@ -24,6 +24,7 @@ from mmpeft.injection import merging
 from mmpeft.injection.graft import graft, ungraft
 from mmpeft.injection.pipelines import Modules, modules_of
 from mmpeft.injection.tree import Adapter, Tree
+from mmpeft.kernels.private_names import has_compiled
 from mmpeft.kernels.scoped import replacements, within
 from mmpeft.settings import nearest
 
@@ -384,7 +385,7 @@ def running_norms(module: nn.Module) -> list[_BatchNorm]:
 
 def reset_compiled() -> None:
     """Let go of compiled models: the calls that they were compiled with have changed."""
-    if torch._dynamo.utils.counters.get("frames"):
+    if has_compiled():
         torch._dynamo.reset()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpeft.kernels.private_names import flux_packed, flux_positions, flux_unpacked
 from mmpeft.settings import nearest
 
 Text = dict[str, Tensor]
@@ -82,27 +83,21 @@ def _encode_flux(pipeline: Any, prompts: list[str]) -> Text:
 
 def _predict_flux(pipeline: Any, noisy: Tensor, times: Tensor, text: Text, sizes: Tensor) -> Tensor:
     """Flux takes 2 x 2 places as one, times in [0, 1], and if distilled the guidance (3.5 as in its own use)."""
-    count, channels, height, width = noisy.shape
+    count, _, height, width = noisy.shape
     model = pipeline.transformer
     like: dict[str, Any] = {"device": noisy.device, "dtype": noisy.dtype}
-    packed = pipeline._pack_latents(noisy, count, channels, height, width)
     prediction = model(
-        hidden_states=packed,
+        hidden_states=flux_packed(pipeline, noisy),
         timestep=times / 1000,
         guidance=torch.full((count,), 3.5, **like) if model.config.guidance_embeds else None,
         encoder_hidden_states=text["hidden"],
         pooled_projections=text["pooled"],
         txt_ids=torch.zeros(text["hidden"].shape[1], 3, **like),
-        img_ids=pipeline._prepare_latent_image_ids(count, height // 2, width // 2, **like),
+        img_ids=flux_positions(pipeline, noisy),
         return_dict=False,
     )[0]
     factor = pipeline.vae_scale_factor
-    return _unpack_flux(pipeline, prediction, (height * factor, width * factor))
-
-
-def _unpack_flux(pipeline: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
-    unpacked: Tensor = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-    return unpacked
+    return flux_unpacked(pipeline, prediction, (height * factor, width * factor))
 
 
 def _encode_pixart(pipeline: Any, prompts: list[str]) -> Text:
@@ -125,7 +120,7 @@ FAMILIES = {
     "StableDiffusionPipeline": Family("unet", _encode_sd, _predict_sd),
     "StableDiffusionXLPipeline": Family("unet", _encode_pooled, _predict_sdxl),
     "StableDiffusion3Pipeline": Family("transformer", _encode_pooled, _predict_sd3),
-    "FluxPipeline": Family("transformer", _encode_flux, _predict_flux, _unpack_flux, negative=False),
+    "FluxPipeline": Family("transformer", _encode_flux, _predict_flux, flux_unpacked, negative=False),
     "PixArtAlphaPipeline": Family(
         "transformer",
         _encode_pixart,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.layers import CONVOLUTION, FOUR_BITS, LINEAR, TRANSPOSED, name_of
 from mmpeft.edits.base import Call, UpdatesWeight
-from mmpeft.kernels.dropout import transformed
 from mmpeft.kernels.low_rank import fusible, low_rank_linear, low_rank_without_graph
 from mmpeft.kernels.low_rank_convolution import fusible_convolution, low_rank_convolution, worth_fusing
+from mmpeft.kernels.private_names import is_transformed
 from mmpeft.kernels.rows import overlap
 from mmpeft.kernels.updates import Update
 
@@ -64,7 +64,7 @@ def briefly(host: nn.Module, x: Tensor, call: Call) -> Tensor | None:
     plain = type(x) is Tensor and type(weight) is nn.Parameter and type(bias) in (nn.Parameter, type(None))
     if not plain or weight is None or x.dtype != weight.dtype or not x.is_floating_point():
         return None
-    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling() or transformed():
+    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling() or is_transformed():
         return None
     assert isinstance(edit, UpdatesWeight)
     update = edit.update(call.binding)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.private_names import has_fake_mode, is_transformed
 
 LEVELS = 2**16
 """A mask compares numbers of 16 bits, so that a rate is right to 1e-5. On one CPU core, for 1576 x 384: 0.5 ms, where
@@ -18,7 +19,7 @@ Bernoulli draws take 2.6 and ``F.dropout`` 4.3."""
 
 def new_seed() -> int:
     """Return a seed of torch's own CPU generator: one that checkpointing draws again. Fake tensors draw no numbers."""
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+    if has_fake_mode():
         return 0
     return int(torch.randint(2**62, (), device="cpu"))
 
@@ -38,12 +39,7 @@ def keep_mask(shape: torch.Size, rate: float, seed: int, device: torch.device) -
 
 def seedable(x: Tensor) -> bool:
     """Whether a mask for x may be drawn from a seed: of a plain tensor, outside the compiler and transforms."""
-    return is_plain(x) and x.device.type != "meta" and not torch.compiler.is_compiling() and not transformed()
-
-
-def transformed() -> bool:
-    """Whether a transform of ``torch.func`` is running, to which torch's own randomness answers."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return is_plain(x) and x.device.type != "meta" and not torch.compiler.is_compiling() and not is_transformed()
 
 
 def dropped(x: Tensor, rate: float, training: bool) -> Tensor:

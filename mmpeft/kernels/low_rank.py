@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.kernels.dropout import transformed
 from mmpeft.kernels.plain import cast, computed_in, is_plain
+from mmpeft.kernels.private_names import is_transformed
 from mmpeft.kernels.quantized import computes_in, dense, is_quantized, linear, shape_of
 from mmpeft.kernels.recompute import note_linear, unwatched
 from mmpeft.kernels.rows import take
@@ -35,7 +35,7 @@ def fusible(host: nn.Module, x: Tensor, weight: str = "weight") -> bool:
         if any(each is not None and each.requires_grad for each in host._parameters.values()):
             return False
         if is_quantized(frozen):
-            return not transformed() and computes_in(host, frozen) == computed_in(x)
+            return not is_transformed() and computes_in(host, frozen) == computed_in(x)
         return (
             is_plain(frozen) and frozen.is_floating_point() and (x.dtype == frozen.dtype or computed_in(x) != x.dtype)
         )

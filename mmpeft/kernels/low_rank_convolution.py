@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpeft.kernels.dropout import transformed
 from mmpeft.kernels.low_rank import fusible
 from mmpeft.kernels.plain import cast
+from mmpeft.kernels.private_names import is_transformed
 from mmpeft.kernels.quantized import is_quantized
 from mmpeft.kernels.recompute import unwatched
 from mmpeft.kernels.updates import ALL, Term, Update, UpdateLayout, arranged, scaled
@@ -25,7 +25,7 @@ def fusible_convolution(host: nn.Module, x: Tensor) -> bool:
     """Whether `low_rank_convolution` may compute this call: a plain, frozen convolution of a batch, zero-padded."""
     if not isinstance(host, nn.Conv2d) or x.ndim != 4 or host.padding_mode != "zeros" or isinstance(host.padding, str):
         return False
-    return host.groups == 1 and fusible(host, x) and not is_quantized(host.weight) and not transformed()
+    return host.groups == 1 and fusible(host, x) and not is_quantized(host.weight) and not is_transformed()
 
 
 def low_rank_convolution(host: nn.Conv2d, x: Tensor, updates: Sequence[Update]) -> Tensor:

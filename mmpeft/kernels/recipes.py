@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.kernels.private_names import storage_number
+
 Function = Callable[..., Any]
 Hooks = tuple[Function, Function]
 Geometry = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
@@ -149,7 +151,7 @@ def value_of(kept: Any) -> Any:
 
 def storage_of(tensor: Tensor) -> int:
     """Return a number of the tensor's storage, its own as long as that lives."""
-    return tensor.untyped_storage()._cdata
+    return storage_number(tensor)
 
 
 def _geometry(tensor: Tensor) -> Geometry:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmpeft.kernels.backends import MemoryLevel
 from mmpeft.kernels.plain import is_plain
+from mmpeft.kernels.private_names import allows_saved_tensor_hooks, saved_tensor_hooks, without_function_modes
 from mmpeft.kernels.recipes import Function, KeptTensor, Recipe, RecordedCall, Replayed, View, storage_of, value_of
 
 _ACTIVATIONS: set[Function] = {F.silu, F.gelu, F.hardswish, F.mish, F.leaky_relu, F.softplus}
@@ -84,9 +85,9 @@ def set_aside() -> Iterator[set[str]]:
 
 
 def _refusal() -> str:
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+    if not allows_saved_tensor_hooks():
         return "torch.func allows no hooks on saved tensors"
-    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    outer = saved_tensor_hooks()
     if outer is not None and outer[0].__module__ == "torch.utils.checkpoint":
         return "gradient checkpointing computes the whole block again"
     return ""
@@ -99,8 +100,7 @@ def unwatched(*tensors: Tensor | None) -> AbstractContextManager[Any]:
     """
     if getattr(_active, "watch", None) is None or not all(each is None or is_plain(each) for each in tensors):
         return nullcontext()
-    off: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
-    return off
+    return without_function_modes()
 
 
 def note_linear(y: Tensor, function: Function, args: tuple[Any, ...]) -> None:
@@ -116,7 +116,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, level: MemoryLevel) -> None:
         super().__init__()
         self.readers = _AFTER_LINEAR[level]
-        self.outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        self.outer = saved_tensor_hooks()
         self.notes: dict[int, _Note] = {}
         self.enough = NOTES
         self.after_linear = False

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-import torch
+from mmpeft.kernels.private_names import saved_tensor_hooks
 
 T = TypeVar("T")
 Replacements = Mapping["Scoped[Any]", Any]
@@ -118,7 +118,7 @@ def _again(function: Callable[..., Any], entered: tuple[Replacements, ...], pass
 
 def _checkpoint() -> Any:
     """Return the frame of the gradient checkpoint that runs just now for the first time; None for none."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = saved_tensor_hooks()
     if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
         return None
     cells = (cell.cell_contents for cell in hooks[0].__closure__ or ())

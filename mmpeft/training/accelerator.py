@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from mmpeft.kernels.private_names import forget_accelerator
+
 if TYPE_CHECKING:
     from mmpeft.training.config import TrainConfig
 
@@ -19,7 +21,7 @@ def make_accelerator(config: TrainConfig, output: Path) -> Accelerator:
     missing = [name for name in config.trackers if find_spec(name) is None]
     if missing:
         raise ValueError(f"train.trackers: {', '.join(missing)} not installed: pip install {' '.join(missing)}")
-    AcceleratorState._reset_state()
+    forget_accelerator(AcceleratorState)
     accelerator = Accelerator(
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         log_with=list(config.trackers) or None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.kernels.private_names import built, class_for
 from mmpeft.optional import require
 from mmpeft.zoo.hub import fetching
 from mmpeft.zoo.request import Request
@@ -40,7 +41,7 @@ def load(request: Request) -> nn.Module:
                 return _load_headed(transformers, kind, config, request, where).to(request.device).eval()
             return kind.from_pretrained(request.name, config=config, **where).to(request.device).eval()
     with torch.device(request.device):
-        return kind._from_config(config, **request.options).eval()
+        return built(kind, config, **request.options).eval()
 
 
 def _class_of(transformers: Any, config: Any, request: Request) -> Any:
@@ -49,7 +50,7 @@ def _class_of(transformers: Any, config: Any, request: Request) -> Any:
     if request.task is not None:
         return _reader_of(transformers, config, request)
     if not config.architectures:
-        return transformers.AutoModel._model_mapping[type(config)]
+        return class_for(transformers.AutoModel, config)
     name = config.architectures[0]
     if not hasattr(transformers, name):
         raise ValueError(
@@ -60,8 +61,8 @@ def _class_of(transformers: Any, config: Any, request: Request) -> Any:
 
 def _classifier_of(transformers: Any, config: Any, request: Request) -> Any:
     for kind in (transformers.AutoModelForImageClassification, transformers.AutoModelForSequenceClassification):
-        if type(config) in kind._model_mapping:
-            return kind._model_mapping[type(config)]
+        if (model := class_for(kind, config)) is not None:
+            return model
     raise ValueError(
         f"model 'hf/{request.name}': transformers has no classifier for {config.model_type}, so no "
         f"num_classes={request.num_classes!r}"
@@ -69,13 +70,13 @@ def _classifier_of(transformers: Any, config: Any, request: Request) -> Any:
 
 
 def _reader_of(transformers: Any, config: Any, request: Request) -> Any:
-    mapping = transformers.AutoModelForQuestionAnswering._model_mapping
-    if type(config) not in mapping:
+    kind = class_for(transformers.AutoModelForQuestionAnswering, config)
+    if kind is None:
         raise ValueError(
             f"model 'hf/{request.name}': transformers has no model for {config.model_type} that points at answers, "
             f"so no task={request.task!r}"
         )
-    return mapping[type(config)]
+    return kind
 
 
 def _load_headed(transformers: Any, kind: Any, config: Any, request: Request, where: dict[str, Any]) -> Any:
@@ -88,7 +89,7 @@ def _load_headed(transformers: Any, kind: Any, config: Any, request: Request, wh
     below = f"{model.base_model_prefix}."
     missing = sorted(name for name in found["missing_keys"] if name.startswith(below))
     if missing and len(missing) == sum(name.startswith(below) for name in model.state_dict()):
-        base = transformers.AutoModel._model_mapping[type(config)]
+        base = class_for(transformers.AutoModel, config)
         own, found = base.from_pretrained(request.name, config=config, output_loading_info=True, **where)
         setattr(model, model.base_model_prefix, own)
         missing = sorted(found["missing_keys"])
@@ -129,6 +130,6 @@ def load_tokenizer(request: Request) -> Any:
         if not hasattr(config, "text_config") and not hasattr(config, "vocab_size"):
             raise ValueError(f"model 'hf/{request.name}' ({config.model_type}) has no text tower, so no tokenizer here")
         tokenizer = transformers.AutoTokenizer.from_pretrained(request.name, **where)
-    if type(config) in transformers.AutoModelForZeroShotImageClassification._model_mapping:
+    if class_for(transformers.AutoModelForZeroShotImageClassification, config) is not None:
         return Tokenizer(tokenizer, int(config.text_config.max_position_embeddings))
     return tokenizer

@@ -21,6 +21,7 @@ from mmpeft.anatomies.libraries.carriers import multihead, open_clip_attention, 
 from mmpeft.anatomies.libraries.linear import CROSS, slow
 from mmpeft.anatomies.sites import AttentionSite, Switch
 from mmpeft.kernels.attention import scored_attention
+from mmpeft.kernels.private_names import attention_of, tell_attention
 
 KERNELS = frozenset(("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention"))
 """What a forward of transformers mentions that calls a kernel: the registry of kernels, or torch's."""
@@ -78,7 +79,7 @@ def transformers(model: nn.Module, path: str, module: Any) -> AttentionSite | No
     if _library(module) != "transformers" or not _mentions(plain_class(module)) or not hasattr(module, "config"):
         return None
     config, refusal = module.config, ""
-    kernel, passed = config._attn_implementation, _passed(plain_class(module))
+    kernel, passed = attention_of(config), _passed(plain_class(module))
     switches: tuple[Switch, ...] = ()
     if unknown := sorted(passed & UNKNOWN):
         refusal = f"{plain_class(module).__name__} gives its kernel {', '.join(unknown)}, which no kernel here takes"
@@ -86,7 +87,7 @@ def transformers(model: nn.Module, path: str, module: Any) -> AttentionSite | No
         alone = [owner for owner in _owners(model, path) if not getattr(owner, "_supports_sdpa", True)]
         refusal = f"{plain_class(alone[0]).__name__} has eager attention only" if alone and not passed & SCORED else ""
         told = copy.copy(config)
-        told._attn_implementation_internal = _scored() if passed & SCORED else "sdpa"
+        tell_attention(told, _scored() if passed & SCORED else "sdpa")
         switches = _switch(module, "config", told)
     elif kernel != "sdpa":
         refusal = f"the model runs on attn_implementation {kernel!r}: call model.set_attn_implementation('sdpa') first"

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from mmpeft.kernels.private_names import parsed_expression
+
 STEPS = 5_000_000
 """Of all matches with the expressions of one configuration: some seconds; a usual one takes 1 to 25 a path."""
 LONGEST = 100_000
@@ -70,7 +72,7 @@ class PathPattern:
         if len(expression) > LONGEST:
             raise ValueError(f"a regular expression of {len(expression):,} characters, more than {LONGEST:,}")
         try:
-            parsed = re._parser.parse(expression)  # type: ignore[attr-defined]
+            parsed = parsed_expression(expression)
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"{expression[:200]!r} is no regular expression: {error}") from None
         self.budget, self._node = budget, _sequence(parsed, bool(parsed.state.flags & re.IGNORECASE), DEEPEST)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -36,6 +37,15 @@ SECTIONS = {
     "The registry": ("methods", "Method"),
 }
 """The public names that are no methods."""
+
+
+class FolderOfMethods(griffe.Extension):
+    """Lets the reference see the folder ``mmpeft/methods``, which the function of that name in the stub would hide."""
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Take the function out of the stub."""
+        if mod.path == "mmpeft" and str(mod.filepath).endswith(".pyi"):
+            mod.del_member("methods")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -174,12 +174,12 @@ class Tree(nn.Module):
         adapter = self.adapters[name]
         self.known = LastSelections()
         for host in adapter.hosts():
-            own = graft(host)
-            own.bindings.pop(name)
-            own.tap.readers.discard(name)
-            own.switched = [switch for switch in own.switched if switch[2].bindings]
+            graft(host).bindings.pop(name)
+            graft(host).tap.readers.discard(name)
         for host in adapter.hosts():
-            if not graft(host).needed:
+            carried = graft(host)
+            carried.switched = [switch for switch in carried.switched if switch[2].bindings]
+            if not carried.needed:
                 ungraft(host)
         del self._modules[name]
 

@@ -32,7 +32,7 @@ def t5() -> tuple[nn.Module, Run]:
 
     torch.manual_seed(0)
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2}
-    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()  # type: ignore[call-arg]
     ids = torch.arange(14).view(2, 7)
     return model, lambda m: m(input_ids=ids, decoder_input_ids=ids[:, :4]).logits
 

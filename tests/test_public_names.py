@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def test_every_method_is_public() -> None:
     for name, method in mmpeft.methods().items():
         if method.package() is None:
-            assert method.__name__ in mmpeft.__all__, name
+            assert method.__name__ in mmpeft.__all__, name  # type: ignore[attr-defined]
             assert method.__name__ in dir(mmpeft)
             assert getattr(mmpeft, method.__name__) is method
 

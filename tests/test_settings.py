@@ -56,7 +56,7 @@ def test_numbers_are_finite(value: object) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Inner().rank = 5  # type: ignore[misc]
+        Inner().rank = 5
 
 
 def test_config_error_tells_every_problem() -> None:

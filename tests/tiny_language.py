@@ -154,7 +154,7 @@ def writer(family: str = "t5") -> Any:
     ids = {"vocab_size": len(tokenizer()), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family == "t5":
         size = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
-        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size, **ids)).eval()
+        return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **size, **ids)).eval()  # type: ignore[call-arg]
     sides = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
     size = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()}
     config = BartConfig(d_model=32, max_position_embeddings=64, init_std=0.2, decoder_start_token_id=2, **size, **ids)

@@ -91,7 +91,7 @@ def test_eyes_that_a_reader_does_not_know_are_a_tower_of_their_own() -> None:
 
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = MistralConfig(vocab_size=60, num_key_value_heads=2, head_dim=16, **size)
-    eyes = PixtralVisionConfig(image_size=16, patch_size=8, head_dim=16, **size)
+    eyes = PixtralVisionConfig(image_size=16, patch_size=8, head_dim=16, **size)  # type: ignore[call-arg]
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(
             LlavaConfig(vision_config=eyes, text_config=text, vision_feature_layer=-1)
@@ -113,9 +113,9 @@ def heads() -> dict[str, Any]:
     return {
         "classifier": t.ViTForImageClassification(t.ViTConfig(**vision)),
         "classifier ": t.Dinov2ForImageClassification(t.Dinov2Config(**vision)),
-        "classifier  ": t.CLIPForImageClassification(t.CLIPConfig(vision_config=vision, num_labels=5, **clip)),
+        "classifier  ": t.CLIPForImageClassification(t.CLIPConfig(vision_config=vision, num_labels=5, **clip)),  # type: ignore[call-arg]
         "pre_classifier classifier": t.DistilBertForSequenceClassification(
-            t.DistilBertConfig(vocab_size=50, num_labels=5, **small)
+            t.DistilBertConfig(vocab_size=50, num_labels=5, **small)  # type: ignore[call-arg]
         ),
         "head.dense head.norm classifier": t.ModernBertForSequenceClassification(t.ModernBertConfig(**text)),
         "classifier   ": t.AlbertForSequenceClassification(t.AlbertConfig(embedding_size=16, **text)),

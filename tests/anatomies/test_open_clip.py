@@ -116,7 +116,7 @@ def test_nothing_is_silently_not_trained(name: str, method: Any) -> None:
     adapters.check_gradients()
     moved = [
         key for key, parameter in adapters.named_parameters() if "visual" in key and parameter.grad.abs().max() > 0
-    ]  # type: ignore[union-attr]
+    ]
     assert bool(moved) == (not (name == "ResNet" and method in ("clip_lora", "houlsby")))
     assert torch.equal(model.encode_image(images), before) == (not moved)
     adapters.remove()

@@ -144,7 +144,7 @@ def test_queries_keys_and_values_are_the_rows_that_their_names_say(small: Any) -
     """Without values nothing comes out of an attention; without queries, keys change nothing."""
     by_name: dict[str, list[LinearSite]] = {}
     for site in mmpeft.anatomy(small).sites(LinearSite, towers="all"):
-        by_name.setdefault(site.name, []).append(site)  # type: ignore[arg-type]
+        by_name.setdefault(site.name, []).append(site)
     kinds = [kind for kind in ("attn", "cross") if f"{kind}.q" in by_name]
     out = [site.host for kind in kinds for site in by_name[f"{kind}.out"]]
     adapters = mmpeft.adapt(small, mmpeft.IA3(targets=[f"{kind}.v" for kind in kinds], feedforward=()))

@@ -32,7 +32,7 @@ def adapted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 
 def output(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return model(IMAGES)  # type: ignore[no-any-return]
+        return model(IMAGES)
 
 
 def test_inspect_prints_the_anatomy(capsys: Capture) -> None:

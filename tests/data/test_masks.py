@@ -97,7 +97,7 @@ def test_masks_with_a_palette_and_of_two_values(folder, model):
     palette.save(path)
     Image.open(folder / "masks" / "04.png").point(lambda value: 255 * (value == 1), "1").save(folder / "masks/04.png")
     splits = load_masks(make_config(folder), model)
-    found = {sample["id"]: sample["mask"] for split in (splits.train, splits.val, splits.test) for sample in split}
+    found = {sample["id"]: sample["mask"] for split in (splits.train, splits.val, splits.test) for sample in split}  # type: ignore[attr-defined]
     assert torch.equal(found["03.png"], found["05.png"])
     assert set(found["04.png"].unique().tolist()) == {0, 1}
 
@@ -118,7 +118,7 @@ def test_every_wrong_mask_is_named(folder, model):
         assert part in str(caught.value)
     splits = load_masks(make_config(folder, verify=False), model)
     with pytest.raises(ValueError, match=r"mask of \d+.png: (values 7 are no class|mode|it has|cannot)"):
-        [sample["id"] for split in (splits.train, splits.val, splits.test) for sample in split]
+        [sample["id"] for split in (splits.train, splits.val, splits.test) for sample in split]  # type: ignore[attr-defined]
 
 
 def test_images_and_masks_are_one_to_one(folder, model):

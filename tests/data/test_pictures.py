@@ -223,7 +223,7 @@ def test_a_picture_that_can_not_be_used_is_named(tmp_path, name):
         load_data(DataConfig(**config), to_tensor)
     splits = load_data(DataConfig(**config, verify=False), to_tensor)
     with pytest.raises(PictureError, match=rf"picture .*a/{name}: .*{message}") as caught:
-        [sample["id"] for split in (splits.train, splits.val, splits.test) for sample in split]
+        [sample["id"] for split in (splits.train, splits.val, splits.test) for sample in split]  # type: ignore[attr-defined]
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

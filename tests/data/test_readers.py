@@ -67,7 +67,7 @@ def test_folder_of_classes(folder):
     splits = load_data(DataConfig(name="folder", path=str(folder)), to_tensor)
     assert splits.classes == ("dark", "light")
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [14, 2, 4]
-    for sample in splits.train:
+    for sample in splits.train:  # type: ignore[attr-defined]
         assert (sample["image"].mean() > 0.5) == bool(sample["label"])
 
 
@@ -169,7 +169,7 @@ def test_hugging_face_folder_with_metadata(hugging_face):
     splits = load_data(DataConfig(name="datasets", path=str(hugging_face), validation=2), to_tensor)
     assert splits.classes == ("dark", "light")
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [12, 4, 4]
-    for sample in splits.test:
+    for sample in splits.test:  # type: ignore[attr-defined]
         assert (sample["image"].mean() > 0.5) == bool(sample["label"])
 
 
@@ -182,7 +182,7 @@ def test_hugging_face_saved_to_disk(folder, tmp_path):
     options = {"path": str(tmp_path / "saved"), "image_column": "photo", "label_column": "kind"}
     splits = load_data(DataConfig(name="datasets", **options), to_tensor)
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [14, 2, 4]
-    assert all((sample["image"].mean() > 0.5) == bool(sample["label"]) for sample in splits.train)
+    assert all((sample["image"].mean() > 0.5) == bool(sample["label"]) for sample in splits.train)  # type: ignore[attr-defined]
 
 
 def test_hugging_face_errors(hugging_face, tmp_path):
@@ -198,7 +198,7 @@ def test_colour_modes_become_rgb_and_files_stay(tmp_path):
             picture(tmp_path / mode / f"{number}.png", value, mode=mode)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
     splits = load_data(DataConfig(name="folder", path=str(tmp_path)), to_tensor)
-    assert all(sample["image"].shape == (3, 8, 8) for sample in splits.train)
+    assert all(sample["image"].shape == (3, 8, 8) for sample in splits.train)  # type: ignore[attr-defined]
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
 
 

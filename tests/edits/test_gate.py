@@ -99,9 +99,9 @@ def test_a_prefix_is_gated_by_what_enters_the_attention(make_case: Any, gate: st
 
     one = torch.ones((), dtype=torch.float64)
     plain = attended(prefix[0][:, :, :0], prefix[1][:, :, :0], one)
-    expected = attended(*prefix, g.mean(1, keepdim=True)[:, None])
+    expected = attended(*prefix, g.mean(1, keepdim=True)[:, None])  # type: ignore[call-arg]
     if gate == "token":
-        expected = plain + g * (attended(*prefix, one) - plain)
+        expected = plain + g * (attended(*prefix, one) - plain)  # type: ignore[call-arg]
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
 
 

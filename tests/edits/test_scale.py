@@ -18,10 +18,10 @@ def site(layer: nn.Linear) -> LinearSite:
 @pytest.mark.parametrize("kind", ["input", "output", "affine"])
 def test_it_keeps_what_it_scales_by_reference_and_no_copy(kind: str, dtype: torch.dtype) -> None:
     layer, kept = nn.Linear(6, 8), list[Tensor]()
-    edit = Affine(site(layer), std=0.02) if kind == "affine" else Scale(site(layer), on=kind)  # type: ignore[arg-type]
+    edit = Affine(site(layer), std=0.02) if kind == "affine" else Scale(site(layer), on=kind)
     z = torch.randn(5, 6 if kind == "input" else 8).to(dtype)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
-        y = edit.input((z,), {}, None)[0][0] if kind == "input" else edit.output(z, z, None)  # type: ignore[arg-type]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = edit.input((z,), {}, None)[0][0] if kind == "input" else edit.output(z, z, None)
     assert [tensor.data_ptr() for tensor in kept if tensor.numel() == z.numel()] == [z.data_ptr()]
     assert sum(tensor.nbytes for tensor in kept) <= z.nbytes + edit.scale.nbytes
     y.sum().backward()

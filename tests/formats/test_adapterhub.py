@@ -90,14 +90,14 @@ def reference(model: Any, config: dict[str, Any], tensors: dict[str, Tensor]) ->
             down = F.linear(z, own[f"adapter_down.{int(norm)}.weight"], own[f"adapter_down.{int(norm)}.bias"])
             up = F.linear(ACTIVATIONS[config["non_linearity"]](down), own["adapter_up.weight"], own["adapter_up.bias"])
             scale = own.get("scaling", config.get("scaling", 1.0))
-            return module.LayerNorm(y + scale * up + x)  # type: ignore[no-any-return]
+            return module.LayerNorm(y + scale * up + x)
 
-        return run if own else module.forward  # type: ignore[no-any-return]
+        return run if own else module.forward
 
     for i, layer in enumerate(model.bert.encoder.layer):
         layer.attention.output.forward = forward(f"bert.encoder.layer.{i}.attention.output", layer.attention.output)
         layer.output.forward = forward(f"bert.encoder.layer.{i}.output", layer.output)
-    return model.bert(IDS).last_hidden_state  # type: ignore[no-any-return]
+    return model.bert(IDS).last_hidden_state
 
 
 def write(path: Path, config: dict[str, Any], pickled: bool = False, **changed: Any) -> dict[str, Tensor]:

@@ -136,8 +136,8 @@ def ssf(model: nn.Module, images: Tensor, averaged: bool = False) -> tuple[Any, 
         up = F.gelu(affine(f"{at}mlp.", 1, own.mlp.fc1(affine(at, 2, own.norm2(x)))))
         return x + affine(f"{at}mlp.", 2, own.mlp.fc2(up))
 
-    model.patch_embed.register_forward_hook(lambda _, __, y: affine("patch_embed.", 1, y))  # type: ignore[union-attr]
-    expected = run(model, images, block, lambda x: affine("", 1, model.norm(x)), partial(head, state))  # type: ignore[operator]
+    model.patch_embed.register_forward_hook(lambda _, __, y: affine("patch_embed.", 1, y))
+    expected = run(model, images, block, lambda x: affine("", 1, model.norm(x)), partial(head, state))
     frozen = {key: value for key, value in model.state_dict().items() if not key.startswith("head")}
     other = {key: torch.zeros_like(value) for key, value in (frozen | state).items()}
     both = (other, frozen | state) if averaged else (frozen | state, other)
@@ -242,7 +242,7 @@ def res_tuning(model: nn.Module, images: Tensor, weight: str = "", factor: float
     def tuned(at: str, z: Tensor) -> Tensor:
         a, ab, b, bb = (state[f"restuning_default.bypass_blocks.{at}_tuner.tuner.{key}"] for key in shapes)
         change = F.linear(F.gelu(F.linear(z, a, ab)), b, bb)
-        own = [state[f"restuning_default.bypass_blocks.{at}_tuner.tuner.{key}"] for key in learned]
+        own = [state[f"restuning_default.bypass_blocks.{at}_tuner.tuner.{key}"] for key in learned]  # type: ignore[attr-defined]
         if weight == "gate":
             return z + change * torch.sigmoid(change @ own[0].T + own[1]).mean(1).view(-1, 1, 1)
         return z + change * (own[0] if own else factor)

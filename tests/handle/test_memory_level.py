@@ -121,4 +121,4 @@ def test_copies_have_the_level(make_case: Any) -> None:
 def test_an_unknown_level_is_named(make_case: Any) -> None:
     model = make_case("lora", "vit").build()
     with pytest.raises(ValueError, match=r"memory: 'leaner' is no level .did you mean 'lean'"):
-        mmpeft.use_memory(model, "leaner")  # type: ignore[arg-type]
+        mmpeft.use_memory(model, "leaner")

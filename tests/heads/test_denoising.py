@@ -100,7 +100,7 @@ def test_under_guidance_the_half_without_text_has_no_image_prompt() -> None:
     model = Denoiser(pipeline, ImageEncoder(vision)).eval()
     seen = []
     (tokens, *_) = model.adapters._edits("look")
-    tokens.make, make = lambda features: seen.append(features) or make(features), tokens.make  # type: ignore[assignment, func-returns-value]
+    tokens.make, make = lambda features: seen.append(features) or make(features), tokens.make  # type: ignore[has-type]
     conditions = model.conditions({"reference": torch.randn(1, 3, 16, 16)})
     model.draw(["a cat"], [0], conditions, steps=1, guidance=3.0, size=(16, 16))
     assert seen[0].shape == (2, 1, 12)

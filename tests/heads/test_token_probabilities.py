@@ -94,7 +94,7 @@ def test_an_encoder_decoder_is_scored_on_its_answer() -> None:
 
     torch.manual_seed(0)
     size = {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8}
-    model = T5ForConditionalGeneration(T5Config(vocab_size=88, decoder_start_token_id=0, **size)).eval()
+    model = T5ForConditionalGeneration(T5Config(vocab_size=88, decoder_start_token_id=0, **size)).eval()  # type: ignore[call-arg]
     ids, answer = torch.randint(3, 88, (2, 6)), torch.randint(3, 88, (2, 5))
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
     labels = answer.masked_fill(torch.tensor([[False] * 5, [False] * 3 + [True] * 2]), -100)

@@ -53,7 +53,7 @@ def test_on_every_kind_of_host_it_is_the_edit_itself(
 def quantised(kind: str, method: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, list[nn.Parameter]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).to(dtype)
-    mmpeft.quantize(model, kind, compute=dtype)  # type: ignore[arg-type]
+    mmpeft.quantize(model, kind, compute=dtype)
     parameters = mmpeft.adapt(model, {**method, "rank": 2, "targets": "all"}).parameters()
     for parameter in parameters:
         nn.init.normal_(parameter, std=0.1)
@@ -91,8 +91,8 @@ def test_in_half_precision_gradients_are_those_of_the_edit_itself(monkeypatch: p
 
 def test_a_quantised_host_that_computes_in_another_precision_is_not_fused() -> None:
     model, _ = quantised("nf4", {"method": "lora"}, torch.bfloat16)
-    assert fusible(model[0], torch.randn(2, 64).bfloat16())  # type: ignore[index]
-    assert not fusible(model[0], torch.randn(2, 64))  # type: ignore[index]
+    assert fusible(model[0], torch.randn(2, 64).bfloat16())
+    assert not fusible(model[0], torch.randn(2, 64))
 
 
 def test_a_step_squares_no_weight() -> None:

@@ -185,7 +185,7 @@ def test_recomputation_sees_what_the_forward_saw(kind: str, inside: bool) -> Non
             return [*torch.autograd.grad(loss, parameters, allow_unused=True)]
 
     for whole, again in zip(gradients(False), gradients(True), strict=True):
-        assert (whole is None and again is None) or torch.equal(whole, again)  # type: ignore[arg-type]
+        assert (whole is None and again is None) or torch.equal(whole, again)
 
 
 def test_torch_says_what_a_checkpoint_will_call() -> None:

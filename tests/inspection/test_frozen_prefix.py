@@ -29,9 +29,9 @@ def test_it_says_what_it_keeps(prefix: FrozenPrefix) -> None:
 
 def test_computing_ends_at_the_landing(model: nn.Module, prefix: FrozenPrefix) -> None:
     images, calls = torch.randn(5, 6), []
-    model[2].register_forward_hook(lambda *_: calls.append(1))  # type: ignore[index]
+    model[2].register_forward_hook(lambda *_: calls.append(1))
     stored = prefix.compute(lambda: model(images))
-    assert torch.equal(stored, model[1](model[0](images)))  # type: ignore[index]
+    assert torch.equal(stored, model[1](model[0](images)))
     assert not calls and not stored.requires_grad
 
 
@@ -55,9 +55,9 @@ def test_the_model_is_itself_again_after_an_error(model: nn.Module, prefix: Froz
 
 def test_a_pass_that_never_comes_there_is_an_error(model: nn.Module, prefix: FrozenPrefix) -> None:
     with pytest.raises(ValueError, match="never came to the input of 2"):
-        prefix.compute(lambda: model[0](torch.randn(2, 6)))  # type: ignore[index]
+        prefix.compute(lambda: model[0](torch.randn(2, 6)))
     with (
         pytest.raises(ValueError, match="never came to the input of 2, where it was to be resumed"),
         prefix.resumed(torch.randn(2, 4)),
     ):
-        model[0](torch.randn(2, 6))  # type: ignore[index]
+        model[0](torch.randn(2, 6))

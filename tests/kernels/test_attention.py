@@ -68,7 +68,7 @@ def test_extra_keys_share_the_softmax(backend: Any, mask: str, qkv: tuple[Tensor
         extra = Extra(keys, values, shown)
     y = attention(q, k, v, backend=backend, extra=extra, **how)
     joined = [torch.cat([new.expand(2, -1, -1, -1), old], 2) for new, old in ((keys, k), (values, v))]
-    expected = formula(q, *joined, added)
+    expected = formula(q, *joined, added)  # type: ignore[call-arg]
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     for found, known in zip(
         *(torch.autograd.grad(out.sin().sum(), (keys, values)) for out in (y, expected)), strict=True
@@ -107,7 +107,7 @@ def test_a_gpu_kernel_names_what_it_lacks(
     backend: str, dtype: torch.dtype, width: int, masked: bool, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        check(backend, OnGpu(dtype, width), torch.ones(1) if masked else None, 0.0)  # type: ignore[arg-type]
+        check(backend, OnGpu(dtype, width), torch.ones(1) if masked else None, 0.0)
 
 
 def test_a_kernel_that_torch_has_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_a_seed_draws_the_same_mask_again_and_leaves_the_generator_alone() -> No
 def test_survivors_are_scaled_and_no_mask_is_kept(dtype: torch.dtype) -> None:
     x = torch.randn(40, 50, dtype=torch.float64).to(dtype).requires_grad_()
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda tensor: tensor):  # type: ignore[arg-type, func-returns-value]
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda tensor: tensor):
         y = dropped(x, 0.25, True)
     assert not kept
     (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -82,7 +82,7 @@ def test_fake_tensors_take_the_same_way_and_draw_nothing() -> None:
     kept: list[Tensor] = []
     with FakeTensorMode():
         x = torch.ones(8, 8, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda tensor: tensor):  # type: ignore[arg-type, func-returns-value]
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda tensor: tensor):
             y = dropped(x, 0.5, True)
         y.sum().backward()
     assert y.shape == (8, 8)

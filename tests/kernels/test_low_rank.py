@@ -42,7 +42,7 @@ def make(layout: str, dtype: torch.dtype = torch.float64, factor: torch.dtype | 
     """Return x, weight, bias and then a, b of each update."""
     torch.manual_seed(0)
     shapes = [(2, 5, WIDTH), (OUT, WIDTH), (OUT,)]
-    for rank, _, rows in LAYOUTS[layout]:
+    for rank, _, rows in LAYOUTS[layout]:  # type: ignore[attr-defined]
         shapes += [(rank, WIDTH), (OUT if rows is None else rows.stop - rows.start, rank)]
     kinds = [dtype] * 3 + [factor or dtype] * (len(shapes) - 3)
     return tuple(torch.randn(shape).to(kind) for shape, kind in zip(shapes, kinds, strict=True))

@@ -95,7 +95,7 @@ def test_gradients_and_theirs(host: str, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_it_keeps_x_and_the_factors_by_reference(kind: str, dtype: torch.dtype) -> None:
     (layer, tensors), kept = make("strided", kind, dtype), list[Tensor]()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         y = low_rank_convolution(layer, tensors[0], updates(kind, tensors[1:]))
     own = {tensor.data_ptr() for tensor in (layer.weight, *tensors)}
     merged = kernel.cheaper_merged(layer, tensors[0]) and not any("dropout" in each for each in UPDATES[kind])
@@ -119,7 +119,7 @@ def test_which_calls_are_fused_and_which_merged() -> None:
     assert not fusible_convolution(layer, x[0])
     assert not fusible_convolution(nn.Conv2d(4, 6, 3), x)
     for options in ({"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}, {"groups": 2}):
-        assert not fusible_convolution(nn.Conv2d(4, 6, 3, **options).requires_grad_(False), x)  # type: ignore[arg-type]
+        assert not fusible_convolution(nn.Conv2d(4, 6, 3, **options).requires_grad_(False), x)
     assert RULE(layer, torch.ones(1, 4, 8, 8))
     assert not RULE(layer, torch.ones(1, 4, 6, 6))
     assert not RULE(layer.bfloat16(), torch.ones(1, 4, 8, 8).bfloat16())

@@ -48,8 +48,8 @@ def test_of_a_quantised_weight_it_is_made_once() -> None:
         model = nn.Sequential(nn.Linear(64, 64))
         mmpeft.quantize(model, kind, compute=torch.float32)
         made = PerWeight()
-        first = made.of(model[0].weight, lambda: torch.zeros(1))  # type: ignore[arg-type]
-        assert made.of(model[0].weight, lambda: torch.ones(1)) is first  # type: ignore[arg-type]
+        first = made.of(model[0].weight, lambda: torch.zeros(1))
+        assert made.of(model[0].weight, lambda: torch.ones(1)) is first
 
 
 def test_copies_start_without() -> None:

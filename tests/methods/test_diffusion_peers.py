@@ -153,7 +153,7 @@ def test_an_ip_adapter_is_that_of_diffusers(tmp_path: Path, large: bool) -> None
     unet, adapters = adapted(large, mmpeft.IPAdapter(features=12), weight=0.7)
     plain, features = make_unet(large), normal(BATCH, 1, 12, seed=4)
     adapters.save(tmp_path / "ours")
-    mmpeft.formats.export(tmp_path / "ours", tmp_path / "ip.bin", "ip_adapter", base=make_unet(large))
+    mmpeft.formats.export(tmp_path / "ours", tmp_path / "ip.bin", "ip_adapter", base=make_unet(large))  # type: ignore[attr-defined]
     plain._load_ip_adapter_weights(torch.load(tmp_path / "ip.bin"), low_cpu_mem_usage=False)
     plain.double()
     for processor in plain.attn_processors.values():

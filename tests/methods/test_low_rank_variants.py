@@ -65,7 +65,7 @@ def test_from_the_weight_the_start_is_taken_off(start: str, method: str) -> None
 def test_from_the_weight_it_is_shared_as_a_plain_lora_of_twice_the_rank(start: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model, x = layer(), torch.randn(4, 6, dtype=torch.float64)
-    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, alpha=3, init=start, targets="all"))  # type: ignore[arg-type]
+    adapters = mmpeft.adapt(model, mmpeft.LoRA(rank=2, alpha=3, init=start, targets="all"))
     moved(adapters)
     expected = model(x)
     adapters.save(tmp_path)

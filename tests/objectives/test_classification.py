@@ -16,7 +16,7 @@ def test_loss_is_the_sum_of_smoothed_cross_entropies() -> None:
     batch, objective = make_batch(), Classification(label_smoothing=0.2)
     loss, logs = objective.loss(nn.Identity(), batch)
     log_probabilities = batch["image"].log_softmax(1)  # type: ignore[attr-defined]
-    target = nn.functional.one_hot(batch["label"], 4) * 0.8 + 0.2 / 4  # type: ignore[arg-type]
+    target = nn.functional.one_hot(batch["label"], 4) * 0.8 + 0.2 / 4
     torch.testing.assert_close(loss, -(target * log_probabilities).sum())
     assert objective.weight(batch) == 6
     assert logs["accuracy"] == (log_probabilities.argmax(1) == batch["label"]).sum()
@@ -24,11 +24,11 @@ def test_loss_is_the_sum_of_smoothed_cross_entropies() -> None:
 
 def test_scores_are_over_samples_not_batches_and_start_again() -> None:
     objective, batch = Classification(label_smoothing=0.2), make_batch()
-    parts = [{name: value[part] for name, value in batch.items()} for part in (slice(4), slice(4, 6))]  # type: ignore[index]
+    parts = [{name: value[part] for name, value in batch.items()} for part in (slice(4), slice(4, 6))]
     for part in parts:
         objective.update(nn.Identity(), part)
     scores = objective.compute()
-    plain = nn.functional.cross_entropy(batch["image"], batch["label"])  # type: ignore[arg-type]
+    plain = nn.functional.cross_entropy(batch["image"], batch["label"])
     assert scores["loss"] == pytest.approx(plain.item())
     correct = batch["image"].argmax(1) == batch["label"]  # type: ignore[attr-defined]
     assert scores["accuracy"] == pytest.approx(correct.float().mean().item())
@@ -46,7 +46,7 @@ def test_a_model_in_double_precision_has_a_loss_in_double_precision() -> None:
     batch = make_batch()
     batch["image"] = batch["image"].double() + 1e-9  # type: ignore[attr-defined]
     loss, _ = Classification().loss(nn.Identity(), batch)
-    exact = nn.functional.cross_entropy(batch["image"], batch["label"], reduction="sum")  # type: ignore[arg-type]
+    exact = nn.functional.cross_entropy(batch["image"], batch["label"], reduction="sum")
     assert loss.dtype == torch.float64
     torch.testing.assert_close(loss, exact, rtol=1e-14, atol=0)
 

@@ -112,7 +112,7 @@ def _process(rank: int, shares: list[list[int]], port: int, folder: str) -> None
     batch["image"] = whole["image"][start : start + len(share)] if share else batch["image"]
     for name in ("clip", "siglip"):
         model = nn.parallel.DistributedDataParallel(TwoTowers())
-        loss, _ = Contrastive(name).loss(model, batch)  # type: ignore[arg-type]
+        loss, _ = Contrastive(name).loss(model, batch)
         (loss * len(shares)).backward()
         found[name] = [loss.detach(), *(p.grad for p in model.parameters())]
     torch.save(found, Path(folder) / f"{rank}.pt")
@@ -130,7 +130,7 @@ def test_two_processes_have_the_gradient_of_one(shares: list[list[int]], tmp_pat
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name in ("clip", "siglip"):
         model = TwoTowers()
-        loss, _ = Contrastive(name).loss(model, make_batch([token for share in shares for token in share]))  # type: ignore[arg-type]
+        loss, _ = Contrastive(name).loss(model, make_batch([token for share in shares for token in share]))
         loss.backward()
         torch.testing.assert_close(parts[0][name][0] + parts[1][name][0], loss.detach())
         for index, parameter in enumerate(model.parameters(), 1):

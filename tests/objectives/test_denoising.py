@@ -148,13 +148,13 @@ def test_caches_by_id_and_text_give_the_losses_without_them(model: Denoiser, tmp
         for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
             shuffled = {n: v[order] if isinstance(v, Tensor) else [v[i] for i in order] for n, v in batch.items()}
             torch.testing.assert_close(kept.loss(model, shuffled)[0], plain.loss(model, shuffled)[0])
-        model.moments, before = None, model.moments  # type: ignore[method-assign, assignment]
+        model.moments, before = None, model.moments
         try:
             torch.testing.assert_close(kept.loss(model, batch)[0], kept.loss(model, batch)[0])
             with pytest.raises(TypeError):
                 kept.loss(model, batch | {"image": batch["image"] + 0.1})  # another picture of the same id
         finally:
-            model.moments = before  # type: ignore[method-assign]
+            model.moments = before
 
 
 def test_the_validation_loss_is_the_same_each_time(model: Denoiser) -> None:

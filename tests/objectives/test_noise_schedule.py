@@ -130,4 +130,4 @@ def test_settings_that_make_no_sense(prediction: str, settings: Any, message: st
 
 def test_more_than_all_cannot_be_dropped() -> None:
     with pytest.raises(ValueError, match=r"text: 0\.6, image: 0\.3 and both: 0\.2 are more than all"):
-        DenoisingSettings(drop={"text": 0.6, "image": 0.3, "both": 0.2})  # type: ignore[arg-type]
+        DenoisingSettings(drop={"text": 0.6, "image": 0.3, "both": 0.2})

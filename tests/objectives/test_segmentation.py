@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_whole_split() -> None:
 
 def test_a_class_that_never_occurs_does_not_count() -> None:
     objective, batch = Segmentation(CLASSES), make_batch()
-    mask: torch.Tensor = batch["mask"]  # type: ignore[assignment]
+    mask: torch.Tensor = batch["mask"]
     mask[mask == IGNORED] = 0
     batch["image"] = nn.functional.one_hot(mask, CLASSES).movedim(-1, 1).float()
     objective.update(nn.Identity(), batch)
@@ -59,6 +59,6 @@ def test_a_class_that_never_occurs_does_not_count() -> None:
 
 def test_a_batch_without_labelled_pixels_has_no_weight_and_a_zero_loss() -> None:
     batch, objective = make_batch(), Segmentation(CLASSES)
-    batch["mask"] = torch.full_like(batch["mask"], IGNORED)  # type: ignore[call-overload]
+    batch["mask"] = torch.full_like(batch["mask"], IGNORED)
     assert objective.weight(batch) == 0
     assert objective.loss(nn.Identity(), batch)[0] == 0

@@ -11,14 +11,14 @@ from mmpeft.objectives.self_regulated import SelfRegulated
 
 
 @pytest.fixture
-def classifier() -> mmpeft.heads.zero_shot.ZeroShotClassifier:
+def classifier() -> mmpeft.heads.zero_shot.ZeroShotClassifier:  # type: ignore[name-defined]
     torch.manual_seed(0)
     model = mmpeft.zero_shot("tiny/clip", ["circle", "square", "star"], templates=["a photo of a {}.", "the {}."])
     mmpeft.adapt(model, mmpeft.PromptSRC(tokens=2, vision_tokens=2, layers="first:2"))
     return model
 
 
-def test_it_adds_three_distances_to_the_frozen_model(classifier: mmpeft.heads.zero_shot.ZeroShotClassifier) -> None:
+def test_it_adds_three_distances_to_the_frozen_model(classifier: mmpeft.heads.zero_shot.ZeroShotClassifier) -> None:  # type: ignore[name-defined]
     batch = {"image": torch.randn(4, 3, 32, 32), "label": torch.tensor([0, 1, 2, 1]), "id": list("abcd")}
     loss, logs = SelfRegulated(0.0, text=25, image=10, logits=1).loss(classifier, batch)
     own, images = classifier.class_embeddings(), F.normalize(classifier.joint.image(batch["image"]), dim=-1)

@@ -52,10 +52,10 @@ def test_the_state_of_the_generators_is_kept_once_per_batch(monkeypatch: pytest.
 
 
 def test_loading_leaves_the_global_generators_alone() -> None:
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[attr-defined]
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     pictures()
     assert random.getstate() == before[0]
-    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[attr-defined]
+    assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
 
 

@@ -13,7 +13,7 @@ from mmpeft.training.trainer import Trainer
 
 
 def with_preview(output: Path, preview: Preview | None, **settings: object) -> Trainer:
-    trainer = make_trainer(output, epochs=1, dropout=0.2, **settings)  # type: ignore[arg-type]
+    trainer = make_trainer(output, epochs=1, dropout=0.2, **settings)
     trainer.preview = preview
     trainer.fit()
     return trainer

@@ -51,7 +51,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=9, early_stopping=2, objective=objective, batch_size=11)
     best: dict[str, Any] = {}
     keep = trainer.store.keep_best
-    trainer.store.keep_best = lambda: (keep(), best.update(weights(trainer)))  # type: ignore[method-assign]
+    trainer.store.keep_best = lambda: (keep(), best.update(weights(trainer)))
     result = trainer.fit()
     assert (result.epochs, result.steps, result.best_step, result.best_score) == (4, 8, 4, 0.6)
     assert all(torch.equal(best[name], value) for name, value in weights(trainer).items())
@@ -100,7 +100,7 @@ def test_the_mean_over_epochs_is_what_is_kept(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=2, average={"mean": 1.5, "std": 1}, monitor=None)
     assert trainer.average is not None
     take_in = trainer.average.after_epoch
-    trainer.average.after_epoch = lambda epoch: (ends.append(weights(trainer)), take_in(epoch))[1]  # type: ignore[method-assign]
+    trainer.average.after_epoch = lambda epoch: (ends.append(weights(trainer)), take_in(epoch))[1]
     trainer.fit()
     for name, value in weights(trainer).items():
         torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)

@@ -68,7 +68,7 @@ def test_options() -> None:
     assert read("prompt_completion", {"q": "a", "a": "b"}, columns={"prompt": "q", "completion": "a"}).prompt == "a"
     turns = [{"role": "person", "content": "x"}, {"role": "bot", "content": "y"}]
     found = read("messages", {"messages": turns}, roles={"person": "user", "bot": "assistant"}, system="be kind")
-    assert [turn["role"] for turn in (*found.prompt, *found.answer)] == ["system", "user", "assistant"]  # type: ignore[misc, index]
+    assert [turn["role"] for turn in (*found.prompt, *found.answer)] == ["system", "user", "assistant"]
     alpaca = read("alpaca", {"instruction": "add", "input": "1 2", "output": "3"}, template="alpaca")
     assert str(alpaca.prompt).endswith("### Instruction:\nadd\n\n### Input:\n1 2\n\n### Response:\n")
     assert "paired with an input" in str(alpaca.prompt)

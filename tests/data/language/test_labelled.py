@@ -106,5 +106,5 @@ def test_texts_are_padded_at_the_end_and_the_longer_one_is_cut(tmp_path: Path) -
 
 def test_generated_sets_load_by_their_own_columns() -> None:
     for path, labels in (("tiny_moods", "classes"), ("tiny_inferences", "classes"), ("tiny_likeness", "number")):
-        found = load_labelled(LabelledTexts(path=path, generated=(20, 5, 7), labels=labels), tokenizer())  # type: ignore[arg-type]
+        found = load_labelled(LabelledTexts(path=path, generated=(20, 5, 7), labels=labels), tokenizer())
         assert [len(found.train), len(found.val), len(found.test)] == [20, 5, 7]

@@ -30,7 +30,7 @@ def build(library: str) -> nn.Module:
 
         cls = model.CLIP if library == "open_clip" else model.CustomTextCLIP
         vision |= {"image_size": 32, "patch_size": 8, "head_width": 16}
-        return cls(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, **text}).eval()  # type: ignore[no-any-return]
+        return cls(16, vision, {"context_length": 9, "vocab_size": 50, "heads": 2, **text}).eval()
     from transformers import CLIPConfig, CLIPModel
 
     sizes = {"num_attention_heads": 2, "intermediate_size": 64}
@@ -40,7 +40,7 @@ def build(library: str) -> nn.Module:
     }
     for config, name in zip(both.values(), ("text", "vision"), strict=True):
         config |= {"hidden_size": WIDTHS[name], "num_hidden_layers": DEPTHS[name], **sizes}
-    return CLIPModel(CLIPConfig(**both, projection_dim=16)).eval()  # type: ignore[no-any-return,arg-type]
+    return CLIPModel(CLIPConfig(**both, projection_dim=16)).eval()
 
 
 def write(path: Path, layers: list[str], params: tuple[str, ...] = ("q", "k", "v"), **metadata: Any) -> dict[str, Any]:

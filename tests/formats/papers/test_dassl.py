@@ -115,11 +115,11 @@ def image_features(clip: Any, prompts: list[Tensor] | None = None) -> Tensor:
         if i and prompts and i < len(prompts):
             x = torch.cat([x[:, : -len(prompts[0])], prompts[i].float().expand(len(x), -1, -1)], 1)
         x = block(x)
-    return own.ln_post(x[:, 0]) @ own.proj  # type: ignore[no-any-return]
+    return own.ln_post(x[:, 0]) @ own.proj
 
 
 def logits(clip: Any, image: Tensor, text: Tensor) -> Tensor:
-    return clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T  # type: ignore[no-any-return]
+    return clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
 
 
 def frozen(clip: Any) -> State:

@@ -50,7 +50,7 @@ def test_a_run_beats_the_frozen_model_and_loads_anywhere(few_shot: Any, tmp_path
         logits = scope["model"](few_shot.load_adapted(config).data.test[3]["image"][None])
     assert dict(zip(shares, logits.softmax(-1)[0].tolist(), strict=True)) == pytest.approx(shares, abs=1e-4)
     bare = mmpeft.load_model("tiny/clip")
-    assert mmpeft.load(bare, config.output / "adapter").methods()[0].ids is not None
+    assert mmpeft.load(bare, config.output / "adapter").methods()[0].ids is not None  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("trained", [False, True])

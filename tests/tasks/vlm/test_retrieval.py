@@ -30,7 +30,7 @@ def two_towers(*_: Any, **__: Any) -> Any:
     size = {"layers": 2, "width": 32}
     vision = {"image_size": 32, "patch_size": 8, "head_width": 16, **size}
     model = CustomTextCLIP(16, vision, {"context_length": 9, "vocab_size": len(WORDS), "heads": 2, **size})
-    model.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}  # type: ignore[assignment]
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     return model.eval()
 
 

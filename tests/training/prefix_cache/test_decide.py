@@ -68,7 +68,7 @@ class Counted(Pictures):
 
 @pytest.mark.parametrize(("name", "times"), [("head", 1), ("side", 6)])
 def test_images_are_opened_once_unless_they_are_read(tmp_path: Path, name: str, times: int) -> None:
-    data, opened = make_splits(), []  # type: ignore[var-annotated]
+    data, opened = make_splits(), []
     data = replace(data, train=Counted(22, 1, opened=opened))
     trained(tmp_path, data, methods=METHODS[name], epochs=5)
     assert opened.count(7) == times

@@ -93,7 +93,10 @@ class Anatomy:
 
         None where all the names are those of other models of the pipeline.
         """
-        known = {*self.tower_names(), *(name for own in self.others for name in (own.label, *own.tower_names()))}
+        known = {
+            *self.tower_names(),
+            *(name for other in self.others for name in (other.label, *other.tower_names())),
+        }
         for name in _listed(names):
             if name not in known and not self.is_named(name):
                 where = "the pipeline" if self.others else self.describe()
@@ -166,7 +169,7 @@ class Anatomy:
 
     def _elsewhere(self, target: str, kind: type[Site], towers: str | Iterable[str]) -> bool:
         """Whether another model of the pipeline has a site for a target."""
-        sites = (site for own in self.others for tower in own._towers(towers) for site in tower.all_sites())
+        sites = (site for other in self.others for tower in other._towers(towers) for site in tower.all_sites())
         return any(isinstance(site, kind) and _matches(site, target) for site in sites)
 
     def linear_sites(
@@ -253,25 +256,25 @@ class Anatomy:
             if not _under(path, inside) or _under(path, [*outside, *heads]):
                 continue
             for name in filter(keep, own_parameters(module)):
-                home, own = first.setdefault(id(module._parameters[name]), (path, name))
-                if (home, own) == (path, name):
+                home, first_name = first.setdefault(id(module._parameters[name]), (path, name))
+                if (home, first_name) == (path, name):
                     names.setdefault(path, []).append(name)
                 else:
-                    ties.setdefault(home, []).append((module, name, own))
-        found = []
+                    ties.setdefault(home, []).append((module, name, first_name))
+        sites = []
         for path, kept in names.items():
             site = parameters_site(self.model.get_submodule(path), path, kept)
             like = known.get(id(site.host), site)
             tied = tuple(ties.get(path, ()))
-            found.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
+            sites.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
         if head and layers == "all":
-            found += [site for site in self._around(chosen) if not site.derived]
-        return found
+            sites += [site for site in self._around(chosen) if not site.derived]
+        return sites
 
     def _around(self, towers: list[Tower]) -> Iterator[ParametersSite]:
         """Yield the sites of a head that is around the model, not in it."""
-        own = {id(module) for _, module in own_modules(self.model)}
-        sites = (site for tower in towers for site in tower.sites if id(site.host) not in own)
+        inside = {id(module) for _, module in own_modules(self.model)}
+        sites = (site for tower in towers for site in tower.sites if id(site.host) not in inside)
         yield from (site for site in sites if isinstance(site, ParametersSite))
 
     def root(self, tower: Tower) -> Site:

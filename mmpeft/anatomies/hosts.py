@@ -64,9 +64,9 @@ def graft_of(host: nn.Module) -> Carried:
 
 def parameter(host: nn.Module, name: str) -> Tensor:
     """Return the tensor that a host computes with under this name: its own, or the one that stands in for it."""
-    own: Tensor = getattr(host, name)
+    stored: Tensor = getattr(host, name)
     carried = carried_by(host)
-    return own if carried is None else carried.mixed(host).get(name, own)
+    return stored if carried is None else carried.mixed(host).get(name, stored)
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:

@@ -130,16 +130,16 @@ def _completed(towers: list[Tower], new: Tower) -> list[Tower]:
         return [*towers, new]
     inside = {block.path for block in new.blocks} | ({new.path} if new.path and home.blocks else set())
     rest = tuple(site for site in home.sites if not _within(site.host_path, inside))
-    place = towers.index(home)
+    index = towers.index(home)
     if home.blocks:
-        return [*towers[:place], new, replace(home, sites=rest), *towers[place + 1 :]]
+        return [*towers[:index], new, replace(home, sites=rest), *towers[index + 1 :]]
     blocks = tuple(
         replace(block, sites=tuple(replace(site, tower=home.name) for site in block.sites)) for block in new.blocks
     )
     present = {site.name for block in blocks for site in block.sites}
     missing = {name: reason for name, reason in home.missing.items() if name not in present}
     filled = replace(home, blocks=blocks, sites=rest, missing=missing)
-    return [*towers[:place], filled, *towers[place + 1 :]]
+    return [*towers[:index], filled, *towers[index + 1 :]]
 
 
 def _within(path: str, roots: Collection[str]) -> bool:

@@ -30,8 +30,8 @@ def anatomy_table(title: str, model: nn.Module, towers: Iterable[Tower]) -> str:
             table.add_row(tower.name, "", site.name, site.kind, site.shape, site.host_path)
         for blocks, sites in _alike(tower):
             for site in sites:
-                own = site.host_path.split(".")
-                table.add_row(tower.name, blocks, site.name, site.kind, site.shape, _starred(own, site))
+                parts = site.host_path.split(".")
+                table.add_row(tower.name, blocks, site.name, site.kind, site.shape, _starred(parts, site))
         for name, reason in tower.missing.items():
             table.add_row(tower.name, "", f"no {name}", "", "", reason)
         table.add_section()

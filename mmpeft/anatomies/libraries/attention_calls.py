@@ -136,7 +136,7 @@ def _turned(table: Any, function: Any, keys: Tensor, by: int) -> Tensor:
 
 
 def _site(
-    path: str, module: nn.Module, heads: int, width: int, value_width: int | None = None, **own: Any
+    path: str, module: nn.Module, heads: int, width: int, value_width: int | None = None, **settings: Any
 ) -> AttentionSite:
     kind = "cross" if CROSS.search(path) else "pool" if "Pool" in plain_class(module).__name__ else "attn"
     return AttentionSite(
@@ -147,7 +147,7 @@ def _site(
         heads=int(heads),
         key_width=int(width),
         value_width=int(width if value_width is None else value_width),
-        **own,
+        **settings,
     )
 
 

@@ -119,21 +119,21 @@ def _stream(block: nn.Module) -> int:
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
-    place: dict[str, Any] = {"tower": tower, "layer": layer}
+    location: dict[str, Any] = {"tower": tower, "layer": layer}
     width = _stream(block)
     if tower == "transformer" or TOKENS.search(path):
-        yield from _branches(block, path, width, place)
-        yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
+        yield from _branches(block, path, width, location)
+        yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **location)
     for inner, module in block.named_modules():
         at = f"{path}.{inner}".rstrip(".")
         if is_linear(module):
-            yield from _linear(block, inner, linear_site(_named(inner), module, at, **place))
+            yield from _linear(block, inner, linear_site(_named(inner), module, at, **location))
         elif is_norm(module):
-            yield norm_site("norm" if re.fullmatch(r"norm\d", inner) else inner, module, at, **place)
-    yield from _attention(block, path, **place)
+            yield norm_site("norm" if re.fullmatch(r"norm\d", inner) else inner, module, at, **location)
+    yield from _attention(block, path, **location)
 
 
-def _branches(block: Any, path: str, width: int, place: dict[str, Any]) -> Iterator[BranchSite]:
+def _branches(block: Any, path: str, width: int, location: dict[str, Any]) -> Iterator[BranchSite]:
     plain = getattr(block, "norm_type", "") == "layer_norm"
     norms = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
     for inner in (*_attentions(block), "ff", "ff_context"):
@@ -142,8 +142,8 @@ def _branches(block: Any, path: str, width: int, place: dict[str, Any]) -> Itera
             entry = getattr(block, norms[inner]) if plain and inner in norms else None
             name = {"ff": "mlp", "ff_context": "context"}.get(inner) or ("cross" if CROSS.search(inner) else "attn")
             ends: dict[str, Any] = {"entry": entry, "exit": None if entry is None else host}
-            own: dict[str, Any] = {"path": f"{path}.{inner}", "host_path": f"{path}.{inner}"}
-            yield BranchSite(name=name, host=host, width=width, **own, **ends, **place)
+            paths: dict[str, Any] = {"path": f"{path}.{inner}", "host_path": f"{path}.{inner}"}
+            yield BranchSite(name=name, host=host, width=width, **paths, **ends, **location)
 
 
 def _named(inner: str) -> str:
@@ -169,7 +169,7 @@ def _linear(block: nn.Module, inner: str, site: Any) -> Iterator[Site]:
         yield site
 
 
-def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSite]:
+def _attention(block: Any, path: str, **location: Any) -> Iterator[CrossAttentionSite]:
     """Yield the cross-attention, where images attach: what its queries found in the text, before it is projected."""
     cross: Any = getattr(block, "attn2", None)
     parts = [getattr(cross, name, None) for name in ("to_q", "to_k", "to_v")]
@@ -188,7 +188,7 @@ def _attention(block: Any, path: str, **place: Any) -> Iterator[CrossAttentionSi
         heads=int(cross.heads),
         width=int(cross.to_k.out_features),
         context=int(cross.to_k.in_features),
-        **place,
+        **location,
     )
 
 

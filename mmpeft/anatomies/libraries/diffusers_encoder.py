@@ -31,9 +31,9 @@ class UNetEncoder(nn.Module):
             part = getattr(fresh, name, None)
             if isinstance(part, nn.Module):
                 part.to_empty(device=device)
-                own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
+                tensors = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
                 if device.type != "meta":
-                    part.load_state_dict(own)
+                    part.load_state_dict(tensors)
             self.add_module(name, part)
         for name in ("config", "time_embed_act"):
             object.__setattr__(self, name, getattr(fresh, name, None))
@@ -56,14 +56,14 @@ class UNetEncoder(nn.Module):
         further = kind.get_aug_embed(self, emb=time, encoder_hidden_states=text, added_cond_kwargs=added or {})
         time = time if further is None else time + further
         x = self.conv_in(sample) + hint  # type: ignore[operator]
-        found = [x]
-        own = {"encoder_hidden_states": text, "attention_mask": arguments["attention_mask"]}
-        own["encoder_attention_mask"] = arguments["encoder_attention_mask"]
+        features = [x]
+        attended = {"encoder_hidden_states": text, "attention_mask": arguments["attention_mask"]}
+        attended["encoder_attention_mask"] = arguments["encoder_attention_mask"]
         for block in self.down_blocks:  # type: ignore[union-attr]
-            x, states = block(hidden_states=x, temb=time, **(own if _attends(block) else {}))
-            found += states
+            x, states = block(hidden_states=x, temb=time, **(attended if _attends(block) else {}))
+            features += states
         middle = self.mid_block
-        return [*found, middle(x, time, **(own if _attends(middle) else {}))]  # type: ignore[operator]
+        return [*features, middle(x, time, **(attended if _attends(middle) else {}))]  # type: ignore[operator]
 
 
 def _attends(block: Any) -> bool:

@@ -107,7 +107,7 @@ def _sites(
     modules: Mapping[str, nn.Module], paths: Sequence[str], block: str, tower: str, layer: int | None
 ) -> Iterator[Site]:
     """Yield the sites of single layers, named by their paths below their block."""
-    place: dict[str, Any] = {"tower": tower, "layer": layer}
+    location: dict[str, Any] = {"tower": tower, "layer": layer}
     for path in paths:
         module, inner = modules[path], path[len(block) :].lstrip(".")
         parent = modules.get(path.rpartition(".")[0])
@@ -115,13 +115,13 @@ def _sites(
         switches = slow(_around(modules, path))
         site: Site | None = None
         if is_linear(module) or is_transposed(module):
-            site = linear_site(site_name(inner) if inner else "linear", module, path, **place)
+            site = linear_site(site_name(inner) if inner else "linear", module, path, **location)
         elif is_norm(module):
-            site = norm_site(inner or "norm", module, path, **place)
+            site = norm_site(inner or "norm", module, path, **location)
         elif is_convolution(module):
-            site = conv_site(inner or "conv", module, path, **place)
+            site = conv_site(inner or "conv", module, path, **location)
         elif is_multihead(module):
-            for projection in projection_sites(module, path, **place):
+            for projection in projection_sites(module, path, **location):
                 yield replace(projection, switches=switches)
         elif read:
             site = parameters_site(module, path, name=inner, tower=tower)

@@ -54,9 +54,9 @@ def linear_site(name: str, module: nn.Module, path: str, *, tower: str, layer: i
 
 def conv_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int | None) -> ConvSite:
     """Return the site of a convolution."""
-    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    location: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
     out, each, height, width = module.get_parameter("weight").shape
-    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **place)
+    return ConvSite(name=name, in_channels=each, out_channels=out, kernel=(height, width), **location)
 
 
 def slow(around: Iterable[nn.Module]) -> Switches:
@@ -97,7 +97,7 @@ def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None
     width = int(attention.in_proj_weight.shape[1])
     carry: Any = multihead if isinstance(attention, nn.MultiheadAttention) else open_clip_attention
     kind = "cross" if CROSS.search(path) else "pool" if POOL.search(path) else "attn"
-    own: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
+    shared: dict[str, Any] = {"tower": tower, "layer": layer, "carrier": (attention, carry), "in_features": width}
     whole = LinearSite(
         name=f"{kind}.qkv",
         path=f"{path}.in_proj".lstrip("."),
@@ -106,11 +106,11 @@ def projection_sites(attention: Any, path: str, *, tower: str, layer: int | None
         out_features=3 * width,
         weight="in_proj_weight",
         bias="in_proj_bias",
-        **own,
+        **shared,
     )
     yield from with_slices(whole, dict.fromkeys((f"{kind}.q", f"{kind}.k", f"{kind}.v"), width))
     out, at = attention.out_proj, f"{path}.out_proj".lstrip(".")
-    yield LinearSite(name=f"{kind}.out", path=at, host=out, host_path=at, out_features=width, **own)
+    yield LinearSite(name=f"{kind}.out", path=at, host=out, host_path=at, out_features=width, **shared)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -126,8 +126,8 @@ def norm_site(name: str, module: nn.Module, path: str, *, tower: str, layer: int
     width = module.weight.numel()  # type: ignore[operator]
     axis = 1 if channels_first else -1
     activated = not isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
-    place: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
-    return NormSite(name=name, width=width, axis=axis, activated=activated, **place)
+    location: dict[str, Any] = {"path": path, "host": module, "host_path": path, "tower": tower, "layer": layer}
+    return NormSite(name=name, width=width, axis=axis, activated=activated, **location)
 
 
 def embed_site(module: nn.Module, path: str, *, tower: str) -> EmbedSite:

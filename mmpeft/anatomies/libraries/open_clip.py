@@ -39,14 +39,14 @@ def read(model: Any) -> Anatomy | None:
 
 def encode_image(model: Any, images: Tensor) -> Tensor:
     """Return the projected features of images."""
-    found: Tensor = model.encode_image(images)
-    return found
+    features: Tensor = model.encode_image(images)
+    return features
 
 
 def encode_text(model: Any, ids: Tensor) -> Tensor:
     """Return the projected features of texts."""
-    found: Tensor = model.encode_text(ids)
-    return found
+    features: Tensor = model.encode_text(ids)
+    return features
 
 
 def scale(model: Any) -> Tensor:
@@ -79,23 +79,23 @@ def _tower(model: Any, name: str, path: str) -> Tower:
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int) -> Iterator[Site]:
-    place: dict[str, Any] = {"tower": tower, "layer": layer}
+    location: dict[str, Any] = {"tower": tower, "layer": layer}
     prefix = 1 if tower == "vision" else None
     width = int(block.ln_1.normalized_shape[0])
     for number, name in enumerate(("attn", "mlp"), 1):
         host, at = getattr(block, name), f"{path}.{name}"
         ends = {"entry": getattr(block, f"ln_{number}"), "exit": getattr(block, f"ls_{number}")}
-        yield BranchSite(name=name, path=at, host=host, host_path=at, width=width, prefix=prefix, **ends, **place)
-    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, prefix=prefix, **place)
+        yield BranchSite(name=name, path=at, host=host, host_path=at, width=width, prefix=prefix, **ends, **location)
+    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, prefix=prefix, **location)
     for inner, module in block.named_modules():
         at = f"{path}.{inner}"
         if is_multihead(module) or (plain_class(module).__name__ == "Attention" and hasattr(module, "in_proj_weight")):
-            yield from projection_sites(module, at, **place)
+            yield from projection_sites(module, at, **location)
         elif is_linear(module) and not inner.endswith("out_proj"):
-            yield linear_site(LINEARS.get(inner, site_name(inner)), module, at, **place)
+            yield linear_site(LINEARS.get(inner, site_name(inner)), module, at, **location)
         elif is_norm(module):
             name = "norm" if inner in ("ln_1", "ln_2") else inner
-            yield norm_site(name, module, at, **place)
+            yield norm_site(name, module, at, **location)
 
 
 LINEARS: Mapping[str, str] = {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
@@ -117,13 +117,13 @@ def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[st
 
 def _pool(module: Any, path: str) -> Iterator[LinearSite]:
     """Yield the projections of an attention pool, which reads their weights past the layers."""
-    place: dict[str, Any] = {"tower": "vision", "layer": None}
+    location: dict[str, Any] = {"tower": "vision", "layer": None}
     if plain_class(module).__name__ == "AttentionPool2d":
         for name, letter in {"pool.q": "q", "pool.k": "k", "pool.v": "v", "pool.out": "c"}.items():
-            site = linear_site(name, getattr(module, f"{letter}_proj"), f"{path}.{letter}_proj", **place)
+            site = linear_site(name, getattr(module, f"{letter}_proj"), f"{path}.{letter}_proj", **location)
             yield replace(site, carrier=(module, open_clip_pool))
     elif is_multihead(module):
-        for site in projection_sites(module, path, **place):
+        for site in projection_sites(module, path, **location):
             yield replace(site, name=site.name.replace("attn.", "pool."))
 
 

@@ -82,7 +82,7 @@ class ThroughLayers(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _layer(self, weight: Any) -> Any:
-        return next((layer for own, layer in self.weights if own is weight), None)
+        return next((layer for kept, layer in self.weights if kept is weight), None)
 
 
 def _arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:

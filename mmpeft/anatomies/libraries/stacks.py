@@ -32,14 +32,14 @@ def stacks(modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
     A stack is a list of composite modules, like each other; stages of stages count as their blocks. Stacks inside a
     block (experts, heads) are parts of it.
     """
-    found: dict[str, list[str]] = {}
+    containers: dict[str, list[str]] = {}
     blocks: set[str] = set()
     for path, module in modules.items():
         if not _inside(path, blocks) and _is_stack(path, module):
             inner = _blocks(path, module)
-            found.setdefault(path.rpartition(".")[0], []).extend(inner)
+            containers.setdefault(path.rpartition(".")[0], []).extend(inner)
             blocks.update(inner, _children(path, module))
-    return found
+    return containers
 
 
 def root_of(parent: str, others: Iterable[str]) -> str:

@@ -63,15 +63,15 @@ def read(model: nn.Module) -> Anatomy | None:
     paths = _blocks(modules)
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     blocks = tuple(Block(i, path, tuple(_block_sites(modules[path], path, i, prefix))) for i, path in enumerate(paths))
-    own = (
+    outside = (
         *_outer_sites(model, modules, paths),
         *_tokens(model, library.__name__, blocks),
         *_features(model, modules),
         *_heads(model, modules),
     )
-    present = {site.name for site in own} | {site.name for block in blocks for site in block.sites}
+    present = {site.name for site in outside} | {site.name for block in blocks for site in block.sites}
     missing = {name: _reason(name, library.__name__, blocks) for name in EXPECTED if name not in present}
-    return Anatomy(model, "timm", (Tower("vision", int(model.num_features), blocks, own, missing),))  # type: ignore[arg-type]
+    return Anatomy(model, "timm", (Tower("vision", int(model.num_features), blocks, outside, missing),))  # type: ignore[arg-type]
 
 
 def _blocks(modules: dict[str, nn.Module]) -> list[str]:
@@ -88,16 +88,18 @@ def _blocks(modules: dict[str, nn.Module]) -> list[str]:
 
 def _block_sites(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[Site]:
     yield from _branches(block, path, layer, prefix)
-    place: dict[str, Any] = {"tower": "vision", "layer": layer}
+    location: dict[str, Any] = {"tower": "vision", "layer": layer}
     for inner, module in block.named_modules():
         if is_linear(module):
-            site = linear_site(site_name(inner), module, f"{path}.{inner}", **place)
+            site = linear_site(site_name(inner), module, f"{path}.{inner}", **location)
             parent = block.get_submodule(inner.rpartition(".")[0])
             yield from _slices(parent, inner.rpartition(".")[2], site)
         elif is_norm(module):
-            yield norm_site(inner.replace("norm1", "norm").replace("norm2", "norm"), module, f"{path}.{inner}", **place)
+            yield norm_site(
+                inner.replace("norm1", "norm").replace("norm2", "norm"), module, f"{path}.{inner}", **location
+            )
         elif is_convolution(module):
-            yield conv_site(inner, module, f"{path}.{inner}", **place)
+            yield conv_site(inner, module, f"{path}.{inner}", **location)
 
 
 def _slices(parent: nn.Module, attribute: str, site: LinearSite) -> Iterator[LinearSite]:
@@ -136,11 +138,11 @@ def _branches(block: nn.Module, path: str, layer: int, prefix: int) -> Iterator[
         if width:
             at = f"{path}.{name}"
             ends = {"entry": entry, "exit": leaving if entry is not None else None}
-            own = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
-            yield BranchSite(width=width, prefix=prefix, **own, **ends)  # type: ignore[arg-type]
-    own = {"name": "block", "path": path, "host": block, "host_path": path, "tower": "vision", "layer": layer}
+            named = {"name": name, "path": at, "host": host, "host_path": at, "tower": "vision", "layer": layer}
+            yield BranchSite(width=width, prefix=prefix, **named, **ends)  # type: ignore[arg-type]
+    named = {"name": "block", "path": path, "host": block, "host_path": path, "tower": "vision", "layer": layer}
     stream = next((m._parameters["weight"] for m in block.modules() if is_norm(m)), None)
-    yield BranchSite(width=0 if stream is None else stream.numel(), prefix=prefix, **own)  # type: ignore[arg-type]
+    yield BranchSite(width=0 if stream is None else stream.numel(), prefix=prefix, **named)  # type: ignore[arg-type]
 
 
 def _branch_width(sublayer: nn.Module, norm: nn.Module | None) -> int:
@@ -214,14 +216,14 @@ def _features(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Featu
     stem = next((module for module in modules.values() if isinstance(module, nn.Conv2d)), None)
     if len(heads) == 1 and stem is not None:
         path = paths[id(heads[0])]
-        own = {"name": "features", "path": "features", "host": heads[0], "host_path": path, "tower": "vision"}
+        reader = {"name": "features", "path": "features", "host": heads[0], "host_path": path, "tower": "vision"}
         width = int(getattr(model, "head_hidden_size", model.num_features))  # type: ignore[arg-type]
-        yield FeaturesSite(width=width, channels=stem.in_channels, model=model, point="input", **own)  # type: ignore[arg-type]
+        yield FeaturesSite(width=width, channels=stem.in_channels, model=model, point="input", **reader)  # type: ignore[arg-type]
 
 
 def _classifiers(model: nn.Module) -> list[nn.Module]:
-    found = model.get_classifier()  # type: ignore[operator]
-    return [head for head in (found if isinstance(found, tuple) else (found,)) if isinstance(head, nn.Module)]
+    heads = model.get_classifier()  # type: ignore[operator]
+    return [head for head in (heads if isinstance(heads, tuple) else (heads,)) if isinstance(head, nn.Module)]
 
 
 def _heads(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[Site]:

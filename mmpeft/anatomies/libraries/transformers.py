@@ -77,19 +77,19 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
 
 
 def _block_sites(block: Any, path: str, tower: str, layer: int, prefix: int | None) -> Iterator[Site]:
-    place: dict[str, Any] = {"tower": tower, "layer": layer}
+    location: dict[str, Any] = {"tower": tower, "layer": layer}
     width = int(block.layer_norm1.normalized_shape[0])
     for name, inner, norm in (("attn", "self_attn", "layer_norm1"), ("mlp", "mlp", "layer_norm2")):
         host, at = getattr(block, inner), f"{path}.{inner}"
         ends = {"entry": getattr(block, norm), "exit": host}
-        yield BranchSite(name=name, path=at, host=host, host_path=at, width=width, prefix=prefix, **ends, **place)
-    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, prefix=prefix, **place)
+        yield BranchSite(name=name, path=at, host=host, host_path=at, width=width, prefix=prefix, **ends, **location)
+    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, prefix=prefix, **location)
     for inner, module in block.named_modules():
         at = f"{path}.{inner}"
         if is_linear(module):
-            yield linear_site(site_name(inner), module, at, **place)
+            yield linear_site(site_name(inner), module, at, **location)
         elif is_norm(module):
-            yield norm_site("norm", module, at, **place)
+            yield norm_site("norm", module, at, **location)
 
 
 def _outer_sites(modules: dict[str, Any], root: str, tower: str, blocks: list[str]) -> Iterator[Site]:
@@ -153,9 +153,9 @@ def _features(modules: dict[str, Any], tower: str, path: str) -> Iterator[Featur
     at = next((name for name in names if name in modules), None)
     if at is not None:
         width = next(m.out_features for m in reversed(list(modules[at].modules())) if is_linear(m))
-        own: dict[str, Any] = {"path": f"{path}.features".lstrip("."), "host": modules[at], "host_path": at}
+        paths: dict[str, Any] = {"path": f"{path}.features".lstrip("."), "host": modules[at], "host_path": at}
         channels = 3 if tower == "vision" else None
-        yield FeaturesSite(name="features", width=width, model=modules[path], channels=channels, tower=tower, **own)
+        yield FeaturesSite(name="features", width=width, model=modules[path], channels=channels, tower=tower, **paths)
 
 
 def keep(arguments: dict[str, Any], count: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ OWN |= {"output_attentions", "output_hidden_states"}
 
 
 def ladder_sites(
-    family: str, tower: Any, stack: str, blocks: list[nn.Module], reader: nn.Module | None, place: dict[str, Any]
+    family: str, tower: Any, stack: str, blocks: list[nn.Module], reader: nn.Module | None, location: dict[str, Any]
 ) -> Iterator[LadderSite]:
     """Yield where a narrow copy can run beside a tower of this family, if it can."""
     if family not in ENDS or getattr(tower.config, "add_cross_attention", False):
@@ -43,7 +43,7 @@ def ladder_sites(
         reader=reader,
         listens=bool(tower.config.is_encoder_decoder and getattr(tower, "is_decoder", False)),
         narrow=partial(NarrowTower, tower, stack),
-        **place,
+        **location,
     )
 
 
@@ -81,11 +81,11 @@ class NarrowTower(nn.Module):
         """
         self.entering.value = enter
         shared = {name: value for name, value in given.items() if name not in OWN}
-        own = None if cache is None else self._own(cache, start.shape[1])
+        kept = None if cache is None else self._own(cache, start.shape[1])
         if heard is not None:
             shared["encoder_hidden_states"] = heard
-        if own is not None:
-            shared |= {"past_key_values": own, "use_cache": True}
+        if kept is not None:
+            shared |= {"past_key_values": kept, "use_cache": True}
         states: Tensor = self.tower(inputs_embeds=start, **shared)[0]
         return states
 
@@ -138,14 +138,14 @@ def _narrowed(config: Any, reduction: int, layers: list[int]) -> Any:
     if head % (reduction * pairs):
         even = " and leave it even" if pairs > 1 else ""
         raise ValueError(f"reduction: {reduction} must divide the width of an attention head, {head}{even}")
-    own = copy.deepcopy(config)
+    narrow = copy.deepcopy(config)
     for name in {config.attribute_map.get(name, name) for name in WIDTHS}:
-        width = getattr(own, name, None)
+        width = getattr(narrow, name, None)
         if width and width % reduction:
             raise ValueError(f"reduction: {reduction} does not divide {name}, {width}")
         if width:
-            setattr(own, name, width // reduction)
-    if getattr(own, "layer_types", None):
-        own.layer_types = [own.layer_types[layer] for layer in layers]
-    own.num_hidden_layers, own.vocab_size, own.pad_token_id, own.use_cache = len(layers), 1, 0, False
-    return own
+            setattr(narrow, name, width // reduction)
+    if getattr(narrow, "layer_types", None):
+        narrow.layer_types = [narrow.layer_types[layer] for layer in layers]
+    narrow.num_hidden_layers, narrow.vocab_size, narrow.pad_token_id, narrow.use_cache = len(layers), 1, 0, False
+    return narrow

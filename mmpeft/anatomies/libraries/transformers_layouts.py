@@ -43,8 +43,8 @@ class BlockLayout:
 
 
 def _projections(attention: str, to: str = "attn", out: str = "out_proj", form: str = "{}_proj") -> dict[str, str]:
-    own = {f"{attention}.{form.format(letter)}": f"{to}.{letter}" for letter in "qkv"}
-    return {**own, f"{attention}.{out}": f"{to}.out"}
+    inputs = {f"{attention}.{form.format(letter)}": f"{to}.{letter}" for letter in "qkv"}
+    return {**inputs, f"{attention}.{out}": f"{to}.out"}
 
 
 GATED = {
@@ -226,15 +226,16 @@ FAMILIES: dict[str, tuple[BlockLayout, ...]] = {
 
 def layouts(family: str, config: Any) -> tuple[BlockLayout, ...]:
     """Return a family's layouts as this configuration arranges its blocks; none of a family that is not known."""
-    found = FAMILIES.get(family, ())
+    known = FAMILIES.get(family, ())
     if family == "opt" and not config.do_layer_norm_before:
         return tuple(
-            replace(own, branches=tuple(replace(b, entry="", norm=b.entry) for b in own.branches)) for own in found
+            replace(layout, branches=tuple(replace(b, entry="", norm=b.entry) for b in layout.branches))
+            for layout in known
         )
     if family == "gpt_neox":
-        return tuple(replace(own, parallel=config.use_parallel_residual) for own in found)
+        return tuple(replace(layout, parallel=config.use_parallel_residual) for layout in known)
     if family == "falcon":
         grouped = config.new_decoder_architecture
         parallel, by_head = grouped or config.parallel_attn, grouped or not config.multi_query
-        return tuple(replace(own, parallel=parallel, by_head=by_head) for own in found)
-    return found
+        return tuple(replace(layout, parallel=parallel, by_head=by_head) for layout in known)
+    return known

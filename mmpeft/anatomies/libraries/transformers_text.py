@@ -84,41 +84,41 @@ def _layouts(module: Any) -> tuple[BlockLayout, ...]:
 
 
 def _has(module: nn.Module, path: str) -> bool:
-    found: Any = module
+    inner: Any = module
     for part in path.split("."):
-        found = found._modules.get(part)
-        if found is None:
+        inner = inner._modules.get(part)
+        if inner is None:
             return False
     return bool(path)
 
 
 def _outside(modules: Mapping[str, Any], path: str, towers: list[str]) -> list[str]:
     """Return the paths below a tower's that belong to no other tower."""
-    others = [own for own in towers if own != path and not path.startswith(f"{own}.")]
-    below = [own for own in modules if _under(own, path)]
-    return [own for own in below if not any(_under(own, other) for other in others)]
+    others = [name for name in towers if name != path and not path.startswith(f"{name}.")]
+    below = [name for name in modules if _under(name, path)]
+    return [name for name in below if not any(_under(name, other) for other in others)]
 
 
 def _under(path: str, prefix: str) -> bool:
     return not prefix or path == prefix or path.startswith(f"{prefix}.")
 
 
-def _tower(root: Root, modules: Mapping[str, Any], path: str, own: list[str]) -> Tower:
+def _tower(root: Root, modules: Mapping[str, Any], path: str, inside: list[str]) -> Tower:
     stack = f"{root.path}.{root.layout.stack}".lstrip(".")
     children = [f"{stack}.{name}" for name in modules[stack]._modules]
     paths = children[: _read(modules[""].config, root, len(children))]
-    place = {"tower": root.tower}
+    location = {"tower": root.tower}
     blocks = tuple(
-        Block(i, at, tuple(_block_sites(modules[at], at, root.layout, place | {"layer": i})))
+        Block(i, at, tuple(_block_sites(modules[at], at, root.layout, location | {"layer": i})))
         for i, at in enumerate(paths)
     )
-    heads = [name for name in HEADS if name in own] if not path else []
-    rest = [name for name in own if not any(_under(name, other) for other in (*children, *heads))]
+    heads = [name for name in HEADS if name in inside] if not path else []
+    rest = [name for name in inside if not any(_under(name, other) for other in (*children, *heads))]
     outer = (
-        *_outer_sites(modules, rest, place),
-        *_words(root, place),
-        *_ladder(root, [modules[at] for at in paths], place),
-        *_heads(root, modules, heads, place),
+        *_outer_sites(modules, rest, location),
+        *_words(root, location),
+        *_ladder(root, [modules[at] for at in paths], location),
+        *_heads(root, modules, heads, location),
     )
     present = {site.name for site in outer} | {site.name for block in blocks for site in block.sites}
     reasons = MISSING | dict.fromkeys(("mlp.up", "mlp.gate", "mlp.down") if _routed(modules.values()) else (), EXPERTS)
@@ -140,23 +140,23 @@ def _width(blocks: tuple[Block, ...]) -> int:
     return next(site.width for site in blocks[0].sites if isinstance(site, BranchSite))
 
 
-def _block_sites(block: Any, path: str, layout: BlockLayout, place: dict[str, Any]) -> Iterator[Site]:
+def _block_sites(block: Any, path: str, layout: BlockLayout, location: dict[str, Any]) -> Iterator[Site]:
     linear = [
         site
         for inner, module in block.named_modules()
-        for site in _linear_sites(block, inner, module, path, layout, place)
+        for site in _linear_sites(block, inner, module, path, layout, location)
     ]
     width = next(site.out_features for site in linear if site.name == "attn.out")
-    yield from _branches(block, path, layout, width, place)
-    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **place)
+    yield from _branches(block, path, layout, width, location)
+    yield BranchSite(name="block", path=path, host=block, host_path=path, width=width, **location)
     yield from linear
     for inner, module in block.named_modules():
         if is_norm(module):
             name = "norm" if module.weight.numel() == width else inner
-            yield norm_site(name, module, f"{path}.{inner}", **place)
+            yield norm_site(name, module, f"{path}.{inner}", **location)
 
 
-def _branches(block: Any, path: str, layout: BlockLayout, width: int, place: dict[str, Any]) -> Iterator[BranchSite]:
+def _branches(block: Any, path: str, layout: BlockLayout, width: int, location: dict[str, Any]) -> Iterator[BranchSite]:
     modules = {inner: module for inner, module in block.named_modules() if inner}
     for branch in layout.branches:
         host, source = modules.get(branch.host), modules.get(branch.source)
@@ -174,18 +174,18 @@ def _branches(block: Any, path: str, layout: BlockLayout, width: int, place: dic
             norm=modules.get(branch.norm),
             width=width,
             parallel=layout.parallel,
-            **place,
+            **location,
         )
 
 
 def _linear_sites(
-    block: Any, inner: str, module: Any, path: str, layout: BlockLayout, place: dict[str, Any]
+    block: Any, inner: str, module: Any, path: str, layout: BlockLayout, location: dict[str, Any]
 ) -> Iterator[LinearSite]:
     """Yield the site of a linear layer, and of what is known to be fused in it."""
     at = f"{path}.{inner}"
     if not (is_linear(module) or is_transposed(module)):
         return
-    site = linear_site(inner, module, at, **place)
+    site = linear_site(inner, module, at, **location)
     names = (name for end, name in layout.linears.items() if f".{inner}".endswith(f".{end}"))
     site = replace(site, name=next(names, inner))
     yield site
@@ -196,9 +196,9 @@ def _linear_sites(
     elif site.name == "mlp.gate_up":
         half = site.out_features // 2
         rows = {"mlp.gate": slice(0, half), "mlp.up": slice(half, 2 * half)}
-    for name, own in rows.items():
+    for name, span in rows.items():
         beside = f"{at.rpartition('.')[0]}.{name.partition('.')[2]}"
-        yield replace(site, name=name, path=beside, out_features=_count(own), rows=own)
+        yield replace(site, name=name, path=beside, out_features=_count(span), rows=span)
 
 
 def _attention_rows(attention: Any, outs: int, by_head: bool) -> dict[str, Rows]:
@@ -210,8 +210,8 @@ def _attention_rows(attention: Any, outs: int, by_head: bool) -> dict[str, Rows]
     sizes = [count * width // groups for count in (heads, pairs, pairs)]
     ends = [sum(sizes[: index + 1]) for index in range(3)]
     parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    own = [Interleaved(groups, part) if by_head else part for part in parts]
-    return dict(zip(("attn.q", "attn.k", "attn.v"), own, strict=True))
+    spans = [Interleaved(groups, part) if by_head else part for part in parts]
+    return dict(zip(("attn.q", "attn.k", "attn.v"), spans, strict=True))
 
 
 def _count(rows: Rows) -> int:
@@ -219,19 +219,19 @@ def _count(rows: Rows) -> int:
     return (part.stop - part.start) * (1 if isinstance(rows, slice) else rows.groups)
 
 
-def _outer_sites(modules: Mapping[str, Any], paths: list[str], place: dict[str, Any]) -> Iterator[Site]:
+def _outer_sites(modules: Mapping[str, Any], paths: list[str], location: dict[str, Any]) -> Iterator[Site]:
     """Yield the linear layers, norms and patch embeddings around the blocks."""
     for path in paths:
         module = modules[path]
         if isinstance(module, nn.Conv2d | nn.Conv3d):
-            yield embed_site(module, path, **place)
+            yield embed_site(module, path, **location)
         elif is_linear(module):
-            yield linear_site(path, module, path, layer=None, **place)
+            yield linear_site(path, module, path, layer=None, **location)
         elif is_norm(module):
-            yield norm_site("norm", module, path, layer=None, **place)
+            yield norm_site("norm", module, path, layer=None, **location)
 
 
-def _words(root: Root, place: dict[str, Any]) -> Iterator[WordsSite]:
+def _words(root: Root, location: dict[str, Any]) -> Iterator[WordsSite]:
     if not root.layout.words:
         return
     embedding = root.module.get_submodule(root.layout.words)
@@ -243,32 +243,32 @@ def _words(root: Root, place: dict[str, Any]) -> Iterator[WordsSite]:
         embedding=embedding,
         reader=root.reader,
         width=int(embedding.weight.shape[1]),
-        **place,
+        **location,
     )
 
 
-def _ladder(root: Root, blocks: list[nn.Module], place: dict[str, Any]) -> Iterator[LadderSite]:
-    own = place | {"path": f"{root.path}.ladder".lstrip("."), "host_path": root.path}
-    return ladder_sites(_family(root.module), root.module, root.layout.stack, blocks, root.reader, own)
+def _ladder(root: Root, blocks: list[nn.Module], location: dict[str, Any]) -> Iterator[LadderSite]:
+    below = location | {"path": f"{root.path}.ladder".lstrip("."), "host_path": root.path}
+    return ladder_sites(_family(root.module), root.module, root.layout.stack, blocks, root.reader, below)
 
 
-def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], place: dict[str, Any]) -> Iterator[Site]:
+def _heads(root: Root, modules: Mapping[str, Any], heads: list[str], location: dict[str, Any]) -> Iterator[Site]:
     """Yield the parameters of the head, and the features that enter it."""
     for head in heads:
         parts = [path for path in modules if _under(path, head)]
         first = next((modules[path] for path in parts if is_linear(modules[path])), None)
         if first is None:  # taken away: a head of ours is in its place
             continue
-        own: dict[str, Any] = {"host": modules[head], "host_path": head, "model": root.module, "point": "input"}
-        yield FeaturesSite(name="features", path="features", width=int(first.in_features), **own, **place)
+        reader: dict[str, Any] = {"host": modules[head], "host_path": head, "model": root.module, "point": "input"}
+        yield FeaturesSite(name="features", path="features", width=int(first.in_features), **reader, **location)
         for path in parts:
             if modules[path]._parameters:
-                yield parameters_site(modules[path], path, name="head", **place)
+                yield parameters_site(modules[path], path, name="head", **location)
 
 
 def _projector(path: str, modules: Mapping[str, Any]) -> Tower:
-    own = [name for name in modules if _under(name, path)]
-    sites = tuple(_outer_sites(modules, own, {"tower": "projector"}))
+    inside = [name for name in modules if _under(name, path)]
+    sites = tuple(_outer_sites(modules, inside, {"tower": "projector"}))
     width = next((site.out_features for site in reversed(sites) if isinstance(site, LinearSite)), 0)
     reason = "a projector has no blocks"
     return Tower("projector", width, (), sites, dict.fromkeys(("attn", "mlp", "attn.q", "mlp.up"), reason), path)

@@ -247,14 +247,25 @@ class Anatomy:
         outside = [tower.path for tower in self.towers if tower.path and tower not in chosen]
         if layers != "all":
             inside = [b.path for t in chosen for b in t.blocks if b.index in choose_layers(layers, len(t.blocks))]
-        heads = [] if head else [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
+        if not head:
+            outside += [site.host_path for t in self.towers for site in t.sites if site.name == "head"]
+        modules = {
+            path: module
+            for path, module in own_modules(self.model)
+            if _under(path, inside) and not _under(path, outside)
+        }
+        sites = self._parameter_owners(modules, keep)
+        if head and layers == "all":
+            sites += [site for site in self._around(chosen) if not site.derived]
+        return sites
+
+    def _parameter_owners(self, modules: dict[str, nn.Module], keep: Callable[[str], bool]) -> list[ParametersSite]:
+        """Return a site for each module with parameters of its own; one that several share is the first one's."""
         known = {id(site.host): site for site in self.sites() if not isinstance(site, AttentionSite)}
         names: dict[str, list[str]] = {}
         ties: dict[str, list[tuple[nn.Module, str, str]]] = {}
         first: dict[int, tuple[str, str]] = {}
-        for path, module in own_modules(self.model):
-            if not _under(path, inside) or _under(path, [*outside, *heads]):
-                continue
+        for path, module in modules.items():
             for name in filter(keep, own_parameters(module)):
                 home, first_name = first.setdefault(id(module._parameters[name]), (path, name))
                 if (home, first_name) == (path, name):
@@ -263,12 +274,9 @@ class Anatomy:
                     ties.setdefault(home, []).append((module, name, first_name))
         sites = []
         for path, kept in names.items():
-            site = parameters_site(self.model.get_submodule(path), path, kept)
-            like = known.get(id(site.host), site)
-            tied = tuple(ties.get(path, ()))
-            sites.append(replace(site, tied=tied, switches=like.switches, carrier=like.carrier))
-        if head and layers == "all":
-            sites += [site for site in self._around(chosen) if not site.derived]
+            like = known.get(id(modules[path]))
+            site = replace(parameters_site(modules[path], path, kept), tied=tuple(ties.get(path, ())))
+            sites.append(replace(site, switches=like.switches, carrier=like.carrier) if like else site)
         return sites
 
     def _around(self, towers: list[Tower]) -> Iterator[ParametersSite]:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
-from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import carried_by
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route, Served
@@ -21,6 +19,7 @@ from mmpeft.edits.weights import Weight, check_patterns, weight_at
 from mmpeft.formats.stages import Stage, remember
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
+from mmpeft.injection.exchanges import running_norms
 from mmpeft.injection.graft import graft, ungraft
 from mmpeft.injection.pipelines import Modules, modules_of
 from mmpeft.injection.tree import Adapter, Tree
@@ -74,6 +73,7 @@ class Adapters:
         """Yield the trainable parameters of the active adapters (or of one), by adapter name and key."""
         for adapter in [name] if name else self.active:
             for label, part in self.parts(adapter).items():
+                part.check_present(adapter)
                 for key, parameter in part.named_parameters():
                     if parameter.requires_grad:
                         yield _join(adapter, label, key), parameter
@@ -231,6 +231,9 @@ class Adapters:
         weight that other modules read too (a head tied to the embedding), and an adapter with NaN.
         """
         self._unmerged("merge")
+        for name in self.active:
+            for part in self.parts(name).values():
+                part.check_present(name)
         merging.merge(self.trees, self.modules)
         reset_compiled()
 
@@ -375,12 +378,6 @@ def _thaw(module: nn.Module, tree: Tree) -> None:
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
-
-
-def running_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms of a model that keep running statistics."""
-    norms = (norm for _, norm in own_modules(module) if isinstance(norm, _BatchNorm))
-    return [norm for norm in norms if norm.running_mean is not None]
 
 
 def reset_compiled() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mmpeft.handle.adapters import Adapters, reset_compiled, running_norms
+from mmpeft.handle.adapters import Adapters, reset_compiled
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.injection.containers import CONTAINERS
+from mmpeft.injection.exchanges import running_norms
 from mmpeft.injection.graft import check_forward, graft
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan

@@ -88,6 +88,12 @@ class Graft:
         """A forward in place of that of the host's class: of merged plain numbers, or one that a tracer watches."""
         self.originals: dict[str, Tensor] = {}
         """The base's parameters, while adapters are merged into them."""
+        self.exchanged = ""
+        """What has been put in the host's place since injection, in words; empty while it stands there."""
+        self.successors: list[nn.Module] = []
+        """The modules that were put there, and refuse to run while edits here should."""
+        self.replaces: list[Graft] = []
+        """What the hosts carry in whose place this module was put."""
 
     def everybody(self) -> State:
         """Return how the host runs where no context has replaced anything."""
@@ -131,13 +137,17 @@ class Graft:
     def needed(self) -> bool:
         """Whether the host has to carry this."""
         changed = self.kernel.default.site is not None or self.level.default != "standard"
-        return bool(self.bindings) or changed or bool(self.switched) or self.borrowed > 0 or self.rooted or self.settled
+        kept = bool(self.bindings or self.switched or self.replaces) or self.rooted or self.settled
+        return kept or changed or self.borrowed > 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "default": None, "borrowed": 0}
 
     def run(self, host: nn.Module, forward: Forward, state: State, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
+        for other in self.replaces:
+            for name in {} if other.selection is None else other.selection.value.active:
+                other.check_present(name)
         schedule, site, forward = state.schedule, state.kernel.site, self._inner(state) or forward
         if schedule.tapped:
             self.tap.seen.value = args[0]
@@ -159,6 +169,16 @@ class Graft:
         if schedule.tapped:
             self.tap.made.value = y
         return y
+
+    def check_present(self, name: str) -> None:
+        """Raise a ValueError where an adapter has edits here, and the host has been exchanged since they were made."""
+        bindings = self.bindings.get(name)
+        if self.exchanged and bindings and not self.originals:  # merged ones are in what stands there
+            raise ValueError(
+                f"{bindings[0].site.host_path}: {self.exchanged} stands where adapter {name!r} has edits "
+                f"({plain_class(bindings[0].host).__name__}), which would do nothing. Exchange modules before adapt; "
+                f"now call adapters.remove({name!r}) and adapt again"
+            )
 
     def brief(self, host: nn.Module, state: State, x: Tensor) -> Tensor | None:
         """Return the output of a plain linear layer with one plain update, without a graph; None for all else."""
@@ -291,7 +311,7 @@ def _forward(cls: type[nn.Module]) -> Forward:
         elif plain and args and (y := carried.brief(self, state, args[0])) is not None:
             return y
         with recomputing(state.level):
-            if state.running or state.schedule.tapped or carried.switched or carried.settled:
+            if state.running or state.schedule.tapped or carried.switched or carried.settled or carried.replaces:
                 if not args:
                     args = (kwargs.pop(first, None),)
                 return carried.run(self, original, state, args, kwargs)

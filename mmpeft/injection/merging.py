@@ -51,6 +51,12 @@ def unmerge(trees: Mapping[str, Tree]) -> None:
     """Copy the originals back and let the edits run again."""
     if not any(tree.merged for tree in trees.values()):
         raise ValueError("nothing is merged")
+    for host in (host for tree in trees.values() for host in _active_hosts(tree, merged=True)):
+        if graft(host).exchanged:
+            path = next(binding.site.host_path for own in graft(host).bindings.values() for binding in own)
+            raise ValueError(
+                f"unmerge: {path} was exchanged while merged, for what has the merged weights: load the base anew"
+            )
     for tree in trees.values():
         for host in _active_hosts(tree, merged=True):
             _restore(host)

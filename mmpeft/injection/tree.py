@@ -91,6 +91,11 @@ class Adapter(Node):
             unfrozen=next((binding.site.name for binding in unfrozen), None),
         )
 
+    def check_present(self, name: str) -> None:
+        """Raise a ValueError where a module with edits of this adapter, of that name, has been exchanged since."""
+        for host in self.hosts():
+            graft(host).check_present(name)
+
     def hosts(self) -> Iterator[nn.Module]:
         """Yield each module that something of this adapter is at, once: hosts, taps and those with a switch."""
         yield from {id(module): module for binding in self.bindings for module in binding.modules()}.values()
@@ -179,6 +184,8 @@ class Tree(nn.Module):
         for host in adapter.hosts():
             carried = graft(host)
             carried.switched = [switch for switch in carried.switched if switch[2].bindings]
+            for successor in [] if carried.bindings else carried.successors:
+                _forget_replaced(successor, carried)
             if not carried.needed:
                 ungraft(host)
         del self._modules[name]
@@ -258,6 +265,14 @@ def _calls(
             here += count if binding.point == Point.INPUT else 0
         if not joins:
             entering, staying = here, left
+
+
+def _forget_replaced(module: nn.Module, carried: Graft) -> None:
+    """Let a module run that was put in the place of a host, which has no edits any more."""
+    successor = graft(module)
+    successor.replaces = [other for other in successor.replaces if other is not carried]
+    if not successor.needed:
+        ungraft(module)
 
 
 def _forgive(tree: nn.Module, keys: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import Site, WordsSite
 from mmpeft.edits.base import Arguments, Binding, Call, ChangesOutput, InsertsTokens, Point
+from mmpeft.edits.prompted_cache import enter, leave, vectors_in
 from mmpeft.edits.together import StacksInput, Together
 from mmpeft.kernels.passed import Passed
 
@@ -23,7 +24,8 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
     """``count`` vectors (count, width) in front of every text; all of it attends to them, and they are not returned.
 
     So the model's output has as many positions as its input, and the user's labels fit. The vectors take the first
-    positions, whatever padding follows; where a cache holds them already they only count. They start uniform in
+    positions, whatever padding follows; where a cache holds them already they only count, and outside of the tower that
+    cache counts its words alone. They start uniform in
     +-0.5, as rows of the vocabulary drawn at random (Lester et al. 2021, arXiv:2104.08691), or as those of ``ids``, in
     turn.
     """
@@ -32,7 +34,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
     def __init__(self, site: WordsSite, *, tokens: int, start: Start | tuple[int, ...] = "random") -> None:
         super().__init__()
-        self.count, self.path, self.inserted = tokens, site.path, Passed()
+        self.count, self.path, self.inserted, self.cache = tokens, site.path, Passed(), Passed()
         self.layers = (0,)
         self._make(site, start)
 
@@ -76,7 +78,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         if words is None:
             assert isinstance(call.binding.site, WordsSite)
             words = call.binding.site.embedding(args[0])
-        first = not self._cached(kwargs.get("past_key_values"))
+        first = self._first(kwargs.get("past_key_values"), call)
         if first:
             words = placed(words)
         if not call.joins:
@@ -112,11 +114,21 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
         return self._entered(args, kwargs, call, placed)
 
-    def _cached(self, cache: Any) -> int:
-        """Return the number of positions in a cache."""
-        if cache is not None and cache.is_compileable:
+    def _first(self, cache: Any, call: Call) -> bool:
+        """Whether the vectors are to be put in: no cache holds them yet."""
+        if cache is None:
+            return True
+        if cache.is_compileable:
             raise ValueError(f"{self.path}: a static cache has no room for a prompt: use a dynamic one")
-        return 0 if cache is None else int(cache.get_seq_length())
+        first, ahead = not cache.get_seq_length(), call.offset + self.count
+        if not torch.compiler.is_compiling():
+            if not first and vectors_in(cache) < ahead:
+                raise ValueError(
+                    f"{self.path}: past_key_values: this cache was filled without the prompt: begin with an empty one"
+                )
+            enter(cache, ahead if first else vectors_in(cache))
+            self.cache.value = cache
+        return first
 
     def _extended(self, given: dict[str, Any], first: bool) -> dict[str, Any]:
         """Return the arguments that have a place per word, longer by the vectors; positions come behind theirs."""
@@ -140,6 +152,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
     def output(self, x: Tensor, y: Any, call: Call) -> Any:
         """Leave the vectors' positions out, of hidden states too; behind a cache there are none."""
+        self._leave_cache(y)
         if not self.inserted.value:
             return y
         if isinstance(y, Tensor):
@@ -148,6 +161,16 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         if y.get("hidden_states") is not None:
             y["hidden_states"] = tuple(state[:, self.count :] for state in y["hidden_states"])
         return y
+
+    def _leave_cache(self, y: Any) -> None:
+        cache, self.cache.value = self.cache.value, None
+        if cache is None and isinstance(y, dict) and y.get("past_key_values") is not None:  # the tower made it
+            if torch.compiler.is_compiling():
+                return
+            cache = y["past_key_values"]
+            enter(cache, vectors_in(cache) + self.count)
+        if cache is not None:
+            leave(cache)
 
     def extra_repr(self) -> str:
         """How many."""

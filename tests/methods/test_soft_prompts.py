@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import tiny_language
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 import mmpeft
 
@@ -76,9 +78,48 @@ def test_it_writes_what_it_says_step_by_step(method: mmpeft.Method, how: dict[st
 def test_a_cache_holds_the_vectors_once() -> None:
     model, _ = adapted()
     first = model(IDS[:, :4], use_cache=True)
-    assert first.past_key_values.get_seq_length() == 4 + TOKENS
+    assert first.past_key_values.layers[0].get_seq_length() == 4 + TOKENS
+    assert first.past_key_values.get_seq_length() == 4  # who holds the cache counts words
     second = model(IDS[:, 4:], past_key_values=first.past_key_values, attention_mask=torch.ones_like(IDS))
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), model(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("adapters", [("main",), ("main", "other")], ids=["one prompt", "two prompts"])
+def test_a_cache_is_kept_over_turns(adapters: tuple[str, ...]) -> None:
+    """A chat goes on from the cache of the turn before, and from a copy of it, as it would without any."""
+    model = tiny_language.llama()
+    for name in adapters:
+        mmpeft.adapt(model, mmpeft.PromptTuning(tokens=TOKENS), name)
+    mmpeft.adapters(model).activate(*adapters)
+    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 4}
+    cache = DynamicCache(config=model.config)
+    first = model.generate(IDS[:1], past_key_values=cache, **options)
+    twin, turn = copy.deepcopy(cache), torch.cat([first, torch.tensor([[30, 31, 32]])], 1)
+    expected = model.generate(turn, use_cache=False, **options)
+    for kept in (cache, twin):
+        read = kept.get_seq_length()
+        assert read == first.shape[1] - 1
+        assert torch.equal(model.generate(turn, past_key_values=kept, **options), expected)
+        assert kept.get_seq_length() == expected.shape[1] - 1
+
+
+@torch.no_grad()
+def test_words_that_were_guessed_leave_the_cache_again() -> None:
+    model, _ = adapted()
+    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 8}
+    text = torch.tensor([[20, 21, 20, 21, 20, 21]])
+    assisted = model.generate(text, prompt_lookup_num_tokens=2, **options)
+    assert torch.equal(assisted, model.generate(text, use_cache=False, **options))
+
+
+@torch.no_grad()
+def test_a_cache_without_the_prompt_is_refused() -> None:
+    model, adapters = adapted()
+    with adapters.off():
+        cache = model(IDS, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="past_key_values: this cache was filled without the prompt"):
+        model(IDS, past_key_values=cache)
 
 
 def test_a_static_cache_is_refused() -> None:

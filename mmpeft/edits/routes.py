@@ -36,6 +36,8 @@ class Served:
 
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self.routes = routes
+        self.each = 1
+        """How many rows of the model's input each sample has become (the beams of ``generate``)."""
         self._layouts: dict[tuple[str, ...], BatchLayout] = {}
 
     def layout(self, names: tuple[str, ...]) -> BatchLayout:

@@ -14,9 +14,10 @@ from torch.optim import AdamW
 
 from mmpeft.anatomies.hosts import carried_by
 from mmpeft.edits.base import Edit, UpdatesWeight
-from mmpeft.edits.routes import Route, Served
+from mmpeft.edits.routes import Route
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
 from mmpeft.formats.stages import Stage, remember
+from mmpeft.handle.routed_batch import check_batch
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
 from mmpeft.injection.exchanges import running_norms
@@ -188,6 +189,7 @@ class Adapters:
     def route(self, names: Sequence[str | None]) -> Iterator[None]:
         """Within this context sample i of the batch runs with adapter ``names[i]``; None is the frozen model.
 
+        What ``generate`` makes of a sample (beams, returned sequences) runs with the sample's adapter.
         That holds in this thread or asynchronous task only; others route batches of their own meanwhile.
         Adapters of the same kind are computed together, from stacks of their weights. These are kept for the next batch
         with the same adapters, until they change or ``activate`` is called.
@@ -204,7 +206,7 @@ class Adapters:
                 device = next(module.parameters()).device
                 routes = {name: Route(tuple(own), len(names), device) for name, own in samples.items()}
                 contexts.enter_context(within(tree.chosen(dict.fromkeys(samples, 1.0), routes)))
-                check = partial(_check_batch, len(names), tree, tree.table.value)
+                check = partial(check_batch, len(names), tree, tree.table.value)
                 contexts.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
             yield
 
@@ -352,16 +354,6 @@ class Adapters:
 def adapters(model: nn.Module | Modules) -> Adapters:
     """Return the handle on the adapters of a model (or of a dict of modules, or a pipeline)."""
     return Adapters(modules_of(model))
-
-
-def _check_batch(
-    expected: int, tree: Tree, served: Served, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-) -> None:
-    if tree.table.value is not served:
-        return
-    size = next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    if size != expected:
-        raise ValueError(f"route: {expected} names for a batch of {size}")
 
 
 def _thaw(module: nn.Module, tree: Tree) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmpeft.anatomies.reading import anatomy
+from mmpeft.anatomies.anatomy import Anatomy
+from mmpeft.anatomies.hosts import plain_class
 from mmpeft.anatomies.sites import Site
 from mmpeft.edits import Edit
 from mmpeft.formats.foreign import Foreign, Imported
@@ -32,9 +33,10 @@ class Model:
     """
 
     def __init__(self, base: Any) -> None:
-        self.base = base
-        self.labels = {label or _role(module): label for label, module in modules_of(base).items()}
-        self.modules = {role: modules_of(base)[label] for role, label in self.labels.items()}
+        self.by_label = modules_of(base)
+        self.anatomies = anatomies_of(base)
+        self.labels = {label or _role(self.anatomies[label]): label for label in self.by_label}
+        self.modules = {role: self.by_label[label] for role, label in self.labels.items()}
 
     def module(self, *roles: str) -> tuple[str, Any]:
         """Return the first of these parts that the model has, with its name."""
@@ -52,10 +54,12 @@ class Model:
         return self.labels[role] or "all"
 
 
-def _role(module: nn.Module) -> str:
-    towers = [name for name in anatomy(module).tower_names() if name in ROLES]
+def _role(anatomy: Anatomy) -> str:
+    towers = [name for name in anatomy.tower_names() if name in ROLES]
     if len(towers) != 1:
-        raise ValueError(f"base: {type(module).__name__} is neither a pipeline, nor a denoiser or text encoder of one")
+        raise ValueError(
+            f"base: {plain_class(anatomy.model).__name__} is neither a pipeline, nor a denoiser or text encoder of one"
+        )
     return ROLES[towers[0]]
 
 
@@ -80,16 +84,15 @@ class Opened:
         return {role: part.places for role, part in self.parts.items() if part.places}
 
 
-def open_adapter(directory: Path, base: Any) -> Opened:
+def open_adapter(directory: Path, model: Model) -> Opened:
     """Read one of our directories for a model; one that doesn't fit it is a ValueError."""
-    source, model = read_native(directory), Model(base)
-    anatomies = anatomies_of(base)
-    notes = source.manifest.differences(modules_of(base), anatomies) if source.manifest else []
-    tensors = read_tensors(base, source, notes, anatomies=anatomies)
-    planned = sketch(anatomies, source.methods)
+    source = read_native(directory)
+    notes = source.manifest.differences(model.by_label, model.anatomies) if source.manifest else []
+    tensors = read_tensors(model.by_label, model.anatomies, source, notes)
+    planned = sketch(model.anatomies, source.methods)
     parts = {role: planned[label] for role, label in model.labels.items()}
-    own = {role: {key: tensors[model.key(role, key)] for key in part.state_dict()} for role, part in parts.items()}
-    return Opened(directory, model, parts, own)
+    by_role = {role: {key: tensors[model.key(role, key)] for key in part.state_dict()} for role, part in parts.items()}
+    return Opened(directory, model, parts, by_role)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Hosted(Foreign):
     def export(self, directory: Path, dest: Path, base: Any) -> None:
         """Write one of our directories in this format."""
         assert self.write is not None
-        self.write(open_adapter(directory, self._model(base).base), dest)
+        self.write(open_adapter(directory, self._model(base)), dest)
 
     def _model(self, base: Any) -> Model:
         if base is None:
@@ -115,6 +118,6 @@ class Hosted(Foreign):
 
 def enter_all(ledger: Ledger, model: Model, methods: list[Method], theirs: Callable[[str], str]) -> None:
     """Enter every tensor that methods have in a model, under what ``theirs`` makes of our name for it in its part."""
-    for label, part in sketch(anatomies_of(model.base), methods).items():
+    for label, part in sketch(model.anatomies, methods).items():
         for key, value in part.state_dict().items():
             ledger.enter(f"{label}.{key}".lstrip("."), theirs(key), tuple(value.shape))

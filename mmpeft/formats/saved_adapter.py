@@ -17,8 +17,7 @@ from mmpeft.formats.hf_peft.peft_prefix import lay_out_prefix
 from mmpeft.formats.hf_peft.peft_prompts import PrefixConfig
 from mmpeft.formats.manifest import Manifest
 from mmpeft.formats.tensor_file import MOST, Shapes, TensorFile, refusal, refuse
-from mmpeft.injection.pipelines import modules_of
-from mmpeft.injection.planning import Anatomies, anatomies_of, sketch
+from mmpeft.injection.planning import Anatomies, sketch
 from mmpeft.methods import Method
 
 UNREAL = OverflowError, RuntimeError, TypeError
@@ -38,18 +37,17 @@ class SavedAdapter:
 
 
 def read_tensors(
-    model: nn.Module | Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module],
+    anatomies: Anatomies,
     source: SavedAdapter,
     notes: list[str],
     *,
     allow_nan: bool = False,
-    anatomies: Anatomies | None = None,
 ) -> dict[str, Tensor]:
-    """Return the adapter's tensors by our keys, compared with what this model needs; ``notes`` join any error.
+    """Return the adapter's tensors by our keys, compared with what a model needs; ``notes`` join any error.
 
-    ``anatomies`` are the model's, where they have been read.
+    ``modules`` and ``anatomies`` are those of the model, by label.
     """
-    modules, anatomies = modules_of(model), anatomies_of(model) if anatomies is None else anatomies
     layout, expected = _expected(source, modules, anatomies, notes)
     problems = source.file.problems(expected)
     if layout and source.config:
@@ -71,12 +69,13 @@ def _expected(
     try:
         sketches = sketch(anatomies, source.methods)
         if source.config is None:
-            states = ((label, key, value) for label, own in sketches.items() for key, value in own.state_dict().items())
-            return None, {f"{label}.{key}" if label else key: tuple(value.shape) for label, key, value in states}
+            states = {label: part.state_dict().items() for label, part in sketches.items()}
+            named = ((f"{label}.{key}", value) for label, state in states.items() for key, value in state)
+            return None, {key.lstrip("."): tuple(value.shape) for key, value in named}
         if list(modules) != [""]:
             raise ValueError(f"it was saved from a single module, not from a pipeline of {', '.join(modules)}")
         if isinstance(source.config, PrefixConfig):
-            layout: TensorLayout = lay_out_prefix(sketches[""], modules[""])
+            layout: TensorLayout = lay_out_prefix(sketches[""], anatomies[""])
         else:
             layout, _ = lay_out(sketches[""], modules[""])
         return layout, layout.shapes

@@ -29,15 +29,16 @@ def load_source(
     dtype: torch.dtype | None,
 ) -> Adapters:
     """Graft an adapter into a model; on any problem raise one ValueError that names them all and change nothing."""
-    if source.manifest:
-        check_stages(source.directory, source.manifest.stages, modules_of(model))
+    modules, manifest = modules_of(model), source.manifest
+    if manifest:
+        check_stages(source.directory, manifest.stages, modules)
     anatomies = anatomies_of(model)
-    notes = source.manifest.differences(modules_of(model), anatomies) if source.manifest else []
-    tensors = read_tensors(model, source, notes, allow_nan=allow_nan, anatomies=anatomies)
+    notes = manifest.differences(modules, anatomies) if manifest else []
+    tensors = read_tensors(modules, anatomies, source, notes, allow_nan=allow_nan)
     wide = torch.promote_types(source.file.dtype, torch.float32) if trainable else source.file.dtype
     name = name or source.name
-    if source.manifest:
-        source.manifest.warn(source.directory, notes)
+    if manifest:
+        manifest.warn(source.directory, notes)
     handle = inject(model, source.methods, name, dtype or wide, anatomies)
     handle.load_state_dict(tensors, name)
     handle.activate(name, trainable=trainable)

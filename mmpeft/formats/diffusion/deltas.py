@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import own_modules
-from mmpeft.anatomies.reading import anatomy
 from mmpeft.anatomies.sites import WeightSite
 from mmpeft.edits import LowRank
 from mmpeft.formats.foreign import Imported
@@ -156,8 +155,8 @@ def named(deltas: Sequence[Delta], names: Mapping[Address, str], format: str) ->
 
 
 def _sites(model: Model) -> set[Address]:
-    parts = model.modules.items()
-    return {(role, site.path) for role, own in parts for site in anatomy(own).sites(WeightSite)}
+    parts = model.labels.items()
+    return {(role, site.path) for role, label in parts for site in model.anatomies[label].sites(WeightSite)}
 
 
 def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:

@@ -17,7 +17,7 @@ from mmpeft.formats.hosted import Hosted, Model, Opened
 from mmpeft.formats.pickled import Array
 from mmpeft.formats.tensor_file import described, refusal, refuse
 from mmpeft.formats.torch_file import read_torch
-from mmpeft.injection.planning import anatomies_of, sketch
+from mmpeft.injection.planning import sketch
 from mmpeft.methods import Method, TextualInversion
 from mmpeft.settings import Settings
 
@@ -82,7 +82,7 @@ def adapter_of_words(path: Path, model: Model, words: Words) -> tuple[list[Metho
     refuse(path, [f"it has words for {role}, and the model has {', '.join(model.modules)}" for role in missing])
     towers: Any = "text" if list(words) == present else tuple(model.towers(role) for role in words)
     method = TextualInversion(words=tuple(next(iter(words.values()))), vectors=counts.pop(), towers=towers)
-    planned = sketch(anatomies_of(model.base), [method])
+    planned = sketch(model.anatomies, [method])
     tensors = {}
     for role, own in words.items():
         part = planned[model.labels[role]]

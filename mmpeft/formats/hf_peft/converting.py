@@ -40,9 +40,10 @@ def export_prefix(directory: Path, dest: Path, base: Any) -> None:
         raise ValueError(f"{directory}: HF peft has no counterpart of this adapter: {_reason(source, base)}")
     if not isinstance(base, nn.Module):
         raise ValueError("base: where a prefix stands, only the model can tell: give the module, or --base MODEL")
-    tensors = read_tensors(base, source, [])
+    anatomies = anatomies_of(base)
+    tensors = read_tensors({"": base}, anatomies, source, [])
     try:
-        layout = lay_out_prefix(sketch(anatomies_of(base), source.methods)[""], base)
+        layout = lay_out_prefix(sketch(anatomies, source.methods)[""], anatomies[""])
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from None
     assert layout.config is not None

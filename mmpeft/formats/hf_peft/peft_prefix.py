@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mmpeft.anatomies.anatomy import Anatomy
 from mmpeft.anatomies.hosts import plain_class
-from mmpeft.anatomies.reading import anatomy
 from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits import Prefix, ShiftedPositions
 from mmpeft.formats.hf_peft.peft_config import AnyConfig
@@ -51,14 +51,14 @@ class PrefixLayout(TensorLayout):
         return self.turns[key](value, by) if key in self.turns else value
 
 
-def lay_out_prefix(adapter: Adapter, module: nn.Module) -> PrefixLayout:
-    """Return the layout of a prefix in a model; a prefix that peft would understand otherwise is a ValueError."""
+def lay_out_prefix(adapter: Adapter, anatomy: Anatomy) -> PrefixLayout:
+    """Return the layout of a prefix in a mapped model; one that peft would understand otherwise is a ValueError."""
     places = [(site, edit, key) for site, edit, key in adapter.places if isinstance(edit, Prefix)]
-    _check(adapter, module, [edit for _, edit, _ in places])
+    _check(adapter, anatomy, [edit for _, edit, _ in places])
     (_, first, _), count = places[0], len(places)
     width = first.widths[0]
     config = PrefixConfig(
-        task_type=task_of(plain_class(module).__name__),
+        task_type=task_of(plain_class(anatomy.model).__name__),
         num_virtual_tokens=first.tokens,
         token_dim=width,
         num_attention_heads=first.heads,
@@ -76,10 +76,10 @@ def lay_out_prefix(adapter: Adapter, module: nn.Module) -> PrefixLayout:
     return layout
 
 
-def _check(adapter: Adapter, module: nn.Module, edits: list[Prefix]) -> None:
+def _check(adapter: Adapter, anatomy: Anatomy, edits: list[Prefix]) -> None:
     """Raise a ValueError for a prefix that peft can't hold, or would compute with at other positions."""
     methods = [method for method in adapter.methods if isinstance(method, PrefixTuning)]
-    towers = [tower for tower in anatomy(module).towers if tower.blocks]
+    towers = [tower for tower in anatomy.towers if tower.blocks]
     problems = []
     if len(methods) != 1 or len(adapter.methods) != 1:
         problems.append(f"peft has one prefix and nothing beside it, not {[m.name for m in adapter.methods]}")

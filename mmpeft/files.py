@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from time import time
+
+ABANDONED = 24 * 3600.0
+"""Seconds after which a temporary file that nobody writes to is a killed process's."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -20,8 +24,10 @@ def write_text(path: Path, text: str) -> None:
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file there takes the place of ``path`` at the end, unless the block raises.
 
-    It is a path of this block's own: of several that write at once, the last one to end has written.
+    It is a path of this block's own: of several that write at once, the last one to end has written. A process that is
+    killed leaves it, hidden and never read; whoever writes ``path`` a day later or more removes it.
     """
+    _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.partial{path.suffix}")
     try:
         temporary.touch()
@@ -35,21 +41,11 @@ def replaced_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Yield a directory to fill; it gets the name ``path``, so far unused, at the end, unless the block raises."""
-    if path.exists():
-        raise FileExistsError(f"{path} is there already: choose another")
-    temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        complete(temporary)
-        temporary.rename(path)
-        synchronise(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _remove_abandoned(path: Path) -> None:
+    for temporary in path.parent.glob(f".{escape(path.name)}.*.partial{escape(path.suffix)}"):
+        with suppress(FileNotFoundError):
+            if time() - temporary.stat().st_mtime > ABANDONED:
+                temporary.unlink()
 
 
 def complete(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""What other installed packages bring in by entry points: methods, and the maps of model libraries."""
+"""What other installed packages bring in by entry points: methods, the maps of model libraries, and file formats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 METHODS = "mmpeft.methods"
 ANATOMIES = "mmpeft.anatomies"
+FORMATS = "mmpeft.formats"
 
 
 def load_plugins(group: str, take: Callable[[str, Any], None]) -> None:

@@ -13,6 +13,7 @@ from installing import write_metadata
 from torch import nn
 
 import mmpeft
+from mmpeft import formats
 from mmpeft.anatomies import Anatomy, Tower
 from mmpeft.anatomies import reading as anatomies
 from mmpeft.cli.run import finished
@@ -28,7 +29,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
     monkeypatch.setattr(anatomies, "_REGISTERED", {})
-    caches = methods._load_plugins, anatomies._installed
+    caches = methods._load_plugins, anatomies._installed, formats.external_formats
     for cache in caches:
         cache.cache_clear()
     yield folder
@@ -162,3 +163,34 @@ def test_a_name_is_taken_once() -> None:
 
         class Mine(mmpeft.Method):
             name: ClassVar[str] = "lora"
+
+
+FORMAT = """
+from mmpeft.formats.foreign import Foreign
+thing = Foreign({name!r}, "never", lambda source, options: 1 / 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "called", "problem"),
+    [
+        ("thing", "other", "is no mmpeft.formats.foreign.Foreign of this name"),
+        ("vpt", "vpt", "is the name of a format"),
+    ],
+)
+def test_a_broken_format_is_a_warning_that_names_its_package(
+    site: Path, tmp_path: Path, name: str, called: str, problem: str
+) -> None:
+    package(site, f"format_{name}", FORMAT.format(name=called), formats={name: f"format_{name}:thing"})
+    with pytest.warns(UserWarning, match=rf"{name!r} of the installed package strange-format-{name} 0.3 .*{problem}"):
+        assert formats.external_formats() == {}
+    assert formats.format_named("vpt", formats.readable()).__name__ == "mmpeft.formats.papers.vpt"
+    if name == "thing":
+        with pytest.raises(ValueError, match=r"'thing' of the installed package strange-format-thing 0.3 can't"):
+            formats.convert(tmp_path / "x", tmp_path / "y", "thing")
+
+
+def test_a_format_from_outside_that_is_only_read(site: Path, tmp_path: Path) -> None:
+    package(site, "format_read", FORMAT.format(name="readable_only"), formats={"readable_only": "format_read:thing"})
+    with pytest.raises(ValueError, match="'readable_only' of an installed package is read, not written"):
+        formats.export(tmp_path / "x", tmp_path / "y", "readable_only")

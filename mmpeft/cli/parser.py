@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpeft.formats import READ, WRITTEN
+from mmpeft.formats import readable, writable
 
 CONFIG = ("config", "a YAML file, or the name of a shipped one (mmpeft list configs)")
 RUN = ("run", "a run directory: it holds config.yaml and adapter/")
@@ -177,5 +177,6 @@ def _add_arguments(parser: ArgumentParser, command: Command) -> None:
 
 
 def _formats(command: Command) -> str:
-    known = {"import": READ, "export": WRITTEN}.get(command.name, {})
+    formats = {"import": readable, "export": writable}
+    known = formats[command.name]() if command.name in formats else {}
     return "".join(["\n\nformats:" if known else "", *(f"\n  {name:20}{text}" for name, text in known.items())])

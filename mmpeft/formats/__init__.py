@@ -5,12 +5,16 @@ Importing it needs no torch.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mmpeft.plugins import FORMATS, load_plugins, offers
 from mmpeft.settings import nearest
+
+if TYPE_CHECKING:
+    from mmpeft.formats.foreign import Foreign
 
 HOSTED = {
     "diffusers_lora": "diffusers' pytorch_lora_weights.safetensors: LoRA, DoRA (needs --base)",
@@ -64,7 +68,10 @@ def export(directory: str | Path, dest: str | Path, format: str, *, base: Any = 
     parts of the model need it.
     """
     _refuse_stages(Path(directory), base)
-    module_of(format, WRITTEN).export(Path(directory), Path(dest), base)
+    exporter = format_named(format, writable())
+    if not hasattr(exporter, "export"):
+        raise ValueError(f"format: {format!r} of an installed package is read, not written")
+    exporter.export(Path(directory), Path(dest), base)
 
 
 def convert(source: str | Path, dest: str | Path, format: str, *, base: Any = None, **options: Any) -> list[str]:
@@ -73,7 +80,7 @@ def convert(source: str | Path, dest: str | Path, format: str, *, base: Any = No
     ``base`` is as for ``export``; ``options`` give what a format's files do not hold. Returns what was assumed and what
     was left out, a line each.
     """
-    notes: list[str] = module_of(format, READ).convert(Path(source), Path(dest), options, base)
+    notes: list[str] = format_named(format, readable()).convert(Path(source), Path(dest), options, base)
     return notes
 
 
@@ -89,8 +96,48 @@ def _refuse_stages(directory: Path, base: Any) -> None:
         check_stages(directory, manifest.stages, {} if base is None else modules_of(base))
 
 
-def module_of(format: str, known: dict[str, str] = READ | WRITTEN) -> ModuleType:
-    """Return the module of a format; one that is not among the ``known`` is a ValueError with the nearest name."""
-    if format not in known:
-        raise ValueError(f"format: unknown {format!r}{nearest(format, known)}")
-    return import_module(f"mmpeft.formats.{_ROOMS.get(format, 'papers')}.{_FILES.get(format, format)}")
+def readable() -> dict[str, str]:
+    """Return the formats that ``convert`` reads, those of installed packages too, with a line on each."""
+    return READ | _offered()
+
+
+def writable() -> dict[str, str]:
+    """Return the formats that ``export`` may write; only its package knows whether one from outside can be written."""
+    return WRITTEN | _offered()
+
+
+def format_named(name: str, known: dict[str, str]) -> Any:
+    """Return what reads or writes a format: one of our modules, or what an installed package offers.
+
+    Raises:
+        ValueError: If it is not among the ``known``, with the nearest name, or if its package can't be used.
+    """
+    if name not in known:
+        raise ValueError(f"format: unknown {name!r}{nearest(name, known)}")
+    if name in READ or name in WRITTEN:
+        return import_module(f"mmpeft.formats.{_ROOMS.get(name, 'papers')}.{_FILES.get(name, name)}")
+    if name not in external_formats():
+        raise ValueError(f"format: {name!r} of the installed package {known[name]} can't be used: a warning says why")
+    return external_formats()[name]
+
+
+@cache
+def external_formats() -> dict[str, Foreign]:
+    """Return the formats of installed packages; a broken one is left out, with a warning that names its package."""
+    from mmpeft.formats.foreign import Foreign
+
+    formats: dict[str, Foreign] = {}
+
+    def take(name: str, offered: Any) -> None:
+        if not isinstance(offered, Foreign) or offered.name != name:
+            raise TypeError(f"{offered!r} is no mmpeft.formats.foreign.Foreign of this name")
+        if name in READ or name in WRITTEN:
+            raise ValueError(f"{name!r} is the name of a format of mmpeft")
+        formats[name] = offered
+
+    load_plugins(FORMATS, take)
+    return formats
+
+
+def _offered() -> dict[str, str]:
+    return {name: package for name, package in sorted(offers(FORMATS).items()) if name not in READ | WRITTEN}

@@ -18,6 +18,7 @@ from mmpeft.formats.torch_file import read_flat
 
 def read_values(path: Path) -> dict[str, Any]:
     """Return all that a file holds, by dotted keys; a pickle is read without running anything in it."""
+    check_file(path)
     if path.suffix != ".safetensors":
         values = read_flat(path)
         if "" in values:
@@ -28,6 +29,14 @@ def read_values(path: Path) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open isn't iterable
     except SafetensorError as error:
         raise refusal(path, [f"no complete safetensors file: {error}"]) from None
+
+
+def check_file(path: Path) -> None:
+    """Raise an error for a path without a file to read: nothing, a directory, or a pipe, which never ends."""
+    if not path.exists():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    if not path.is_file():
+        raise refusal(path, [f"a {'directory' if path.is_dir() else 'device or pipe'}, expected a file"])
 
 
 def read_metadata(path: Path) -> dict[str, str]:

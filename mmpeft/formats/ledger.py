@@ -94,11 +94,14 @@ class Ledger:
 
     def looks(self) -> str:
         """Say which format the names are those of, or else what they are."""
-        from mmpeft.formats import READ, module_of
+        from mmpeft.formats import READ, external_formats, format_named
 
+        signs = {name: foreign.sign for name, foreign in external_formats().items()}
         for name in READ:
-            foreign = getattr(module_of(name), "FORMAT", None)
-            if foreign is not None and any(re.search(foreign.sign, key) for key in self.values):
+            foreign = getattr(format_named(name, READ), "FORMAT", None)
+            signs |= {} if foreign is None else {name: foreign.sign}
+        for name, sign in signs.items():
+            if any(re.search(sign, key) for key in self.values):
                 return f"it looks like {name}: --format {name}"
         keys = list(self.values)
         names = ", ".join(key[:100] for key in keys[:4])

@@ -37,11 +37,25 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     between two renames) the old one under another name, where ``standing`` finds it. One writer at a time: others wait.
     Whatever is not a file of ours there is an error: it would be lost.
     """
+    with _written(path, _refuse_others) as partial:
+        yield partial
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield a directory to fill; it gets the name ``path``, so far unused, at the end, unless the block raises."""
+    with _written(path, _refuse_any) as partial:
+        yield partial
+
+
+@contextmanager
+def _written(path: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
     path = path.resolve()
+    refuse(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, PATIENCE):
         settle(path)
-        _refuse_others(path)
+        refuse(path)
         partial = _sibling(path, "partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -116,12 +130,17 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.parent} holds no {path.name}")
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, more than the {LARGEST_JSON} that are read")
+    return parsed_object(str(path), path.read_bytes())
+
+
+def parsed_object(source: str, text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in a text; anything else is a ValueError that names where the text is from."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON: {error}") from None
+        raise ValueError(f"{source}: no JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: {type(content).__name__}, expected a JSON object")
+        raise ValueError(f"{source}: {type(content).__name__}, expected a JSON object")
     return content
 
 
@@ -133,6 +152,11 @@ def validated(path: Path | str, content: dict[str, Any], model: type[AnySettings
         lines = described_problems(error)
         more = [f"and {len(lines) - MOST:,} more"] if len(lines) > MOST else []
         raise ConfigError(str(path), [*lines[:MOST], *more]) from None
+
+
+def _refuse_any(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: choose another")
 
 
 def _refuse_others(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A method and a library in packages of their own, as ``docs/extending.md`` shows them: installed, found and used."""
+"""A method, a library and a format in packages of their own, as ``docs/extending.md`` shows them: found and used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from installing import install
+
+import mmpeft
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PACKAGES = ("vera", "torchvision_vit")
+PACKAGES = ("vera", "torchvision_vit", "loralib")
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return the variables of a process in which both packages are installed, in a folder of their own."""
+    """Return the variables of a process in which the packages are installed, in a folder of their own."""
     site = tmp_path / "site"
     site.mkdir()
     for package in PACKAGES:
@@ -43,6 +46,24 @@ def test_both_are_found_by_their_entry_points(environment: dict[str, str], tmp_p
 
 def test_the_command_line_lists_the_method(environment: dict[str, str]) -> None:
     assert "vera" in run(environment, "-m", "mmpeft", "list", "methods")
+
+
+def test_the_command_line_reads_the_format(environment: dict[str, str], tmp_path: Path) -> None:
+    assert "mmpeft-loralib 0.1.0" in run(environment, "-m", "mmpeft", "import", "--help")
+    torch.manual_seed(0)
+    deltas = {path: (torch.randn(2, 16), torch.randn(16, 2)) for path in ("0", "1")}
+    named = {f"{path}.lora_{letter}": pair["AB".index(letter)] for path, pair in deltas.items() for letter in "AB"}
+    torch.save(named, tmp_path / "x.pt")
+    source, dest = str(tmp_path / "x.pt"), str(tmp_path / "adapter")
+    command = "-m", "mmpeft", "import", source, dest, "--format", "loralib", "--options", "alpha=3"
+    assert "as mmpeft" in run(environment, *command)
+    model, x = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)), torch.randn(4, 16)
+    expected = x
+    for path, (a, b) in deltas.items():
+        layer = model[int(path)]
+        expected = layer(expected) + 3 / 2 * expected @ a.T @ b.T
+    mmpeft.load(model, dest)
+    torch.testing.assert_close(model(x), expected)
 
 
 MODELS = ("vit", "qk_norm", "open_clip", "gpt2", "gpt_neox", "llama")

@@ -12,12 +12,11 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from mmpeft.edits import ControlBranch
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.storage import read_json, validated
+from mmpeft.formats.storage import new_directory, read_json, validated
 from mmpeft.methods import ControlNet
 from mmpeft.optional import require
 from mmpeft.settings import Settings

@@ -11,13 +11,13 @@ import torch
 
 from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.edits import NewWords, Unfreeze
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.diffusion.textual_inversion import ENCODERS, Words, adapter_of_words, read_words, write_words
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger, state
 from mmpeft.formats.pickled import Array
+from mmpeft.formats.storage import new_directory
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.formats.torch_file import flat, read_torch
 from mmpeft.methods import CustomDiffusion, TextualInversion

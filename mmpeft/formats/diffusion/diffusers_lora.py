@@ -10,13 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_metadata, read_values, write_tensors
 from mmpeft.formats.diffusion.deltas import Delta, adapter_of, deltas_of, layers, read_deltas
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hf_peft.peft_config import LoRAConfig, silent
 from mmpeft.formats.hosted import Hosted, Model, Opened
-from mmpeft.formats.storage import validated
+from mmpeft.formats.storage import new_directory, parsed_object, validated
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.settings import Settings
 
@@ -40,7 +39,7 @@ def read(source: Path, model: Model, options: Settings) -> Imported:
     if not any(key.startswith(ROLES) for key in values) and len(model.modules) == 1:
         values = {f"{next(iter(model.modules))}.{key}": value for key, value in values.items()}
     deltas = read_deltas(path, model, values, names)
-    content = json.loads(read_metadata(path).get(METADATA, "{}"))
+    content = parsed_object(f"{path}: {METADATA}", read_metadata(path).get(METADATA, "{}"))
     if content:
         return adapter_of(model, _configured(path, deltas, content), [])
     alone = any(key.endswith(".alpha") for key in values)

@@ -8,13 +8,12 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from mmpeft.edits import FeatureMaps
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.diffusion.controlnet import FILES, LARGEST
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
 from mmpeft.formats.ledger import Ledger
-from mmpeft.formats.storage import read_json, validated, write_json
+from mmpeft.formats.storage import new_directory, read_json, validated, write_json
 from mmpeft.formats.tensor_file import refuse
 from mmpeft.methods import T2IAdapter
 from mmpeft.settings import Settings

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmpeft.edits import NewWords
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened
 from mmpeft.formats.pickled import Array
+from mmpeft.formats.storage import new_directory
 from mmpeft.formats.tensor_file import described, refusal, refuse
 from mmpeft.formats.torch_file import read_torch
 from mmpeft.injection.planning import sketch

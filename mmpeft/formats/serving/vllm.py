@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmpeft.files import new_directory
 from mmpeft.formats.any_file import write_tensors
 from mmpeft.formats.hf_peft.peft_config import PREFIX
 from mmpeft.formats.serving.served import ServedAdapter, read_served
-from mmpeft.formats.storage import CONFIG, WEIGHTS, write_json
+from mmpeft.formats.storage import CONFIG, WEIGHTS, new_directory, write_json
 
 LARGEST = 512
 """The greatest ``--max-lora-rank`` of vLLM."""

@@ -61,13 +61,13 @@ def find_file(source: Path, names: Iterable[str]) -> Path:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: str) -> None:
     """Write a safetensors file, or for another suffix one of ``torch.save``; whole or not at all."""
-    own = {name: value.detach().contiguous() for name, value in tensors.items()}
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(own, temporary, metadata={"format": "pt", **metadata})
+            save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
         else:
-            torch.save(own, temporary)
+            torch.save(contiguous, temporary)
 
 
 def check_suffix(dest: Path, *suffixes: str) -> None:

@@ -38,8 +38,8 @@ class Base(Settings):
         module = backbone_of(module)
         known = anatomy(module) if known is None else known
         heads = [site.host_path for tower in known.towers for site in tower.sites if site.name == "head"]
-        own = ("mmpeft.", *(f"{head}." for head in heads))
-        rest = {key: tuple(shape_of(p)) for key, p in module.named_parameters() if not key.startswith(own)}
+        left_out = ("mmpeft.", *(f"{head}." for head in heads))
+        rest = {key: tuple(shape_of(p)) for key, p in module.named_parameters() if not key.startswith(left_out)}
         lines = "\n".join(f"{key} {shape}" for key, shape in sorted(rest.items()))
         return cls(
             model=plain_class(module).__name__,
@@ -82,11 +82,11 @@ class Manifest(Settings):
 
     def differences(self, modules: Mapping[str, nn.Module], anatomies: Mapping[str, Anatomy]) -> list[str]:
         """Say for each module that is not built like the one that the adapter was made for what it is."""
-        present = {label: Base.of(own, anatomies[label]) for label, own in modules.items() if label in self.base}
+        present = {label: Base.of(base, anatomies[label]) for label, base in modules.items() if label in self.base}
         return [
-            f"made for {self.base[label]}, and {f'{label!r}' if label else 'this'} is {own}"
-            for label, own in present.items()
-            if own != self.base[label]
+            f"made for {self.base[label]}, and {f'{label!r}' if label else 'this'} is {base}"
+            for label, base in present.items()
+            if base != self.base[label]
         ]
 
     def warn(self, directory: Path, differences: list[str]) -> None:

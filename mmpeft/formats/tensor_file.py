@@ -50,14 +50,14 @@ class TensorFile:
 
     def problems(self, expected: Shapes) -> list[str]:
         """Return what is missing, unexpected or misshapen in the file."""
-        own = self.shapes
-        problems = [f"missing {name}" for name in expected if name not in own]
-        surplus, open_names = [name for name in own if name not in expected], expected.keys() - own
+        shapes = self.shapes
+        problems = [f"missing {name}" for name in expected if name not in shapes]
+        surplus, open_names = [name for name in shapes if name not in expected], expected.keys() - shapes
         problems += [
             f"unexpected {name}{nearest(name, open_names) if i < MOST else ''}" for i, name in enumerate(surplus)
         ]
-        both = [name for name in expected if name in own and own[name] != expected[name]]
-        return problems + [f"{name}: shape {own[name]}, the model needs {expected[name]}" for name in both]
+        both = [name for name in expected if name in shapes and shapes[name] != expected[name]]
+        return problems + [f"{name}: shape {shapes[name]}, the model needs {expected[name]}" for name in both]
 
     def read(self, allow_nan: bool) -> dict[str, Tensor]:
         """Return the tensors; NaN or infinite values are an error that names them all, unless allowed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import mmpeft
+from mmpeft.cli.models import merge
 from mmpeft.formats import convert, export
 from mmpeft.formats.any_file import write_tensors
 
@@ -127,6 +130,23 @@ def test_a_first_time_leaves_all_or_nothing(kill: bool, verb: str, vit: Any, ada
             file.unlink() if file.is_file() else file.rmdir()
 
     assert every(deeds[verb], tmp_path, kill, check) > 5
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "disk full"])
+def test_a_merge_leaves_all_or_nothing(kill: bool, tmp_path: Path) -> None:
+    mmpeft.adapt(mmpeft.load_model("tiny/vit"), mmpeft.LoRA(rank=1)).save(tmp_path / "adapter")
+    dest = tmp_path / "out" / "merged.safetensors"
+    options = Namespace(model="tiny/vit", adapter=str(tmp_path / "adapter"), dest=str(dest), num_classes=None)
+    whole = mmpeft.load_model("tiny/vit").state_dict().keys()
+
+    def check() -> None:
+        if dest.exists():
+            assert load_file(dest).keys() == whole
+            dest.unlink()
+        left = [file.name for file in dest.parent.iterdir()] if dest.parent.exists() else []
+        assert left == [] or (kill and all(name.endswith(".partial.safetensors") for name in left))
+
+    assert every(lambda: merge(options), dest.parent, kill, check) > 5
 
 
 def test_files_have_the_rights_of_the_umask(adapted: Any, tmp_path: Path) -> None:

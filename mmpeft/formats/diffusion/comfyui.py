@@ -42,16 +42,16 @@ def write(opened: Opened, dest: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for name, delta in named(deltas, names, FORMAT.name):
         for key, value in entries(name, delta).items():
-            own = key if delta.address in texts else key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
-            tensors[own] = value
+            theirs = key if delta.address in texts else key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
+            tensors[theirs] = value
     write_tensors(dest, tensors, **header(deltas, opened.model))
 
 
 def _names(model: Model) -> dict[str, Address]:
     unet = model.modules.get("unet")
-    own = layers(model, "unet")
+    addresses = layers(model, "unet")
     original = {} if unet is None else native_names(unet)
-    return {f"diffusion_model.{native}": ("unet", p) for p, native in original.items() if ("unet", p) in own}
+    return {f"diffusion_model.{native}": ("unet", p) for p, native in original.items() if ("unet", p) in addresses}
 
 
 FORMAT = Hosted("comfyui", r"^diffusion_model\..*lora", read, Settings, write)

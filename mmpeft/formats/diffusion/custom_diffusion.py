@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.edits import NewWords, Unfreeze
 from mmpeft.formats.any_file import find_file, read_values, write_tensors
-from mmpeft.formats.diffusion.textual_inversion import ENCODERS, Words, adapter_of_words, read_words, write_words
+from mmpeft.formats.diffusion.textual_inversion import (
+    ENCODERS,
+    Words,
+    adapter_of_words,
+    read_words,
+    vectors_of,
+    write_words,
+)
 from mmpeft.formats.foreign import Imported
 from mmpeft.formats.hosted import Hosted, Model, Opened, enter_all
-from mmpeft.formats.ledger import Ledger, state
-from mmpeft.formats.pickled import Array
+from mmpeft.formats.ledger import Ledger
 from mmpeft.formats.storage import new_directory
-from mmpeft.formats.tensor_file import refuse
+from mmpeft.formats.tensor_file import described, refusal, refuse
 from mmpeft.formats.torch_file import flat, read_torch
 from mmpeft.methods import CustomDiffusion, TextualInversion
 from mmpeft.settings import Settings
@@ -53,7 +59,9 @@ def write(opened: Opened, dest: Path) -> None:
     role, unet = opened.model.module("unet")
     tensors = {_theirs(key): value.detach().contiguous() for key, value in opened.tensors[role].items()}
     attentions = (f"{path}.processor" for path, _ in own_modules(unet) if path.endswith((".attn1", ".attn2")))
-    empty: dict[str, Any] = {own: {} for own in attentions if not any(key.startswith(f"{own}.") for key in tensors)}
+    empty: dict[str, Any] = {
+        processor: {} for processor in attentions if not any(key.startswith(f"{processor}.") for key in tensors)
+    }
     with new_directory(dest) as partial:
         write_tensors(partial / FILES[0], tensors)
         torch.save({**tensors, **empty}, partial / FILES[1])
@@ -72,8 +80,8 @@ def _beside(path: Path, model: Model) -> Words:
     words: Words = {}
     for file in sorted(path.parent.glob("*")):
         if file.suffix in (".safetensors", ".bin") and file.stem != STEM:
-            for role, own in read_words(file, model).items():
-                words.setdefault(role, {}).update(own)
+            for role, vectors in read_words(file, model).items():
+                words.setdefault(role, {}).update(vectors)
     return words
 
 
@@ -90,22 +98,33 @@ def _delta(path: Path, model: Model) -> tuple[dict[str, Any], Words]:
     refuse(path, ["it has the weights of a whole text encoder too"] if content.get("text_encoder") else [])
     weights: dict[str, Any] = {}
     for key in dict.fromkeys(key.removesuffix(".u").removesuffix(".v") for key in values):
-        own = state(values, key)
-        value = values.get(key, own)
-        if isinstance(value, Mapping) and key in base and {"u", "v"} <= value.keys():
-            value = base[key].detach() + (value["u"] @ value["v"]).to(base[key])
-        weights[_theirs(re.sub(r"\.(weight|bias)$", r".custom_diffusion.\1", key))] = value
-    return weights, _modifiers(content.get("modifier_token") or {})
+        factors = {f"{key}.{letter}": values[f"{key}.{letter}"] for letter in "uv" if f"{key}.{letter}" in values}
+        full = _product(path, key, factors, base[key]) if len(factors) == 2 and key in base else None
+        named = factors if full is None else {key: base[key].detach() + full}
+        for name, value in (named or {key: values[key]}).items():
+            ours = re.sub(r"\.(weight|bias)$", r".custom_diffusion.\1", name)
+            weights[_theirs(ours) if OURS.fullmatch(ours) else name] = value
+    return weights, _modifiers(path, content.get("modifier_token") or {})
 
 
-def _modifiers(tokens: Mapping[str, Any]) -> Words:
+def _product(path: Path, key: str, factors: dict[str, Any], weight: Tensor) -> Tensor:
+    """Return ``u v`` with u (out, rank) and v (rank, in) in the precision of a weight (out, in)."""
+    u, v = factors.values()
+    both = isinstance(u, Tensor) and isinstance(v, Tensor) and u.is_floating_point() and u.dtype == v.dtype
+    if not both or u.ndim != 2 or v.ndim != 2 or (len(u), *v.shape) != (weight.shape[0], u.shape[1], weight.shape[1]):
+        refuse(path, [f"{key}: its u and v are no factors of a weight {tuple(weight.shape)}"])
+    return (u @ v).to(weight)
+
+
+def _modifiers(path: Path, tokens: object) -> Words:
     """Return the words of the authors' file: a vector, or for SDXL one for each text encoder."""
+    if not isinstance(tokens, dict):
+        raise refusal(path, [f"modifier_token: {described(tokens)}, expected words and their vectors"])
     words: Words = {}
     for word, value in tokens.items():
         vectors = value if isinstance(value, list | tuple) else [value]
         for role, vector in zip(ENCODERS, vectors, strict=False):
-            own = vector.value if isinstance(vector, Array) else vector
-            words.setdefault(role, {})[word] = own.reshape(1, -1)
+            words.setdefault(role, {})[str(word)] = vectors_of(path, vector)
     return words
 
 

@@ -107,10 +107,10 @@ def read_deltas(source: Path, model: Model, values: Mapping[str, Any], names: Ma
     problems += _unknown(unknown, len(layers_by_name), names)
     if not layers_by_name and not others:
         problems = ["no LoRA in it", Ledger(source, values).looks()]
-    kept = {name: own for name, own in layers_by_name.items() if name not in unknown}
+    kept = {name: parts for name, parts in layers_by_name.items() if name not in unknown}
     sites = _sites(model)
     problems += [f"{name}: {'.'.join(names[name])} is no site of LoRA" for name in kept if names[name] not in sites]
-    deltas = [_delta(name, own, names[name], model, problems) for name, own in kept.items()]
+    deltas = [_delta(name, parts, names[name], model, problems) for name, parts in kept.items()]
     refuse(source, problems)
     return [delta for delta in deltas if delta is not None]
 
@@ -166,8 +166,10 @@ def adapter_of(model: Model, deltas: list[Delta], notes: list[str]) -> Imported:
     for delta in deltas:
         role, path = delta.address
         name = "lora" if delta.magnitude is None else "dora"
-        own = {"lora_A": delta.a, "lora_B": delta.b, "magnitude": delta.magnitude}
-        tensors |= {model.key(role, f"{path}.{name}.{key}"): v.contiguous() for key, v in own.items() if v is not None}
+        parts = {"lora_A": delta.a, "lora_B": delta.b, "magnitude": delta.magnitude}
+        tensors |= {
+            model.key(role, f"{path}.{name}.{key}"): v.contiguous() for key, v in parts.items() if v is not None
+        }
         groups.setdefault((role, len(delta.a), delta.alpha, delta.root, name == "dora"), []).append(path)
     methods: list[Method] = []
     for (role, rank, alpha, root, dora), paths in groups.items():
@@ -190,19 +192,19 @@ def _by_layer(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], lis
     return values_by_layer, problems
 
 
-def _delta(name: str, own: dict[str, Any], address: Address, model: Model, problems: list[str]) -> Delta | None:
+def _delta(name: str, parts: dict[str, Any], address: Address, model: Model, problems: list[str]) -> Delta | None:
     layer: Any = model.modules[address[0]].get_submodule(address[1])
-    if "a" not in own or "b" not in own:
-        problems.append(f"{name}: without its {'down' if 'a' not in own else 'up'} projection")
+    if "a" not in parts or "b" not in parts:
+        problems.append(f"{name}: without its {'down' if 'a' not in parts else 'up'} projection")
         return None
-    a, b, rank, (out, *each) = own["a"], own["b"], len(own["a"]), shape_of(layer.weight)
+    a, b, rank, (out, *each) = parts["a"], parts["b"], len(parts["a"]), shape_of(layer.weight)
     if _bare(a.shape) != _bare((rank, *each)) or _bare(b.shape) != (out, rank):
         shapes = f"down {tuple(a.shape)} and up {tuple(b.shape)}"
         problems.append(f"{name}: {shapes} don't fit a layer of {tuple(shape_of(layer.weight))}")
         return None
-    alpha = float(own["alpha"]) if "alpha" in own else float(rank)
+    alpha = float(parts["alpha"]) if "alpha" in parts else float(rank)
     ones = [1] * len(each[1:])
-    magnitude = _magnitude(name, own, out, ones, problems)
+    magnitude = _magnitude(name, parts, out, ones, problems)
     return Delta(address, a.reshape(rank, *each), b.reshape(out, rank, *ones), alpha, magnitude=magnitude)
 
 
@@ -211,15 +213,15 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[:2] if tuple(shape[2:]) == (1, 1) else shape)
 
 
-def _magnitude(name: str, own: dict[str, Any], out: int, ones: list[int], problems: list[str]) -> Tensor | None:
+def _magnitude(name: str, parts: dict[str, Any], out: int, ones: list[int], problems: list[str]) -> Tensor | None:
     """Return DoRA's magnitudes (out): of a convolution peft has (1, out, 1, 1), kohya (out, 1, 1, 1)."""
     theirs = {"magnitude": (1, out, *ones) if ones else (out,), "dora_scale": (out, 1, *ones)}
     for kind, shape in theirs.items():
-        if kind in own and own[kind].shape in ((out,), (out, 1), shape):
-            flat: Tensor = own[kind].flatten()
+        if kind in parts and parts[kind].shape in ((out,), (out, 1), shape):
+            flat: Tensor = parts[kind].flatten()
             return flat
-        if kind in own:
-            given = tuple(own[kind].shape)
+        if kind in parts:
+            given = tuple(parts[kind].shape)
             problems.append(f"{name}: magnitudes {given}, expected one for each of {out} rows, {shape}")
     return None
 

@@ -55,9 +55,10 @@ def write(opened: Opened, dest: Path) -> None:
         tensors |= {f"{name}.lora_A.weight": delta.a, f"{name}.lora_B.weight": delta.b}
         if delta.magnitude is not None:
             ends = ".weight" if delta.address[0].startswith("text_encoder") else ""  # transformers' loader and peft's
-            own = delta.magnitude if delta.a.ndim == 2 else delta.magnitude[None, :, None, None]
-            tensors[f"{name}.lora_magnitude_vector{ends}"] = own
-    content = {f"{role}.{key}": v for role, own in configs.items() for key, v in own.model_dump(mode="json").items()}
+            magnitude = delta.magnitude if delta.a.ndim == 2 else delta.magnitude[None, :, None, None]
+            tensors[f"{name}.lora_magnitude_vector{ends}"] = magnitude
+    dumped = {role: config.model_dump(mode="json") for role, config in configs.items()}
+    content = {f"{role}.{key}": value for role, config in dumped.items() for key, value in config.items()}
     with new_directory(dest) as partial:
         write_tensors(partial / FILES[0], tensors, **{METADATA: json.dumps(content, indent=2, sort_keys=True)})
 
@@ -68,11 +69,11 @@ def _names(role: str, path: str) -> Iterator[str]:
     if role.startswith("text_encoder"):
         bare = path.removeprefix("text_model.")
         paths = [bare, f"text_model.{bare}"]
-    for own in paths:
-        yield f"{role}.{own}"
+    for spelling in paths:
+        yield f"{role}.{spelling}"
         for new, old in OLD.items():
-            if own.endswith(f".{new}"):
-                parent = own.removesuffix(f".{new}")
+            if spelling.endswith(f".{new}"):
+                parent = spelling.removesuffix(f".{new}")
                 yield f"{role}.{parent}.processor.{old}"
                 yield f"{role}.{parent}.{old}"
 
@@ -82,9 +83,9 @@ def _configured(path: Path, deltas: list[Delta], content: dict[str, Any]) -> lis
     roles = {delta.address[0] for delta in deltas}
     configs, problems, configured = {}, [], []
     for role in roles:
-        own = {k.removeprefix(f"{role}."): v for k, v in content.items() if k.startswith(f"{role}.")}
-        own = own or {k: v for k, v in content.items() if k.partition(".")[0] not in ROLES}
-        known = {k: v for k, v in own.items() if k in LoRAConfig.model_fields or not silent(k, v)}
+        options = {k.removeprefix(f"{role}."): v for k, v in content.items() if k.startswith(f"{role}.")}
+        options = options or {k: v for k, v in content.items() if k.partition(".")[0] not in ROLES}
+        known = {k: v for k, v in options.items() if k in LoRAConfig.model_fields or not silent(k, v)}
         configs[role] = validated(f"{path}: {METADATA} of {role}", known, LoRAConfig)
     for delta in deltas:
         config, layer = configs[delta.address[0]], delta.address[1]

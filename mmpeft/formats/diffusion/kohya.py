@@ -74,9 +74,9 @@ def is_large(unet: Any) -> bool:
 def known_names(model: Model) -> dict[str, Address]:
     """Return the layers by all the names that files have for them."""
     original = native_names(model.modules["unet"]) if "unet" in model.modules else {}
-    own = layers(model, *ROLES)
-    names = {name: address for address in own for name in _names(*address)}
-    return names | {_flat("lora_unet", name): ("unet", p) for p, name in original.items() if ("unet", p) in own}
+    addresses = layers(model, *ROLES)
+    names = {name: address for address in addresses for name in _names(*address)}
+    return names | {_flat("lora_unet", name): ("unet", p) for p, name in original.items() if ("unet", p) in addresses}
 
 
 def preferred_names(model: Model) -> dict[str, Address]:

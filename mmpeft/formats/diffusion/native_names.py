@@ -33,7 +33,7 @@ def native_names(unet: Any) -> dict[str, str]:
     roots = dict(_blocks(unet))
     names = {}
     for path, _ in own_modules(unet):
-        root = next((own for own in roots if path.startswith(f"{own}.")), "")
+        root = next((old for old in roots if path.startswith(f"{old}.")), "")
         inner = path.removeprefix(f"{root}.")
         if path in OUTER:
             names[path] = OUTER[path]
@@ -67,8 +67,8 @@ def _blocks(unet: Any) -> Iterator[tuple[str, str]]:
             yield from _pair(block, f"up_blocks.{b}", k, f"output_blocks.{number}")
             number += 1
         if block.upsamplers:
-            place = 2 if hasattr(block, "attentions") else 1
-            yield f"up_blocks.{b}.upsamplers.0", f"output_blocks.{number - 1}.{place}"
+            index = 2 if hasattr(block, "attentions") else 1
+            yield f"up_blocks.{b}.upsamplers.0", f"output_blocks.{number - 1}.{index}"
 
 
 def _pair(block: Any, path: str, k: int, original: str) -> Iterator[tuple[str, str]]:

@@ -55,7 +55,7 @@ def read_words(path: Path, model: Model, word: str | None = None) -> Words:
     """Return the words of one file."""
     content = _content(path)
     if set(content) == set(LARGE.values()):
-        return {role: {word or path.stem: _vectors(path, content[key])} for role, key in LARGE.items()}
+        return {role: {word or path.stem: vectors_of(path, content[key])} for role, key in LARGE.items()}
     if "string_to_param" in content:
         named = content.get("name")
         content = {named if isinstance(named, str) and named else path.stem: _only(path, content["string_to_param"])}
@@ -63,7 +63,7 @@ def read_words(path: Path, model: Model, word: str | None = None) -> Words:
         content = {path.stem: content["emb_params"]}
     if word is not None and len(content) > 1:
         raise ValueError(f"word: {word!r} for a file of {len(content)} words: {', '.join(content)}")
-    words = {word or key: _vectors(path, value) for key, value in content.items()}
+    words = {word or key: vectors_of(path, value) for key, value in content.items()}
     widths = {value.shape[1] for value in words.values()}
     fitting = [role for role in ENCODERS if role in model.modules and {_width(model.modules[role])} == widths]
     if len(fitting) != 1:
@@ -74,7 +74,7 @@ def read_words(path: Path, model: Model, word: str | None = None) -> Words:
 
 def adapter_of_words(path: Path, model: Model, words: Words) -> tuple[list[Method], dict[str, Tensor]]:
     """Return the method of new words, with the ids that the model's tokenizer gives them, and its tensors."""
-    counts = {len(value) for own in words.values() for value in own.values()}
+    counts = {len(value) for by_word in words.values() for value in by_word.values()}
     if len(counts) != 1:
         refuse(path, [f"words of {sorted(counts)} vectors: one adapter has as many for each word; import them singly"])
     present = [role for role in ENCODERS if role in model.modules]
@@ -84,10 +84,10 @@ def adapter_of_words(path: Path, model: Model, words: Words) -> tuple[list[Metho
     method = TextualInversion(words=tuple(next(iter(words.values()))), vectors=counts.pop(), towers=towers)
     planned = sketch(model.anatomies, [method])
     tensors = {}
-    for role, own in words.items():
+    for role, by_word in words.items():
         part = planned[model.labels[role]]
         ((key, expected),) = part.state_dict().items()
-        vectors = torch.cat(list(own.values()))
+        vectors = torch.cat(list(by_word.values()))
         if vectors.shape != expected.shape:
             refuse(path, [f"{role}: vectors {tuple(vectors.shape)}, the model needs {tuple(expected.shape)}"])
         tensors[model.key(role, key)] = vectors.contiguous()
@@ -115,7 +115,7 @@ def write_words(opened: Opened, directory: Path, alone: str | None = None) -> No
         if not word.strip(". ") or set(word) & set("/\\\0"):
             raise ValueError(f"words: {word!r} can't be the name of a file")
         large = len(words_by_encoder) == 2
-        tensors = {LARGE[role] if large else word: own[word] for role, own in words_by_encoder.items()}
+        tensors = {LARGE[role] if large else word: by_word[word] for role, by_word in words_by_encoder.items()}
         name = alone if alone and len(words) == 1 and not large else f"{word}.safetensors"
         write_tensors(directory / name, tensors)
 
@@ -136,7 +136,8 @@ def _only(path: Path, value: Any) -> Any:
     return next(iter(value.values()))
 
 
-def _vectors(path: Path, value: Any) -> Tensor:
+def vectors_of(path: Path, value: Any) -> Tensor:
+    """Return the vectors (count, width) of a word in a file; anything else there is a ValueError."""
     value = value.value if isinstance(value, Array) else value
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point() or not value.numel():
         raise refusal(path, [f"{type(value).__name__}, where the vectors of a word are expected"])

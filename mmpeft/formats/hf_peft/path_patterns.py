@@ -102,7 +102,7 @@ class FirstMatch:
         """Return the first key that matches a path."""
         if path not in self._known:
             self._budget.spend(len(self._patterns))
-            fitting = (key for key, end, own in self._patterns if path.endswith(end) and own.match(path))
+            fitting = (key for key, end, pattern in self._patterns if path.endswith(end) and pattern.match(path))
             self._known[path] = next(fitting, None)
         return self._known[path]
 
@@ -222,8 +222,8 @@ def _look(node: Node, wanted: bool, back: int | None) -> Node:
 
 
 @lru_cache
-def _literal(own: str, wanted: bool) -> Test:
-    return lambda letter: (letter == own) is wanted
+def _literal(character: str, wanted: bool) -> Test:
+    return lambda letter: (letter == character) is wanted
 
 
 @lru_cache

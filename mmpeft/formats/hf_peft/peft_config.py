@@ -129,9 +129,9 @@ class LoRAConfig(PeftConfig):
 
     def targets(self, path: str) -> bool:
         """Whether a module at this path gets an adapter."""
-        found, targets = super().targets(path), self.target_modules
-        if not found or self.layers_to_transform in (None, ()) or isinstance(targets, str) or path in targets:
-            return found
+        targeted, targets = super().targets(path), self.target_modules
+        if not targeted or self.layers_to_transform in (None, ()) or isinstance(targets, str) or path in targets:
+            return targeted
         only = (self.layers_to_transform,) if isinstance(self.layers_to_transform, int) else self.layers_to_transform
         return self._layer(path) in (only or ())
 
@@ -179,7 +179,7 @@ class LoRAConfig(PeftConfig):
         for path in self.paths(shapes):
             groups.setdefault((self.rank(path), self.alpha(path)), []).append(path)
         same: dict[str, Any] = {"dropout": self.lora_dropout, "rank_stabilized": self.use_rslora}
-        deltas = (method(rank=r, alpha=a, targets=tuple(own), **same) for (r, a), own in groups.items())
+        deltas = (method(rank=r, alpha=a, targets=tuple(paths), **same) for (r, a), paths in groups.items())
         return [*deltas, *self.probe(shapes)]
 
 
@@ -264,5 +264,5 @@ class _Part:
 def _number(ends: int, path: str) -> int | None:
     """Return the number that begins at the first of these places and is a part of the path."""
     places = (place for place in range(len(path)) if ends >> place & 1)
-    found = (re.match(r"(\d{1,9})\.", path[place:]) for place in places)
-    return next((int(match[1]) for match in found if match), None)
+    matches = (re.match(r"(\d{1,9})\.", path[place:]) for place in places)
+    return next((int(match[1]) for match in matches if match), None)

@@ -88,11 +88,15 @@ class TensorLayout:
         paths = [path for path, _ in module.named_modules() if path and path.split(".")[0] != "mmpeft"]
         named = {"target_modules": (config.targets, self.hosts), "modules_to_save": (config.saves, self.saved)}
         problems: list[str] = []
-        for key, (chosen, own) in named.items():
+        for key, (chosen, with_tensors) in named.items():
             problems += [
-                f"{path}: {key} includes it, and it has no tensors" for path in paths if chosen(path) > (path in own)
+                f"{path}: {key} includes it, and it has no tensors"
+                for path in paths
+                if chosen(path) > (path in with_tensors)
             ]
-            problems += [f"{path}: it has tensors, and {key} doesn't include it" for path in own if not chosen(path)]
+            problems += [
+                f"{path}: it has tensors, and {key} doesn't include it" for path in with_tensors if not chosen(path)
+            ]
         if isinstance(config, LoRAConfig):
             wrong = [p for p, scale in self.scales.items() if not math.isclose(config.scale(p), scale, rel_tol=1e-6)]
             return problems + [f"{p}: the scale would be {config.scale(p):g}, and is {self.scales[p]:g}" for p in wrong]

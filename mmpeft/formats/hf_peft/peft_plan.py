@@ -208,10 +208,10 @@ def _lay_out_scales(layout: TensorLayout, hosts: Mapping[str, list[Place]]) -> I
 
 def _transposed(hosts: Mapping[str, list[Place]]) -> bool:
     """Whether the weights of these layers lie (in, out): peft has one answer for all."""
-    found = {isinstance(site, LinearSite) and site.transposed for places in hosts.values() for site, _, _ in places}
-    if len(found) > 1:
+    kinds = {isinstance(site, LinearSite) and site.transposed for places in hosts.values() for site, _, _ in places}
+    if len(kinds) > 1:
         raise InexpressibleError("peft takes weights as (in, out) in all layers or in none")
-    return found.pop()
+    return kinds.pop()
 
 
 def _lay_out_saved(layout: TensorLayout, adapter: Adapter) -> None:
@@ -223,9 +223,9 @@ def _lay_out_saved(layout: TensorLayout, adapter: Adapter) -> None:
 def _save_whole(layout: TensorLayout, site: ParametersSite, edit: Unfreeze, key: str) -> None:
     if site.tower == "task":
         raise InexpressibleError(f"{site.path}: the head is not part of the backbone, which is all that peft sees")
-    own = edit.state_dict()
-    if site.tied or own.keys() != site.host.state_dict().keys():
-        raise InexpressibleError(f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(own)}")
+    state = edit.state_dict()
+    if site.tied or state.keys() != site.host.state_dict().keys():
+        raise InexpressibleError(f"{site.host_path}: peft trains a module whole and on its own, not {', '.join(state)}")
     layout.saved.append(site.host_path)
     for name, value in edit.named_parameters():
         theirs = f"{PREFIX}{site.host_path}.{name}"

@@ -89,7 +89,7 @@ def _blocks(position: str, depth: int) -> range:
 
 
 def _width(ledger: Ledger, layers: list[tuple[str, int]], tower: str) -> int:
-    numbers = "|".join(str(number) for number, (own, _) in enumerate(layers) if own == tower)
+    numbers = "|".join(str(number) for number, (name, _) in enumerate(layers) if name == tower)
     return ledger.shape(rf"weights\.layer_({numbers})\.\w+\.w_lora_A", 2)[1]
 
 
@@ -98,7 +98,7 @@ def _methods(facts: Mapping[str, Any], layers: list[tuple[str, int]], targets: t
     for tower, index in layers:
         chosen.setdefault(tower, []).append(index)
     common: dict[str, Any] = {"rank": facts["r"], "alpha": facts["alpha"], "targets": targets}
-    return [CLIPLoRA(towers=t, layers=tuple(own), **common) for t, own in chosen.items()]
+    return [CLIPLoRA(towers=t, layers=tuple(numbers), **common) for t, numbers in chosen.items()]
 
 
 FORMAT = Foreign("clip_lora", r"w_lora_A$", read, Options)

@@ -40,7 +40,7 @@ def read(source: Path, options: Options) -> Imported:
     path = _file(source, options)
     values = state(read_flat(path), "state_dict")
     ledger = Ledger(path, {key.removeprefix("prompt_learner."): value for key, value in values.items()})
-    reader = next((own for sign, own in SIGNS.items() if sign in ledger), dassl_methods.coop)
+    reader = next((read_kind for sign, read_kind in SIGNS.items() if sign in ledger), dassl_methods.coop)
     methods = reader(ledger, options)
     left = ledger.leave(*BACKBONE)
     notes = [f"{path.name}: {' and '.join(method.label() for method in methods)}"]

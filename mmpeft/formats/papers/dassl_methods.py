@@ -105,12 +105,12 @@ def _planned(family: type[IVLP], towers: dict[str, tuple[int, int]], options: Op
         groups.setdefault(depth, []).append(tower)
     return [
         family(
-            tokens=tokens["text"] if "text" in own else 0,
-            vision_tokens=tokens["vision"] if "vision" in own else 0,
+            tokens=tokens["text"] if "text" in names else 0,
+            vision_tokens=tokens["vision"] if "vision" in names else 0,
             layers=f"first:{depth}",
-            **(_words(tokens["text"], options) if "text" in own else {}),
+            **(_words(tokens["text"], options) if "text" in names else {}),
         )
-        for depth, own in groups.items()
+        for depth, names in groups.items()
     ]
 
 

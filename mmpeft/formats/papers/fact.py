@@ -80,8 +80,8 @@ def _by_column(core: Tensor) -> Tensor:
     return torch.stack(core.chunk(CHUNKS, 1))[None]
 
 
-def _core(block: int, place: str) -> str:
-    return f"blocks.{block}.{place}.fact.core"
+def _core(block: int, sublayer: str) -> str:
+    return f"blocks.{block}.{sublayer}.fact.core"
 
 
 FORMAT = Foreign("fact", r"^FacTu\.weight$", read, Options)

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
+from pydantic import FiniteFloat, Json
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmpeft.files import replaced_file
+from mmpeft.formats.storage import validated
 from mmpeft.formats.tensor_file import TensorFile, refuse
+from mmpeft.settings import Settings
 
 NAME = "class_embeddings"
 
@@ -33,6 +36,13 @@ class ClassEmbeddings:
         return self.scale * F.normalize(features, dim=-1) @ self.weight.to(features).T
 
 
+class Said(Settings):
+    """What the header of a file says."""
+
+    classes: Json[tuple[str, ...]]
+    scale: FiniteFloat
+
+
 def save_class_embeddings(embeddings: ClassEmbeddings, path: Path) -> None:
     """Write one safetensors file; one that is there is replaced whole or not at all."""
     says = {"format": f"mmpeft.{NAME}", "classes": json.dumps(embeddings.classes), "scale": repr(embeddings.scale)}
@@ -48,11 +58,11 @@ def read_class_embeddings(path: Path) -> ClassEmbeddings:
         says = content.metadata() or {}
     if says.get("format") != f"mmpeft.{NAME}":
         refuse(path, [f"it says format {says.get('format')!r}, not 'mmpeft.{NAME}'"])
-    classes = tuple(json.loads(says["classes"]))
-    weight = file.read(allow_nan=False)[NAME]
-    if len(weight) != len(classes):
-        refuse(path, [f"{len(weight)} embeddings of {len(classes)} classes"])
-    return ClassEmbeddings(weight, classes, float(says["scale"]))
+    said = validated(path, {key: says[key] for key in Said.model_fields if key in says}, Said)
+    count, *width = file.shapes.get(NAME, (0,))
+    if count != len(said.classes) or len(width) != 1:
+        refuse(path, [f"{NAME}: {count} embeddings of {len(said.classes)} classes, each of {tuple(width)} numbers"])
+    return ClassEmbeddings(file.read(allow_nan=False)[NAME], said.classes, said.scale)
 
 
 def export(directory: Path, dest: Path, base: object = None) -> None:

@@ -68,8 +68,8 @@ def export(directory: Path, dest: Path, base: Any = None) -> None:
 
 def _names(gguf: Any, name: str, served: ServedAdapter, config: Any) -> dict[str, str]:
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[name], config.num_hidden_layers)
-    found = {path: table.get_name(path) for path in served.deltas}
-    return {path: own for path, own in found.items() if own is not None}
+    names = {path: table.get_name(path) for path in served.deltas}
+    return {path: native for path, native in names.items() if native is not None}
 
 
 def _ordered(path: str, b: Tensor, name: str, config: Any) -> Tensor:

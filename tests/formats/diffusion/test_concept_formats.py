@@ -133,6 +133,26 @@ def test_the_authors_delta(tmp_path: Path, compressed: bool, large: bool) -> Non
     assert torch.equal(base.text_encoder.get_input_embeddings()(ids)[0, 0], vector)
 
 
+KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+
+
+@pytest.mark.parametrize(
+    ("bent", "problem"),
+    [
+        ({"modifier_token": [1]}, "modifier_token: \\[1\\], expected words"),
+        ({"modifier_token": {"<a>": "x"}}, "str, where the vectors of a word are expected"),
+        ({"unet": 3}, "no 2-dimensional tensor is named like"),
+        ({"unet": {KEY: {"u": torch.ones(3, 2), "v": torch.ones(2, 3)}}}, "its u and v are no factors"),
+        ({"unet": {KEY: {"u": torch.ones(3, 2), "v": 4}}}, "its u and v are no factors"),
+        ({"unet": {KEY: {"u": torch.ones(3, 2)}}}, "no 2-dimensional tensor is named like"),
+    ],
+)
+def test_a_bent_delta_is_one_error(tmp_path: Path, bent: dict[str, Any], problem: str) -> None:
+    torch.save({"unet": {}, "modifier_token": {}} | bent, tmp_path / "delta.bin")
+    with pytest.raises(ValueError, match=rf"delta\.bin(.|\n)*{problem}"):
+        convert(tmp_path / "delta.bin", tmp_path / "back", "custom_diffusion", base=make_unet())
+
+
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_diffusers_loads_new_words_and_we_load_them_back(tmp_path: Path, shaken: Any, vectors: int) -> None:
     pipeline = make_pipeline(tmp_path)

@@ -129,6 +129,18 @@ def test_older_names_are_read(tmp_path: Path, shaken: Any, spelling: str) -> Non
     same(outputs(base, False), expected)
 
 
+@pytest.mark.parametrize("text", ["3", "[", "[" * 10**5, '["r"]', '{"r": "x"}', '{"unet.r": 1e400}'])
+def test_metadata_of_another_kind_is_one_error(tmp_path: Path, shaken: Any, text: str) -> None:
+    unet = make_unet()
+    shaken(mmpeft.adapt(unet, {"method": "lora", "rank": 2}).parameters())
+    mmpeft.adapters(unet).save(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "lora", "diffusers_lora", base=make_unet())
+    path = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    save_file(load_file(path), path, metadata={"lora_adapter_metadata": text})
+    with pytest.raises(ValueError, match=r"pytorch_lora_weights\.safetensors"):
+        convert(path, tmp_path / "back", "diffusers_lora", base=make_unet())
+
+
 def test_kohya_says_rank_and_alpha_in_the_header(tmp_path: Path, shaken: Any) -> None:
     saved(tmp_path, shaken, METHODS["lora"], True)
     export(tmp_path / "ours", tmp_path / "k.safetensors", "kohya", base=make_pipeline(tmp_path, True))

@@ -78,5 +78,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"class_embeddings": torch.ones(2, 3)}, path, metadata=says)
     with pytest.raises(ValueError, match="2 embeddings of 1 classes"):
         read_class_embeddings(path)
+    for says, problem in (
+        ({"scale": "1"}, "classes: Field required"),
+        ({"classes": "[" * 10**5, "scale": "1"}, "classes: Invalid JSON"),
+        ({"classes": "[1, 2]", "scale": "1"}, r"classes\.0: should be a valid string"),
+        ({"classes": '["a", "b"]', "scale": "nan"}, "scale: should be a finite number"),
+    ):
+        save_file({"class_embeddings": torch.ones(2, 3)}, path, metadata={"format": "mmpeft.class_embeddings", **says})
+        with pytest.raises(ValueError, match=rf"x\.safetensors(.|\n)*{problem}"):
+            read_class_embeddings(path)
     with pytest.raises(ValueError, match="class embeddings come from a whole classifier"):
         export(tmp_path, tmp_path / "y", "class_embeddings")

@@ -208,6 +208,8 @@ def bend(random: Random, path: Path) -> None:
         path.write_text(json.dumps(mutated_value(random, json.loads(data))))
     elif path.suffix == ".safetensors":
         path.write_bytes(_with_header(random, data))
+    elif (zipfile.is_zipfile(path) or data[:1] == b"\x80") and random.random() < 0.4:
+        torch.save(mutated_value(random, torch.load(path, weights_only=False)), path)  # valid, and made here
     elif zipfile.is_zipfile(path):
         _bend_archive(random, path)
     elif random.random() < 0.5 and data[:1] == b"\x80":
@@ -224,6 +226,11 @@ def _with_header(random: Random, data: bytes) -> bytes:
             header[f"{random.choice(list(header))}.{number}"] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     elif random.random() < 0.3:
         header = {key.replace("0", random.choice(("1000000000", "9" * 30, "-1"))): v for key, v in header.items()}
+    elif "__metadata__" in header and random.random() < 0.5:
+        said = header["__metadata__"]
+        key = random.choice(list(said))
+        inside = json.loads(said[key]) if said[key].startswith("{") else said[key]
+        said[key] = json.dumps(mutated_value(random, inside))
     else:
         header = mutated_value(random, header)
     text = json.dumps(header).encode()

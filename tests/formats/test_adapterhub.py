@@ -153,3 +153,69 @@ def test_the_model_is_needed_and_other_formats_know_the_file(tmp_path: Path) -> 
         convert(tmp_path / "theirs", tmp_path / "ours", "adapterhub")
     with pytest.raises(ValueError, match="it looks like adapterhub: --format adapterhub"):
         convert(tmp_path / "theirs/pytorch_adapter.bin", tmp_path / "ours", "convpass")
+
+
+def distilbert() -> Any:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(0)
+    return DistilBertModel(DistilBertConfig(vocab_size=64, dim=WIDTH, n_layers=LAYERS, n_heads=4, hidden_dim=64)).eval()
+
+
+def gpt2() -> Any:
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    size = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 16}
+    return GPT2Model(GPT2Config(vocab_size=64, bos_token_id=0, eos_token_id=1, **size)).eval()
+
+
+def behind_mlp(block: Any, tensors: dict[str, Tensor]) -> None:
+    """Put y + U relu(D (y + x)) behind the MLP of a block whose norms stand in front."""
+    forward, streams = block.mlp.forward, []
+    block.ln_2.register_forward_pre_hook(lambda module, inputs: streams.append(inputs[0]))
+
+    def run(hidden: Tensor) -> Tensor:
+        y = forward(hidden)
+        down = F.linear(y + streams.pop(), tensors["adapter_down.0.weight"], tensors["adapter_down.0.bias"])
+        return y + F.linear(F.relu(down), tensors["adapter_up.weight"], tensors["adapter_up.bias"])
+
+    block.mlp.forward = run
+
+
+def write_blocks(path: Path, blocks: str) -> dict[str, Tensor]:
+    """Write a Pfeiffer adapter of models whose adapters are modules of their own in a block."""
+    write(path, CONFIGS["pfeiffer"])
+    ats = [f"{blocks}.{layer}.output_adapters.adapters.sst" for layer in range(LAYERS)]
+    tensors = {key: value for at in ats for key, value in adapter(at, 4, CONFIGS["pfeiffer"]).items()}
+    save_file(tensors, path / "adapter.safetensors")
+    return tensors
+
+
+@torch.no_grad()
+def test_blocks_with_norms_in_front(tmp_path: Path) -> None:
+    tensors, theirs, model = write_blocks(tmp_path / "theirs", "transformer.h"), gpt2().double(), gpt2().double()
+    for layer, block in enumerate(theirs.h):
+        at = f"transformer.h.{layer}.output_adapters.adapters.sst."
+        behind_mlp(block, {key.removeprefix(at): value.double() for key, value in tensors.items()})
+    convert(tmp_path / "theirs", tmp_path / "ours", "adapterhub", base=gpt2())
+    mmpeft.load(model, tmp_path / "ours", dtype=torch.float64)
+    expected = theirs(IDS).last_hidden_state
+    torch.testing.assert_close(model(IDS).last_hidden_state, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_without_a_map_of_its_sublayers_is_refused(tmp_path: Path) -> None:
+    write_blocks(tmp_path / "theirs", "distilbert.transformer.layer")
+    with pytest.raises(
+        ValueError, match=r"theirs can't be loaded:\n  DistilBertModel \(generic\) has no branch site 'mlp'"
+    ):
+        convert(tmp_path / "theirs", tmp_path / "ours", "adapterhub", base=distilbert())
+
+
+@pytest.mark.parametrize("value", [3, torch.zeros(()), None], ids=["number", "scalar", "nothing"])
+def test_what_is_no_matrix_is_one_error(value: object, tmp_path: Path) -> None:
+    tensors = write(tmp_path / "theirs", CONFIGS["pfeiffer"], pickled=True)
+    last = next(key for key in reversed(tensors) if key.endswith("adapter_down.0.weight"))
+    torch.save(tensors | {last: value}, tmp_path / "theirs" / "pytorch_adapter.bin")
+    with pytest.raises(ValueError, match=r"pytorch_adapter\.bin can't be loaded"):
+        convert(tmp_path / "theirs", tmp_path / "ours", "adapterhub", base=bert())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmpeft.anatomies.sites import BranchSite
 from mmpeft.formats.adapterhub.bottleneck_config import BottleneckConfig, read_bottleneck_config
@@ -51,7 +51,8 @@ def read(source: Path, model: nn.Module, options: Settings) -> Imported:
     ledger.shape(rf"\d+\.(attn|mlp)\.adapter_down\.{linear}\.weight", 2)
     widths: dict[int, set[int]] = {}
     for key, value in ledger.values.items():
-        if down := re.fullmatch(rf"(\d{{1,9}})\.(?:attn|mlp)\.adapter_down\.{linear}\.weight", key):
+        down = re.fullmatch(rf"(\d{{1,9}})\.(?:attn|mlp)\.adapter_down\.{linear}\.weight", key)
+        if down and isinstance(value, Tensor) and value.ndim == 2:
             widths.setdefault(len(value), set()).add(int(down[1]))
     methods = [config.method(width, tuple(sorted(layers))) for width, layers in sorted(widths.items())]
     _enter(ledger, model, config, methods)

@@ -34,6 +34,9 @@ BACKBONE = (
     r"text_encoder\.(?!transformer\.resblocks\.\d+\.VPT_shallow$).*",
 )
 
+LONGEST = 100
+"""Bytes of a checkpoint's name."""
+
 
 def read(source: Path, options: Options) -> Imported:
     """Return the method's learned tensors; token prefixes and suffixes and the frozen CLIP are left out."""
@@ -66,9 +69,10 @@ def _file(source: Path, options: Options) -> Path:
 def _name(source: Path, options: Options, files: dict[str, Path]) -> str:
     if options.epoch is not None:
         return "model-best.pth.tar" if options.epoch == "best" else f"model.pth.tar-{options.epoch}"
-    if "checkpoint" not in files:
+    if "checkpoint" not in files or not files["checkpoint"].is_file():
         raise ValueError(f"epoch: {source} has no text file 'checkpoint' that names the latest: give the epoch")
-    return files["checkpoint"].read_text(encoding="utf-8", errors="replace").strip()[:100]
+    with files["checkpoint"].open("rb") as file:
+        return file.read(LONGEST).decode("utf-8", errors="replace").strip()
 
 
 FORMAT = Foreign(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -334,3 +335,17 @@ def test_what_is_assumed_is_what_matters(tmp_path: Path) -> None:
     assert notes[2] == "model.pth.tar-5: CoOp"
     notes = convert(tmp_path / "b", tmp_path / "ours", "dassl")
     assert [note.partition(" assumed")[0] for note in notes[:2]] == ["model=open_clip", "ratio=0.2"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "loop", "pipe", "endless"])
+def test_a_checkpoint_that_is_no_text_file(kind: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "model.pth.tar-2")
+    make: dict[str, Callable[[Path], object]] = {
+        "directory": Path.mkdir,
+        "loop": lambda path: path.symlink_to(path),
+        "pipe": os.mkfifo,
+        "endless": lambda path: path.symlink_to("/dev/zero"),
+    }
+    make[kind](tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="has no text file 'checkpoint' that names the latest"):
+        convert(tmp_path, tmp_path / "ours", "dassl")

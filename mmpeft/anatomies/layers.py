@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.kernels.private_names import packs_projections
@@ -93,6 +94,41 @@ def unfit(module: nn.Module) -> str:
     return (
         f"{kind.__name__} computes something else than {plain} ({_forward(module)}): an edit of its weight has no place"
     )
+
+
+def unfit_to_scale(module: nn.Module, axis: int) -> str:
+    """Return why a layer with weight 2 w and bias 1 isn't twice the layer with w and 0, plus one; empty where it is.
+
+    Normalisations read a weight in many ways: Nemotron's scales by 1 + w, ConvNeXt v2's adds its input to what it
+    scaled. So the layer is tried with random w, on a copy; ``axis`` is that of the channels in its input.
+    """
+    kind = plain_class(module).__name__
+    width = int(module.weight.numel())  # type: ignore[operator]
+    shapes = [(2, 3, 3, width)] if axis == -1 else [(2, width, *[4] * n) for n in (2, 1, 3)]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        shapes = [(2, module.in_channels, *module.kernel_size)]
+    for shape in shapes:
+        try:
+            once, twice = _tried(module, shape, 0), _tried(module, shape, 1)
+        except (RuntimeError, ValueError, TypeError, AssertionError):
+            continue
+        near = torch.allclose(twice.float(), 2 * once.float() + 1, rtol=0.02, atol=0.1)
+        return "" if near else f"{kind} does more than scale by its weight and add its bias, so neither can be changed"
+    return f"{kind} can't be tried, so whether a scale and a shift can be written into its weight is not known"
+
+
+def _tried(module: nn.Module, shape: tuple[int, ...], more: int) -> Tensor:
+    """Run a copy of the layer, as its library wrote it, on random numbers: weight w and bias 0, or 2 w and 1."""
+    kind, weight, bias = plain_class(module), module._parameters["weight"], module._parameters.get("bias")
+    assert weight is not None
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(size, generator=generator).to(weight) for size in (shape, weight.shape))
+    changed = {"weight": w * (1 + more)} | ({} if bias is None else {"bias": torch.full_like(bias, more)})
+    copy: Any = kind.__new__(kind)
+    copy.__dict__ = {**vars(module), "training": False, "_parameters": {**module._parameters, **changed}}
+    with torch.no_grad():
+        made: Tensor = kind.forward(copy, x)
+    return made if bias is not None else made + more
 
 
 def name_of(forward: Callable[..., Any]) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import tensor_of
-from mmpeft.anatomies.layers import unfit
-from mmpeft.anatomies.sites import WeightSite
+from mmpeft.anatomies.layers import unfit, unfit_to_scale
+from mmpeft.anatomies.sites import NormSite, WeightSite
 from mmpeft.edits.base import Call, Merges, Point
 from mmpeft.injection.graft import graft
 from mmpeft.injection.tree import Tree
@@ -103,6 +103,9 @@ def _problems(host: nn.Module) -> list[str]:
             found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
         elif edit.shifts and _bias(call) is None:
             found.append(f"{binding.site.path}: {type(edit).__name__} needs a bias, and the layer has none")
+        elif isinstance(binding.site, NormSite) and binding.point == Point.OUTPUT:
+            reason = unfit_to_scale(host, binding.site.axis)
+            found += [f"{binding.site.path}: {reason}"] * bool(reason)
     return found
 
 

@@ -83,6 +83,8 @@ class UniPELT(Method):
     """Width of the network that makes the prefixes while they train; null trains them directly."""
     bottleneck: int = Field(default=48, ge=1)
     """Width of the adapter's bottleneck."""
+    original_ln_before: bool | None = None
+    """What the adapter reads, as in `Pfeiffer`. Null: LN(y + x) in blocks with norms behind (the paper), else y."""
     gate: Literal["auto", "token", "sequence"] = "auto"
     """One gate per token, or the paper's mean over the sequence; auto: the mean where all tokens see each other."""
 
@@ -95,7 +97,10 @@ class UniPELT(Method):
         where: dict[str, Any] = {"layers": self.layers, "towers": self.towers}
         yield from LoRA(rank=self.rank, gate=self.gate, targets=("attn.q", "attn.v"), **where).plan(anatomy)
         yield from _prefixes(anatomy, tokens=self.tokens, hidden=self.hidden, gate=self.gate, **where)
-        yield from Pfeiffer(bottleneck=self.bottleneck, gate=self.gate, **where).plan(anatomy)
+        adapter = Pfeiffer(
+            bottleneck=self.bottleneck, gate=self.gate, original_ln_before=self.original_ln_before, **where
+        )
+        yield from adapter.plan(anatomy)
 
 
 def _prefixes(anatomy: Anatomy, **options: object) -> Iterator[tuple[Site, Edit]]:

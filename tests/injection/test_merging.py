@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import mmpeft
+from mmpeft.anatomies.layers import unfit_to_scale
 
 
 class Tied(nn.Module):
@@ -82,3 +83,47 @@ def test_a_weight_made_of_others_since_is_not_merged_into(change: Any) -> None:
     change(model.layer)
     with pytest.raises(ValueError, match=r"layer: .*parametrisation"):
         adapters.merge()
+
+
+class OneMoreNorm(nn.LayerNorm):
+    """Scales by 1 + weight, as Nemotron's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
+class BesideNorm(nn.LayerNorm):
+    """Adds its input to what it scaled, as ConvNeXt v2's global response normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [OneMoreNorm, BesideNorm])
+def test_a_norm_that_reads_its_weight_in_another_way_takes_ssf_and_is_not_merged(kind: Any) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), kind(4), nn.Linear(4, 4)), torch.randn(2, 4)
+    adapters = mmpeft.adapt(model, mmpeft.SSF())
+    before, weight = model(x), model[1].weight.clone()
+    with pytest.raises(ValueError, match=f"{kind.__name__} does more than scale by its weight"):
+        adapters.merge()
+    assert torch.equal(model[1].weight, weight) and torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "axis", "fits"),
+    [
+        (nn.LayerNorm(8), -1, True),
+        (nn.BatchNorm1d(8), 1, True),
+        (nn.BatchNorm3d(8), 1, True),
+        (nn.GroupNorm(2, 8), 1, True),
+        (nn.RMSNorm(8), -1, True),
+        (nn.Conv3d(3, 8, (2, 4, 4)), 1, True),
+        (OneMoreNorm(8), -1, False),
+        (BesideNorm(8), -1, False),
+    ],
+)
+def test_a_norm_is_known_by_what_it_computes(layer: nn.Module, axis: int, fits: bool, dtype: torch.dtype) -> None:
+    kept = {key: value.clone() for key, value in layer.to(dtype).state_dict().items()}
+    assert (unfit_to_scale(layer, axis) == "") == fits
+    assert all(torch.equal(kept[key], value) for key, value in layer.state_dict().items())

@@ -16,6 +16,7 @@ from tiny_language import bert, writer
 from torch import Tensor, nn
 
 import mmpeft
+from mmpeft.edits import Bottleneck
 
 IDS = torch.randint(1, 50, (2, 7), generator=torch.Generator().manual_seed(0))
 HEADS = 4
@@ -101,6 +102,15 @@ METHODS: dict[str, mmpeft.Method] = {
     "pfeiffer, gated": mmpeft.Pfeiffer(bottleneck=4, gate="sequence"),
     "unipelt": mmpeft.UniPELT(rank=2, tokens=3, hidden=None, bottleneck=4),
 }
+
+
+@pytest.mark.parametrize("before", [None, True, False])
+def test_unipelts_adapter_reads_what_pfeiffers_does(before: Any) -> None:
+    reads = set()
+    for model in (bert(), writer("t5")):
+        mmpeft.adapt(model, mmpeft.UniPELT(bottleneck=4, original_ln_before=before))
+        reads |= {module.reads for module in model.modules() if isinstance(module, Bottleneck)}
+    assert reads == {None: {"normed", "output"}, True: {"normed", "stream"}, False: {"output"}}[before]
 
 
 @pytest.mark.parametrize("name", METHODS)

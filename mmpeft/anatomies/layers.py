@@ -119,12 +119,13 @@ def unfit_to_scale(module: nn.Module, axis: int) -> str:
 
 def _tried(module: nn.Module, shape: tuple[int, ...], more: int) -> Tensor:
     """Run a copy of the layer, as its library wrote it, on random numbers: weight w and bias 0, or 2 w and 1."""
-    kind, weight, bias = plain_class(module), module._parameters["weight"], module._parameters.get("bias")
+    kind: Any = plain_class(module)
+    weight, bias = module._parameters["weight"], module._parameters.get("bias")
     assert weight is not None
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(size, generator=generator).to(weight) for size in (shape, weight.shape))
     changed = {"weight": w * (1 + more)} | ({} if bias is None else {"bias": torch.full_like(bias, more)})
-    copy: Any = kind.__new__(kind)
+    copy = kind.__new__(kind)
     copy.__dict__ = {**vars(module), "training": False, "_parameters": {**module._parameters, **changed}}
     with torch.no_grad():
         made: Tensor = kind.forward(copy, x)

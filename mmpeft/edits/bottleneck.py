@@ -119,8 +119,8 @@ class Bottleneck(ChangesOutput, StacksOutput):
         ]
         scales = [number[None] for number in numbers]
         layers = [[layer for layer in (edit.down, edit.up, edit.norm) if layer is not None] for edit in edits]
-        tensors = [[tensor for layer in own for tensor in (layer.weight, layer.bias)] for own in layers]
-        return tuple(torch.stack(own) for own in (scales, *map(list, zip(*tensors, strict=True))))
+        tensors = [[tensor for layer in parts for tensor in (layer.weight, layer.bias)] for parts in layers]
+        return tuple(torch.stack(parts) for parts in (scales, *map(list, zip(*tensors, strict=True))))
 
     def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
         """Add each sample's f."""

@@ -91,15 +91,15 @@ class ControlBranch(ChangesInput):
         image, guess = (given.image, given.guess) if isinstance(given, ControlImage) else (given, self.guess)
         sample = arguments["sample"]
         rows = slice(len(sample) // 2, None) if guess and len(sample) == 2 * len(image) else slice(None)
-        own = {key: _rows(value, rows, len(sample)) for key, value in arguments.items()}
-        own |= {key: own[key].to(self.encoder.dtype) for key in ("sample", "encoder_hidden_states")}
-        hint = _repeated(self.hint(image.to(own["sample"])), len(own["sample"]))
-        states = [zero(state) for zero, state in zip(self.zeros, self.encoder(own, hint), strict=True)]
+        inputs = {key: _rows(value, rows, len(sample)) for key, value in arguments.items()}
+        inputs |= {key: inputs[key].to(self.encoder.dtype) for key in ("sample", "encoder_hidden_states")}
+        hint = _repeated(self.hint(image.to(inputs["sample"])), len(inputs["sample"]))
+        states = [zero(state) for zero, state in zip(self.zeros, self.encoder(inputs, hint), strict=True)]
         scales = torch.logspace(-1, 0, len(states)).tolist() if guess else [1.0] * len(states)
         states = [state * (scale * weight) for state, scale in zip(states, scales, strict=True)]
         if self.pooled:
             states = [state.mean((2, 3), keepdim=True) for state in states]
-        missing = len(sample) - len(own["sample"])
+        missing = len(sample) - len(inputs["sample"])
         return [torch.cat([state.new_zeros(missing, *state.shape[1:]), state]).to(sample.dtype) for state in states]
 
     def extra_repr(self) -> str:

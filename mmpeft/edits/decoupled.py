@@ -32,8 +32,8 @@ class DecoupledAttention(ChangesInput):
         self.to_k = nn.Linear(site.context, site.width, bias=False)
         self.to_v = nn.Linear(site.context, site.width, bias=False)
         with torch.no_grad():
-            for own, text in ((self.to_k, site.key), (self.to_v, site.value)):
-                own.weight.copy_(tensor_of(text, "weight"))
+            for image_layer, text in ((self.to_k, site.key), (self.to_v, site.value)):
+                image_layer.weight.copy_(tensor_of(text, "weight"))
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to what the queries found, with a tap on the queries."""
@@ -55,11 +55,11 @@ class DecoupledAttention(ChangesInput):
         if looked.masks is None:
             return self._attended(queries, tokens.flatten(1, 2))
         masks = _repeated(_resized(looked.masks.to(queries), queries.shape[1], looked.places), len(queries))
-        parts = zip(tokens.unbind(1), masks.unbind(1), strict=True)
-        return torch.stack([mask[..., None] * self._attended(queries, own) for own, mask in parts]).sum(0)
+        pairs = zip(tokens.unbind(1), masks.unbind(1), strict=True)
+        return torch.stack([mask[..., None] * self._attended(queries, part) for part, mask in pairs]).sum(0)
 
     def _attended(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        parts = (queries, *(F.linear(tokens, own.weight.to(queries.dtype)) for own in (self.to_k, self.to_v)))
+        parts = (queries, *(F.linear(tokens, layer.weight.to(queries.dtype)) for layer in (self.to_k, self.to_v)))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
@@ -76,8 +76,8 @@ def _resized(masks: Tensor, places: int, whole: tuple[int, int]) -> Tensor:
     return F.interpolate(masks, size=(height, width), mode="bicubic").flatten(2)
 
 
-def _repeated(own: Tensor, batch: int) -> Tensor:
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
     """Repeat what samples have for a batch of several copies of them."""
-    if batch % len(own):
-        raise ValueError(f"image prompt: features or masks of {len(own)} samples for a batch of {batch}")
-    return own.repeat(batch // len(own), *[1] * (own.ndim - 1))
+    if batch % len(tensor):
+        raise ValueError(f"image prompt: features or masks of {len(tensor)} samples for a batch of {batch}")
+    return tensor.repeat(batch // len(tensor), *[1] * (tensor.ndim - 1))

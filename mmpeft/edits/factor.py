@@ -72,8 +72,8 @@ class FactorDelta(ChangesOutput, Merges):
         if isinstance(core := self._parameters.get("core"), Tensor):
             return core
         shared = self.shared.value
-        own = shared.p[:, self.first : self.first + self.outs * self.ins]
-        return torch.einsum("rsk,kj->jrs", shared.c, own).unflatten(0, (self.outs, self.ins))
+        slices = shared.p[:, self.first : self.first + self.outs * self.ins]
+        return torch.einsum("rsk,kj->jrs", shared.c, slices).unflatten(0, (self.outs, self.ins))
 
     def extra_repr(self) -> str:
         """Slices and scale."""

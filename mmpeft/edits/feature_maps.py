@@ -23,8 +23,8 @@ class ResidualConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x and its change."""
-        found: Tensor = x + self.block2(F.relu(self.block1(x)))
-        return found
+        changed: Tensor = x + self.block2(F.relu(self.block1(x)))
+        return changed
 
 
 class Stage(nn.Module):
@@ -88,7 +88,7 @@ class FeatureMaps(ChangesInput):
         if len(sample) % len(image):
             raise ValueError(f"control: {len(image)} control images for a batch of {len(sample)}")
         times = len(sample) // len(image)
-        maps = [(call.weight * found).repeat(times, 1, 1, 1).to(sample.dtype) for found in self.maps(image)]
+        maps = [(call.weight * feature_map).repeat(times, 1, 1, 1).to(sample.dtype) for feature_map in self.maps(image)]
         arguments = self.with_features(arguments, maps)
         return (arguments.pop("sample"),), arguments
 
@@ -97,8 +97,8 @@ class FeatureMaps(ChangesInput):
         weight = next(self.parameters())
         x = F.pixel_unshuffle(image.to(weight), self.factor)
         x = x if self.conv_in is None else self.conv_in(x)
-        found = []
+        made = []
         for stage in self.body:
             x = stage(x)
-            found.append(x)
-        return found
+            made.append(x)
+        return made

@@ -80,8 +80,8 @@ class ImageTokens(ChangesInput):
 
     def make(self, features: Tensor) -> Tensor:
         """Return the tokens (batch, images, tokens, context) of features (batch, images, width)."""
-        found: Tensor = self.norm(self.proj(features.to(self.proj.weight)).unflatten(-1, (self.tokens, self.context)))
-        return found
+        tokens: Tensor = self.norm(self.proj(features.to(self.proj.weight)).unflatten(-1, (self.tokens, self.context)))
+        return tokens
 
 
 class Resampler(ImageTokens):
@@ -109,8 +109,8 @@ class Resampler(ImageTokens):
         latents = self.latents.expand(len(x), -1, -1)
         for layer in self.layers:
             latents = layer(x, latents)
-        found: Tensor = self.norm_out(self.proj_out(latents))
-        return found.unflatten(0, features.shape[:2])
+        tokens: Tensor = self.norm_out(self.proj_out(latents))
+        return tokens.unflatten(0, features.shape[:2])
 
 
 class PerceiverLayer(nn.Module):
@@ -128,11 +128,11 @@ class PerceiverLayer(nn.Module):
 
     def forward(self, features: Tensor, latents: Tensor) -> Tensor:
         """Return the new latents."""
-        own = self.norm_latents(latents)
-        keys, values = self.to_kv(torch.cat([self.norm_features(features), own], 1)).chunk(2, -1)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_q(own), keys, values))
-        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        latents = latents + self.to_out(found)
+        normed = self.norm_latents(latents)
+        keys, values = self.to_kv(torch.cat([self.norm_features(features), normed], 1)).chunk(2, -1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_q(normed), keys, values))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        latents = latents + self.to_out(attended)
         changed: Tensor = self.down(F.gelu(self.up(self.norm(latents))))
         return latents + changed
 

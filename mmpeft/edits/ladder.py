@@ -103,11 +103,11 @@ class Ladder(ChangesInput, ChangesOutput):
 
     def heard(self, encoded: Tensor) -> Tensor:
         """Return the narrow states of an encoder's output, of which search may have made several copies per text."""
-        own, states = self.passed.value or (encoded[:0], None)
-        times, rest = divmod(len(encoded), len(own)) if len(own) else (0, 1)
-        if rest or own.shape[1:] != encoded.shape[1:]:
+        known, states = self.passed.value or (encoded[:0], None)
+        times, rest = divmod(len(encoded), len(known)) if len(known) else (0, 1)
+        if rest or known.shape[1:] != encoded.shape[1:]:
             raise ValueError(_STRANGE)
-        if not self.training and not torch.equal(own.repeat_interleave(times, 0).to(encoded.device), encoded):
+        if not self.training and not torch.equal(known.repeat_interleave(times, 0).to(encoded.device), encoded):
             raise ValueError(_STRANGE)
         assert states is not None
         return states if times == 1 else states.repeat_interleave(times, 0)

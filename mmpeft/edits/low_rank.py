@@ -153,9 +153,9 @@ class DecomposedLowRank(LowRank):
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``m / n (W + s B A)``; of a bias that earlier edits changed, the change is rescaled too."""
         changed, _ = super().fold(weight, None, host)
-        ratio, own = self._ratio(host).to(weight), self._bias(host)
-        if bias is not None and own is not None:
-            bias = own.to(bias) + ratio * (bias - own.to(bias))
+        ratio, host_bias = self._ratio(host).to(weight), self._bias(host)
+        if bias is not None and host_bias is not None:
+            bias = host_bias.to(bias) + ratio * (bias - host_bias.to(bias))
         return changed * ratio.view(-1, *[1] * (weight.ndim - 1)), bias
 
     def _ratio(self, host: nn.Module) -> Tensor:
@@ -177,5 +177,5 @@ class DecomposedLowRank(LowRank):
     def _norms(self, weight: Tensor, squares: Tensor) -> Tensor:
         a, b, w = (tensor.to(squares.dtype).flatten(1) for tensor in (*self.factors(), weight))
         cross = ((w @ a.T) * b).sum(1)
-        own = ((b @ (a @ a.T)) * b).sum(1)
-        return (squares + 2 * self.scale * cross + self.scale**2 * own).sqrt()
+        delta = ((b @ (a @ a.T)) * b).sum(1)
+        return (squares + 2 * self.scale * cross + self.scale**2 * delta).sqrt()

@@ -102,22 +102,22 @@ class Prefix(AddsKeys, StacksKeys, StartsFromWords):
     def stacked(edits: Sequence[Prefix]) -> tuple[Tensor, ...]:
         """Keys and values (edits, heads, tokens, width)."""
         pairs = zip(*(edit.prefix() for edit in edits), strict=True)
-        return tuple(torch.stack(own).unflatten(-1, (edits[0].heads, -1)).transpose(1, 2) for own in pairs)
+        return tuple(torch.stack(tensors).unflatten(-1, (edits[0].heads, -1)).transpose(1, 2) for tensors in pairs)
 
     def routed_extra(self, query: Tensor, call: Together) -> Extra:
         """Return each sample's own prefix; those without one get zeros, and don't see them."""
         layout, (keys, values) = call.layout, call.stack(query.dtype)
-        own, shown = layout.rows_of(layout.everyone, len(query)), None
+        numbers, shown = layout.rows_of(layout.everyone, len(query)), None
         if not layout.whole:
-            shown = (own < len(keys))[:, None].expand(-1, self.tokens)
+            shown = (numbers < len(keys))[:, None].expand(-1, self.tokens)
             keys, values = (torch.cat([part, part.new_zeros(1, *part.shape[1:])]) for part in (keys, values))
-        return Extra(keys.index_select(0, own), values.index_select(0, own), shown)
+        return Extra(keys.index_select(0, numbers), values.index_select(0, numbers), shown)
 
     @torch.no_grad()
     def start_as(self, keys: Tensor, values: Tensor) -> None:
         """Start as keys and values (1, heads, tokens, width)."""
-        for own, value in ((self.keys, keys), (self.values, values)):
-            own.copy_(value[0].transpose(0, 1).flatten(1))
+        for parameter, value in ((self.keys, keys), (self.values, values)):
+            parameter.copy_(value[0].transpose(0, 1).flatten(1))
 
     def prefix(self) -> tuple[Tensor, Tensor]:
         """Return keys and values (tokens, heads x width)."""

@@ -86,13 +86,13 @@ class Prompt(ChangesInput, ChangesOutput):
         """Return the places (texts, tokens) of the learned words."""
         if self.start + self.tokens >= ids.shape[1]:
             raise ValueError(f"tokens: {self.tokens} learned words have no place in texts of {ids.shape[1]} tokens")
-        own = torch.arange(self.tokens, device=ids.device).expand(len(ids), -1)
-        first = own + self.start
+        numbers = torch.arange(self.tokens, device=ids.device).expand(len(ids), -1)
+        first = numbers + self.start
         if self.position == "end":
             return first
-        last = own + ids.argmax(1, keepdim=True) - 1 - self.tokens
+        last = numbers + ids.argmax(1, keepdim=True) - 1 - self.tokens
         front = self.tokens // 2 if self.position == "middle" else 0
-        return torch.where(own < front, first, last)
+        return torch.where(numbers < front, first, last)
 
     def input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call) -> Arguments:
         """Put a later layer's vectors in the place of what flows there."""

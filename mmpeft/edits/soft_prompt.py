@@ -47,7 +47,7 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         beyond = [number for number in ids if number >= len(rows)]
         if beyond:
             raise ValueError(f"ids: {beyond} beyond the {len(rows)} tokens of {site.path}")
-        chosen = [ids[place % len(ids)] for place in range(self.count)]
+        chosen = [ids[position % len(ids)] for position in range(self.count)]
         self.vectors = nn.Parameter(rows[chosen].detach().to(torch.promote_types(rows.dtype, torch.float32)))
 
     def prompt(self) -> Tensor:
@@ -89,10 +89,10 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
     def _placed(self, words: Tensor, call: Call) -> Tensor:
         """Put the vectors in front; of the samples served here in the place that another adapter's took."""
         rows = slice(None) if call.route is None else call.route.rows(len(words))
-        own, start = words[rows], call.offset
+        served, start = words[rows], call.offset
         end = start + self.count if call.joins else start
-        prompt = self.prompt().to(words.dtype).expand(len(own), -1, -1)
-        placed = torch.cat([own[:, :start], prompt, own[:, end:]], 1)
+        prompt = self.prompt().to(words.dtype).expand(len(served), -1, -1)
+        placed = torch.cat([served[:, :start], prompt, served[:, end:]], 1)
         return words.index_copy(0, rows, placed) if isinstance(rows, Tensor) else placed
 
     def alike(self) -> Hashable:
@@ -132,14 +132,15 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
 
     def _extended(self, given: dict[str, Any], first: bool) -> dict[str, Any]:
         """Return the arguments that have a place per word, longer by the vectors; positions come behind theirs."""
-        found = self._masked(given, "attention_mask")
+        longer = self._masked(given, "attention_mask")
         positions, kinds = given.get("position_ids"), given.get("token_type_ids")
         if positions is not None:
-            own = torch.arange(self.count, device=positions.device).expand(*positions.shape[:-1], -1)
-            found["position_ids"] = torch.cat([own, positions + self.count], -1) if first else positions + self.count
+            first_positions = torch.arange(self.count, device=positions.device).expand(*positions.shape[:-1], -1)
+            behind = positions + self.count
+            longer["position_ids"] = torch.cat([first_positions, behind], -1) if first else behind
         if kinds is not None and first:
-            found["token_type_ids"] = torch.cat([kinds.new_zeros(len(kinds), self.count), kinds], 1)
-        return found
+            longer["token_type_ids"] = torch.cat([kinds.new_zeros(len(kinds), self.count), kinds], 1)
+        return longer
 
     def _masked(self, given: dict[str, Any], name: str) -> dict[str, Any]:
         """Return the mask of this name, if there is one, open to the vectors."""
@@ -198,8 +199,8 @@ class EncodedPrompt(SoftPrompt):
     def prompt(self) -> Tensor:
         """Return what the network makes of the vectors."""
         vectors = self.vectors if self.recurrent is None else self.recurrent(self.vectors[None])[0][0]
-        found: Tensor = self.network(vectors)
-        return found
+        prompt: Tensor = self.network(vectors)
+        return prompt
 
     def kept(self) -> dict[str, Tensor]:
         """Return the prompt itself, whatever made it."""

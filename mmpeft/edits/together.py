@@ -95,7 +95,7 @@ class Stacked:
         trained = torch.is_grad_enabled() and any(source.requires_grad for source in seen.sources)
         if trained or seen.places is None:
             return self._made(dtype)
-        ids, versions = [id(own) for own in seen.sources], [own._version for own in seen.sources]
+        ids, versions = [id(source) for source in seen.sources], [source._version for source in seen.sources]
         state = dtype, torch.is_inference_mode_enabled(), seen.places, ids, versions
         kept = self._kept
         if kept[0] != state:
@@ -106,9 +106,11 @@ class Stacked:
         """See which tensors the edits have now, and where these lie in memory, where that tells all."""
         if not self._owners:
             modules = [module for edit in self.edits for module in edit.sources()]
-            owners = ((own, key) for module in modules for own in (module._parameters, module._buffers) for key in own)
-            self._owners = [(own, key) for own, key in owners if own[key] is not None]
-        sources = [own[key] for own, key in self._owners]
+            owners = (
+                (group, key) for module in modules for group in (module._parameters, module._buffers) for key in group
+            )
+            self._owners = [(group, key) for group, key in owners if group[key] is not None]
+        sources = [group[key] for group, key in self._owners]
         plain = all(type(source) in (Tensor, nn.Parameter) and not source.is_inference() for source in sources)
         return _Seen(served, sources, [source.data_ptr() for source in sources] if plain else None)
 

@@ -43,8 +43,8 @@ class Unfreeze(ReplacesParameters, ChangesOutput, Merges):
         """Attach to the module that owns the parameters, and to those that they are tied to."""
         assert isinstance(site, ParametersSite)
         owners = {id(site.host): (site.host, dict(zip(site.names, site.names, strict=True)))}
-        for host, theirs, own in site.tied:
-            owners.setdefault(id(host), (host, {}))[1][theirs] = own
+        for host, theirs, name in site.tied:
+            owners.setdefault(id(host), (host, {}))[1][theirs] = name
         for host, names in owners.values():
             yield Binding(edit=self, host=host, point=Point.PARAMETERS, site=site, names=names)
         if self.detach_first:

@@ -21,8 +21,10 @@ def weight_at(weight: Weight, site: Site) -> float:
     """Return the weight of a site: that of the last pattern (fnmatch) that matches one of its names, else 0."""
     if not isinstance(weight, Mapping):
         return weight
-    found = [own for pattern, own in weight.items() if any(fnmatchcase(name, pattern) for name in names_of(site))]
-    return found[-1] if found else 0.0
+    matching = [
+        value for pattern, value in weight.items() if any(fnmatchcase(name, pattern) for name in names_of(site))
+    ]
+    return matching[-1] if matching else 0.0
 
 
 def check_patterns(weight: Weight, sites: Iterable[Site], key: str) -> None:

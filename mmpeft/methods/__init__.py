@@ -20,7 +20,11 @@ __all__ = ["Method", "parse", "registry", *built_in()]
 
 
 class _CallableModule(ModuleType):
-    """``mmpeft.methods``: importing the module puts it where the function ``mmpeft.methods()`` has to be found."""
+    """The class of this module, so that ``mmpeft.methods()`` works beside ``from mmpeft.methods import LoRA``.
+
+    Both are public. Python sets a package's attribute ``methods`` to this module when it is imported, so a function of
+    that name in ``mmpeft`` would be gone after the first import; the module itself has to take the call.
+    """
 
     def __call__(self) -> dict[str, type[Method]]:
         """Return every known method class by its registry name."""

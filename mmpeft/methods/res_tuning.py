@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,7 +39,10 @@ class ResTuning(BottleneckMethod):
 class ResTuningBypass(Method):
     """A side path of tuners along all blocks, outside the backbone's graph (Jiang et al. 2023, arXiv:2310.19859).
 
-    Not the frozen model at the start: the paths add up. Needs no backward pass through the backbone.
+    Behind block l with output x_l the path b_l = g R(x_l) + (1 - g) R'(b_{l-1}), from the input b_0 of the first block;
+    R and R' are tuners z + U gelu(D z), and the last b_l takes the place of the last block's output. Not the frozen
+    model at the start: the paths add up. Needs no backward pass through the backbone. For stacks of blocks of one
+    width; the upsampling between stages of swift's code is not offered.
     """
 
     name: ClassVar[str] = "res_tuning_bypass"
@@ -51,7 +54,10 @@ class ResTuningBypass(Method):
     )
 
     bottleneck: int = Field(default=32, ge=1)
-    """Width of each tuner."""
+    """Width of each tuner; with groups that of the tuner which the groups share."""
+    groups: int | None = Field(default=None, ge=1)
+    """Groups of interleaved channels which one small tuner serves, each alone: swift's res_group_adapter, where this is
+    its head (4 there), and bottleneck is its scale_factor (2) times width / head. Null: a tuner of all channels."""
     gated: bool = True
     """Weigh the lateral and the vertical path by a learned gate, as in the paper; the released code adds them."""
     weight: float | Literal["gate", "learned", "channels"] = 1.0
@@ -69,6 +75,6 @@ class ResTuningBypass(Method):
             for site in sites:
                 last = site is sites[-1]
                 width = sequence.width
-                options: dict[str, Any] = {"bottleneck": self.bottleneck, "gated": self.gated, "weight": self.weight}
+                options = self.model_dump(include={"bottleneck", "groups", "gated", "weight"})
                 previous = BypassLayer(width, previous, last=last, **options)
                 yield site, previous

@@ -226,14 +226,18 @@ def repadapter(model: nn.Module, images: Tensor) -> tuple[Any, Tensor]:
     return state, run(model, images, block, head=partial(head, state))
 
 
-def res_tuning(model: nn.Module, images: Tensor, weight: str = "", factor: float = 1.0) -> tuple[Any, Tensor]:
+def res_tuning(
+    model: nn.Module, images: Tensor, weight: str = "", factor: float = 1.0, groups: int = 1
+) -> tuple[Any, Tensor]:
     """b_l = R(x_l) + R'(b_{l-1}), each R(z) = z + w c with c = W_2 gelu(W_1 z); the last b enters the final norm.
 
-    w is a factor, a learned number, one per channel, or the mean over a sample's tokens of sigmoid(g . c + b).
+    w is a factor, a learned number, one per channel, or the mean over a sample's tokens of sigmoid(g . c + b). With
+    groups, W_1 and W_2 serve each of them: channels i, i + groups, i + 2 groups ...
     """
     learned = {"gate": {"scaling.weight": (1, WIDTH), "scaling.bias": (1,)}, "scale": {"scaling": (1,)},
                "channels": {"scaling": (WIDTH,)}}.get(weight, {})  # fmt: skip
-    shapes = {"ln1.weight": (HIDDEN, WIDTH), "ln1.bias": (HIDDEN,), "ln2.weight": (WIDTH, HIDDEN), "ln2.bias": (WIDTH,)}
+    inner = WIDTH // groups
+    shapes = {"ln1.weight": (HIDDEN, inner), "ln1.bias": (HIDDEN,), "ln2.weight": (inner, HIDDEN), "ln2.bias": (inner,)}
     blocks = (f"bypass_blocks.{i}.{path}_tuner.tuner" for i in range(DEPTH) for path in ("lateral", "vertical"))
     every = shapes | learned
     state = filled({f"restuning_default.{at}.{key}": shape for at in blocks for key, shape in every.items()})
@@ -241,7 +245,9 @@ def res_tuning(model: nn.Module, images: Tensor, weight: str = "", factor: float
 
     def tuned(at: str, z: Tensor) -> Tensor:
         a, ab, b, bb = (state[f"restuning_default.bypass_blocks.{at}_tuner.tuner.{key}"] for key in shapes)
-        change = F.linear(F.gelu(F.linear(z, a, ab)), b, bb)
+        change = torch.zeros_like(z)
+        for i in range(groups):
+            change[..., i::groups] = F.linear(F.gelu(F.linear(z[..., i::groups], a, ab)), b, bb)
         own = [state[f"restuning_default.bypass_blocks.{at}_tuner.tuner.{key}"] for key in learned]  # type: ignore[attr-defined]
         if weight == "gate":
             return z + change * torch.sigmoid(change @ own[0].T + own[1]).mean(1).view(-1, 1, 1)
@@ -276,6 +282,8 @@ CASES: dict[str, tuple[str, Callable[..., tuple[Any, Tensor]], dict[str, Any]]] 
     "repadapter": ("repadapter", repadapter, {"scale": 0.5}),
     "res_tuning": ("res_tuning", res_tuning, {"weight": 1.0}),
     "res_tuning, a factor": ("res_tuning", partial(res_tuning, factor=0.3), {"weight": 0.3}),
+    "res_tuning, groups": ("res_tuning", partial(res_tuning, groups=4), {"weight": 1.0, "groups": 4}),
+    "res_tuning, groups and a gate": ("res_tuning", partial(res_tuning, weight="gate", groups=2), {"groups": 2}),
     **{
         f"res_tuning, {kind}": ("res_tuning", partial(res_tuning, weight=kind), {})
         for kind in ("gate", "scale", "channels")

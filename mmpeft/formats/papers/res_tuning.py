@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
 from safetensors.torch import load_file
 
 from mmpeft.formats.foreign import Foreign, Imported
@@ -24,13 +25,16 @@ class Options(Settings):
 
     weight: float = 1.0
     """the x of a training with adapter_weight 'scalar_x' is not in the file; without one it is 1"""
+    groups: int | None = Field(default=None, ge=1)
+    """the head of tuners of the kind res_group_adapter (4 where the training did not say)"""
 
 
 def read(source: Path, options: Options) -> Imported:
     """Return the lateral and vertical tuners of every block, added up as swift does, each with its weight."""
     ledger = Ledger(source, {PREFIX.sub("", key): value for key, value in _values(source).items()})
-    bottleneck, width = ledger.shape(r"bypass_blocks\.\d+\.lateral_tuner\.tuner\.ln1\.weight", 2)
-    shapes = {"down": (bottleneck, width), "up": (width, bottleneck)}
+    bottleneck, inner = ledger.shape(r"bypass_blocks\.\d+\.lateral_tuner\.tuner\.ln1\.weight", 2)
+    width = inner * (options.groups or 1)
+    shapes = {"down": (bottleneck, inner), "up": (inner, bottleneck)}
     weight = _weight(ledger, width, options)
     for i in range(ledger.count(r"bypass_blocks\.(\d+)\..*")):
         for path in ("lateral", "vertical"):
@@ -45,8 +49,9 @@ def read(source: Path, options: Options) -> Imported:
                 ledger.enter(f"{tuner}.gate.bias", f"{scaling}.bias", (1,))
             elif isinstance(weight, str):
                 ledger.enter(f"{tuner}.scale", scaling, (width if weight == "channels" else 1,))
-    head, method = ledger.head(), ResTuningBypass(bottleneck=bottleneck, gated=False, weight=weight)
-    return Imported([method, *head], ledger.close(), facts=() if isinstance(weight, str) else None)
+    head = ledger.head()
+    method = ResTuningBypass(bottleneck=bottleneck, groups=options.groups, gated=False, weight=weight)
+    return Imported([method, *head], ledger.close(), facts=() if isinstance(weight, str) else ("weight",))
 
 
 def _weight(ledger: Ledger, width: int, options: Options) -> float | Literal["gate", "learned", "channels"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import build
+from tiny_models import plain_vit
 
 import mmpeft
 from mmpeft.edits.bypass import BypassResidual
@@ -26,4 +26,4 @@ def test_tuners_of_groups_start_as_in_swift() -> None:
 
 def test_groups_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match="groups: 5 does not divide the width"):
-        mmpeft.adapt(build("vit"), mmpeft.ResTuningBypass(groups=5))
+        mmpeft.adapt(plain_vit(), mmpeft.ResTuningBypass(groups=5))

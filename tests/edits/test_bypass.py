@@ -16,9 +16,11 @@ def test_tuners_of_groups_start_as_in_swift() -> None:
     assert tuner.down.weight.shape == (512, 256) and tuner.up.weight.shape == (256, 512)
     for layer in (tuner.down, tuner.up):
         bound = layer.in_features**-0.5
-        assert layer.weight.abs().max() <= bound and layer.weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert layer.weight.abs().max() <= bound and layer.weight.std().item() == pytest.approx(
+            bound / 3**0.5, rel=0.02
+        )
         # The standard deviation of 256 or more normal numbers is within 5 of its own standard deviations (1 / 23) of 1.
-        assert layer.bias.std() == pytest.approx(1.0, abs=0.23)
+        assert layer.bias.std().item() == pytest.approx(1.0, abs=0.23)
     last = BypassResidual(8, 4, zero=True, weight=1.0, groups=2)
     z = torch.randn(2, 3, 8)
     assert torch.equal(last(z), z)

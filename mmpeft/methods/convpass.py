@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Convpass(Method):
     """A 3x3 convolution in a bottleneck beside attention and MLP (Jie and Deng 2022, arXiv:2207.07039).
 
-    The up-projection starts at zero, so the model starts unchanged.
+    y + s U q(conv(q(D z))), with z the sublayer's normalised input, q the quick GELU, and the convolution over the
+    square grid of patches. U starts at zero, so the model starts unchanged.
     """
 
     name: ClassVar[str] = "convpass"

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class ControlNet(Method):
     """A trainable copy of the denoiser's encoder that follows a control image (Zhang et al. 2023, arXiv:2302.05543).
 
-    Joins through convolutions that start at zero, so the model starts unchanged. The image, in [0, 1], comes by
+    The copy sees the sample, the time and the text, and the control image through a small network in front of it. Each
+    of its hidden states h_i is added as Z_i h_i to the one that the frozen encoder hands to the decoder; the 1x1
+    convolutions Z_i start at zero, so the model starts unchanged. The image, in [0, 1], comes by
     ``adapters.given({name: image})``; the adapter's weight is the conditioning scale. Several work at once.
     """
 
@@ -48,8 +50,10 @@ class ControlNet(Method):
 class IPAdapter(Method):
     """Image prompts: a second cross-attention to tokens made of an image (Ye et al. 2023, arXiv:2308.06721).
 
-    Not the frozen model at the start. The features of the images, (batch, width) or (batch, images, width), come by
-    ``adapters.given({name: features})``, with masks as an ``ImagePrompt``; the adapter's weight is the scale.
+    In each cross-attention, Attention(q, K f, V f) of the image's tokens f is added to that of the text; K and V start
+    as copies of those for the text. Not the frozen model at the start. The features of the images, (batch, width) or
+    (batch, images, width), come by ``adapters.given({name: features})``, with masks as an ``ImagePrompt``; the
+    adapter's weight is the scale.
     """
 
     name: ClassVar[str] = "ip_adapter"
@@ -91,8 +95,9 @@ class IPAdapter(Method):
 class T2IAdapter(Method):
     """A small network of a control image, beside the denoiser's encoder (Mou et al. 2023, arXiv:2302.08453).
 
-    Not the frozen model at the start. The image, in [0, 1], comes by ``adapters.given({name: image})``; the adapter's
-    weight is the scale.
+    Its map of each resolution is added behind the encoder's block of that resolution. It sees neither the text nor the
+    time, so it runs once per image. Not the frozen model at the start. The image, in [0, 1], comes by
+    ``adapters.given({name: image})``; the adapter's weight is the scale.
     """
 
     name: ClassVar[str] = "t2i_adapter"

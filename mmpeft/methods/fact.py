@@ -21,7 +21,9 @@ TARGETS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")
 class FacT(Method):
     """Deltas of all layers from shared factors, in tensor-train or Tucker form (Jie and Deng 2023, arXiv:2212.03145).
 
-    V starts at zero, so the model starts unchanged. Merges into the weights.
+    W + s V S U for each width x width slice of q, k, v, out and the MLP's layers: U and V are shared by all of them, S
+    is a slice's own, free (tensor train) or from a shared core (Tucker). V starts at zero, so the model starts
+    unchanged. Merges into the weights.
     """
 
     name: ClassVar[str] = "fact"

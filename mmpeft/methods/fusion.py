@@ -31,7 +31,8 @@ class TrainedAdapter(Protocol):
 class AdapterFusion(Method):
     """Attention from a sublayer's output over trained, frozen adapters behind it (Pfeiffer et al. 2021).
 
-    arXiv:2005.00247. The adapters (Pfeiffer, Houlsby) stay in the model beside it, under their names, and needn't be
+    arXiv:2005.00247. y + sum_t w_t V f_t(z), with w the softmax over the adapters t of (Q z) . (K f_t(z)); z is what
+    the adapters read. The adapters (Pfeiffer, Houlsby) stay in the model beside it, under their names, and needn't be
     active. Not the frozen model at the start: the adapters are averaged.
     """
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class IA3(Method):
     """Learned scales on keys, values and MLP hidden units, all starting at one (Liu et al. 2022, arXiv:2205.05638).
 
-    Merges into the weight.
+    Keys and values are l * (W x + b), their biases scaled too, and the MLP's down layer is W (l * x) + b. Merges into
+    the weight.
     """
 
     name: ClassVar[str] = "ia3"

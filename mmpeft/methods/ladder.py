@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class LadderSideTuning(Method):
     """A narrow network of the tower's own blocks, climbing beside it on gated rungs (Sung et al. 2022).
 
-    arXiv:2206.06522. Not the frozen model at the start: the head reads the side network alone, which starts at random.
-    Needs no backward pass through the backbone. ``layers`` are the blocks with a rung and a narrow block.
+    arXiv:2206.06522. Rung i mixes the backbone's state h_i, made narrow by D_i, into the side state: s_i = block_i(mu_i
+    D_i h_i + (1 - mu_i) s_{i-1}) with a learned mu_i from 1/2; the last one is made wide again. Not the frozen model at
+    the start: the head reads the side network alone, which starts at random. Needs no backward pass through the
+    backbone. ``layers`` are the blocks with a rung and a narrow block.
     """
 
     name: ClassVar[str] = "ladder_side_tuning"

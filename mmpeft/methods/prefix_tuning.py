@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class PrefixTuning(Method):
     """Keys and values in front of every attention's own (Li and Liang 2021, arXiv:2101.00190).
 
-    They are part of the attention call, not of a cache, so the positions of the model's own tokens stay. Not the frozen
-    model at the start: the prefix is random and attended to. While it trains, a network may make it; saved is what it
-    made.
+    softmax(q [P_k; k]^T) [P_v; v], with P_k and P_v of every layer learned, and seen by every query. They are part of
+    the attention call, not of a cache, so the positions of the model's own tokens stay. Not the frozen model at the
+    start: the prefix is random and attended to. While it trains, a network may make it; saved is what it made.
     """
 
     name: ClassVar[str] = "prefix_tuning"

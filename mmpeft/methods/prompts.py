@@ -137,7 +137,8 @@ class CoOp(_Words):
 class CoCoOp(_Words):
     """Learned words that the image moves, through a small network (Zhou et al. 2022, arXiv:2203.05557).
 
-    The text tower runs for every class and image. Not the frozen model at the start.
+    Each word is v_m + net(f), with f the image's normalised features: Linear, ReLU, Linear. So the text tower runs for
+    every class and image. Not the frozen model at the start.
     """
 
     name: ClassVar[str] = "cocoop"
@@ -166,7 +167,9 @@ class CoCoOp(_Words):
 class MaPLe(_Words):
     """Prompts in both towers, those of vision a linear image of the text's (Khattak et al. 2023, arXiv:2210.03117).
 
-    The layers must include block 0. Not the frozen model at the start.
+    In each of the layers, text prompts p_i stand in the place of words, and G_i p_i + b_i behind the image's patches;
+    they replace what the block before made of the last ones. The layers must include block 0. Not the frozen model at
+    the start.
     """
 
     name: ClassVar[str] = "maple"

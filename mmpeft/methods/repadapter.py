@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class RepAdapter(Method):
     """A linear adapter with a grouped up-projection before qkv and before the MLP (Luo et al. 2023, arXiv:2302.08106).
 
-    The up-projection starts at zero, so the model starts unchanged. Merges into the weights.
+    z + s (B (A z + a) + b) on what the layer reads, without a nonlinearity, B in groups. The up-projection starts at
+    zero, so the model starts unchanged. Merges into the weights.
     """
 
     name: ClassVar[str] = "repadapter"

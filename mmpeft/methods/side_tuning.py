@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class SideTuning(Method):
     """A small convolutional network blended into the frozen features by a learned scalar (Zhang et al. 2020).
 
-    arXiv:1912.13503. Not the frozen model at the start: each has one half. Needs no backward pass through the backbone.
+    arXiv:1912.13503. g f + (1 - g) side(image) of the pooled features f, with g = sigmoid(a) and a from 0. Not the
+    frozen model at the start: each has one half. Needs no backward pass through the backbone.
     """
 
     name: ClassVar[str] = "side_tuning"

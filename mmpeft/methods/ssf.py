@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class SSF(Method):
     """Scale and shift after the embedding, every norm and every linear layer (Lian et al. 2022, arXiv:2210.08823).
 
-    Not exactly the frozen model at the start: scales ~ N(1, std), shifts ~ N(0, std). Merges into the weights.
+    gamma * y + beta per channel, behind each of them. Not exactly the frozen model at the start: scales ~ N(1, std),
+    shifts ~ N(0, std). Merges into the weights, where layers have a bias and scale by their weight itself.
     """
 
     name: ClassVar[str] = "ssf"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class VPT(Method):
     """Visual prompts behind the class token, before the first block or anew before each (Jia et al. 2022).
 
-    arXiv:2203.12119. Not the frozen model at the start: the tokens are random and attended to. Deep prompts replace,
-    they don't accumulate.
+    arXiv:2203.12119. Learned tokens join the patches behind the position embedding, and leave the output again. Not the
+    frozen model at the start: the tokens are random and attended to. Deep prompts replace, they don't accumulate.
     """
 
     name: ClassVar[str] = "vpt"

@@ -27,7 +27,7 @@ def assemble(config: ZeroShotConfig) -> Parts:
     name = config.model.name
     backbone = mmpeft.load_model(name, image_size=config.model.image_size)
     data = load_data(config.data, backbone)
-    refuse_one_class(data.classes, config.data.title)
+    refuse_one_class(data.classes, config.data.title, data.train.labels)
     tokenizer, named, texts = load_tokenizer(name), words(config, data), templates(config)
     model = mmpeft.zero_shot(backbone, named, templates=texts, tokenizer=tokenizer)
     cached = any(isinstance(method, TipAdapter) for method in _methods(config))

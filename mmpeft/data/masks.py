@@ -98,10 +98,10 @@ def _checked(mask: Image.Image, size: tuple[int, int], classes: int) -> Tensor:
 
 
 def _verify_masks(samples: Sequence[Sample], classes: tuple[str, ...], config: DataConfig) -> None:
-    problems = []
+    problems, present = [], set[int]()
     for sample in samples:
         try:
-            read_mask(sample, size_of(sample.open), len(classes))
+            present |= set(read_mask(sample, size_of(sample.open), len(classes)).unique().tolist())
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -109,6 +109,10 @@ def _verify_masks(samples: Sequence[Sample], classes: tuple[str, ...], config: D
         raise ValueError(
             f"data {where}: {len(problems)} of {len(samples)} masks can't be used: {listed(problems, separator='; ')}"
         )
+    labelled = sorted(present - {IGNORED})
+    if len(labelled) < 2:
+        all_of = f"one class, {classes[labelled[0]]!r}" if labelled else "no class"
+        raise ValueError(f"data {config.mask_path or config.name}: every pixel of the masks is of {all_of}")
 
 
 def _transforms(config: DataConfig, model: nn.Module) -> tuple[PairTransform, PairTransform]:

@@ -36,7 +36,7 @@ def assemble(config: Config) -> Parts:
 
     name, size = config.model.name, config.model.image_size
     data = load_data(config.data, mmpeft.load_model(name, image_size=size, device="meta"))
-    refuse_one_class(data.classes, config.data.title)
+    refuse_one_class(data.classes, config.data.title, data.train.labels)
     model = mmpeft.load_model(name, num_classes=len(data.classes), image_size=size)
     return Parts(
         config,

@@ -43,6 +43,7 @@ class Config(RunConfig):
 
 def assemble(config: Config) -> Parts:
     """Load the backbone with a new decoder, and the data as the backbone wants it."""
+    from mmpeft.assembly.images import refuse_one_class
     from mmpeft.assembly.parts import Parts
     from mmpeft.assembly.segmentation_picture import answer_by_mask
     from mmpeft.data.masks import load_masks
@@ -51,6 +52,7 @@ def assemble(config: Config) -> Parts:
 
     backbone = mmpeft.load_model(config.model.name, num_classes=0, image_size=config.model.image_size)
     data = load_masks(config.data, backbone)
+    refuse_one_class(data.classes, config.data.title)
     classes = len(data.classes)
     model = Segmenter(backbone, classes, config.decoder, config.blocks, config.decoder_width)
     blocks = None if config.blocks is None else list(config.blocks)

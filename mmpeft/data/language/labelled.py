@@ -46,8 +46,10 @@ def read_labelled(config: LabelledTexts) -> LabelledRows:
     places = {name: index for index, name in enumerate(classes)}
     kept, wrong = recheck(kept, lambda fields: fields | {"label": _label(fields["label"], places, config)})
     parts, notes = split_rows(config, kept, bad + wrong, total)
-    if config.labels == "classes" and len(classes) < 2:
-        raise ValueError(f"data {config.path!r}: all labels are {listed(classes)}: there is nothing to tell apart")
+    present = sorted({row.fields["label"] for row in kept})
+    if config.labels == "classes" and len(present) < 2:
+        names = listed([classes[label] for label in present])
+        raise ValueError(f"data {config.path!r}: all labels are {names}: there is nothing to tell apart")
     return LabelledRows(parts, classes, notes)
 
 

@@ -78,6 +78,8 @@ def test_other_errors_say_what_to_do(tmp_path: Path) -> None:
         load(path, columns={"txt": "sentence"})
     with pytest.raises(ValueError, match="there is nothing to tell apart"):
         load(write_rows(tmp_path / "same.jsonl", rows(0, 0, 0, 0)))
+    with pytest.raises(ValueError, match="all labels are calm: there is nothing to tell apart"):
+        load(write_rows(tmp_path / "calm.jsonl", rows("calm", "calm", "calm", "calm")), classes=["calm", "wild"])
     with pytest.raises(ValueError, match="a number is wanted"):
         load(write_rows(tmp_path / "words.jsonl", rows("much", 0.5, 1, 2)), labels="number")
 

@@ -103,3 +103,17 @@ def test_a_sample_that_is_not_there(segment: Any, folder: Path, tmp_path: Path) 
     segment.run(config)
     with pytest.raises(ValueError, match="index: 8 is not among the 8 test samples"):
         segment.predict(config, 8)
+
+
+def test_one_class_alone_is_nothing_to_learn(segment: Any, folder: Path, tmp_path: Path) -> None:
+    """It would train to a perfect score, whatever the masks say."""
+    data = {"name": "masks", "path": str(folder / "images"), "mask_path": str(tmp_path)}
+    for mask in (folder / "masks").glob("*.png"):
+        Image.fromarray(np.zeros((32, 32), dtype=np.uint8)).save(tmp_path / mask.name)
+    for names, message in ((["ground"], "is of one class, 'ground'"), (["ground", "box"], "is of one class, 'ground'")):
+        with pytest.raises(ValueError, match=message):
+            segment.build(make_config(segment, folder, tmp_path / "run", data=data | {"classes": names}))
+    with pytest.raises(ValueError, match="has one class, 'ground'"):
+        segment.build(
+            make_config(segment, folder, tmp_path / "run", data=data | {"classes": ["ground"], "verify": False})
+        )

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mmpeft"
 ROOMS = (
-    ("settings", "files", "locks", "optional", "plugins", "kernels", "configuration", "data"),
+    ("settings", "mistakes", "files", "locks", "optional", "plugins", "kernels", "configuration", "data"),
     ("anatomies",),
     ("edits",),
     ("methods",),

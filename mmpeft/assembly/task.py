@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mmpeft.mistakes import exit_code
 from mmpeft.settings import Settings
 from mmpeft.training.config import RunConfig, read_run
 from mmpeft.training.run.run_directory import RunDirectory
@@ -90,11 +91,31 @@ class Task(Generic[ConfigT]):
         return self._assemble(config)
 
     def main(self, arguments: Sequence[str]) -> None:
-        """Train as the command line of a task script says, and print the metrics."""
-        metrics = self.run(read_arguments(arguments, self.Config))
+        """Train as the command line of a task script says, and print the metrics; see `run_script` for mistakes."""
+        run_script(arguments, self.Config, self._train_and_print)
+
+    def _train_and_print(self, config: ConfigT) -> None:
+        metrics = self.run(config)
         from accelerate import PartialState
 
         PartialState().print(metrics)
+
+
+def run_script(arguments: Sequence[str], config: type[SettingsT], run: Callable[[SettingsT], object]) -> None:
+    """Run what a script does with the configuration that its command line gives.
+
+    A mistake of the user's is one message and the exit code 2, as with ``mmpeft``; ``--debug`` shows the traceback.
+
+    Raises:
+        SystemExit: With the exit code, if it is not 0.
+    """
+    given = [argument for argument in arguments if argument != "--debug"]
+
+    def work() -> None:
+        run(read_arguments(given, config))
+
+    if code := exit_code(work, debug=len(given) < len(arguments)):
+        raise SystemExit(code)
 
 
 def read_arguments(arguments: Sequence[str], config: type[SettingsT]) -> SettingsT:

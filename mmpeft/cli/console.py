@@ -1,4 +1,4 @@
-"""What the commands print, through rich: results to stdout, mistakes to stderr."""
+"""What the commands print, through rich, to stdout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-def refuse(message: str) -> None:
-    """Print a mistake of the user's to stderr, as it is."""
-    Console(stderr=True).print(Text("error: ", style="bold red") + Text(message, style="not bold"), soft_wrap=True)
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 import mmpeft
 from mmpeft.assembly.diffusion_config import Loaded, Sampling
-from mmpeft.assembly.task import read_arguments
+from mmpeft.assembly.task import run_script
 from mmpeft.kernels.backends import Backend
 from mmpeft.settings import Settings
 
@@ -96,7 +96,7 @@ def draw(config: Config, prompts: list[str]) -> Tensor:
 
 def main(arguments: list[str]) -> None:
     """Draw as the command line says."""
-    run(read_arguments(arguments, Config))
+    run_script(arguments, Config, run)
 
 
 if __name__ == "__main__":

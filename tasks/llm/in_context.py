@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 import mmpeft
-from mmpeft.assembly.task import read_arguments
+from mmpeft.assembly.task import run_script
 from mmpeft.data.language.prompt_format import PromptFormat
 from mmpeft.data.language.task_config import LabelledTexts
 from mmpeft.kernels.backends import Backend
@@ -139,7 +139,7 @@ def check(config: Config) -> None:
 
 def main(arguments: list[str]) -> None:
     """Ask as the command line says."""
-    run(read_arguments(arguments, Config))
+    run_script(arguments, Config, run)
 
 
 if __name__ == "__main__":

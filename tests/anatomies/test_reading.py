@@ -70,11 +70,24 @@ def _wan() -> nn.Module:
     return WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, **sizes)
 
 
+def _video_unet() -> nn.Module:
+    """Spatial and temporal blocks take turns, as in Stable Video Diffusion."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    sizes = {"sample_size": 8, "cross_attention_dim": 16, "num_attention_heads": (2, 4), "addition_time_embed_dim": 8}
+    return UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, projection_class_embeddings_input_dim=24, **sizes,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+    )  # fmt: skip
+
+
 DENOISERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "flux_2": (_flux_2, 2),
     "unet_without_text": (_unet_without_text, 4),
     "aura_flow": (_aura_flow, 3),
     "wan": (_wan, 2),
+    "video_unet": (_video_unet, 8),
 }
 
 

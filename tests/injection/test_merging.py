@@ -53,6 +53,54 @@ def test_the_same_trained_copy_in_both_layers_is_merged() -> None:
     assert torch.equal(model.a.weight, weight)
 
 
+@torch.no_grad()
+def test_a_head_tied_to_the_embedding_is_none_of_all_and_alone_not_merged() -> None:
+    import transformers
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    names = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    model, ids = (
+        transformers.CohereForCausalLM(transformers.CohereConfig(**size, **names)).eval(),
+        torch.arange(7)[None],
+    )
+    frozen = model(ids).logits
+    adapters = shaken(model, mmpeft.LoRA(rank=4, targets="all"))
+    live = model(ids).logits
+    assert not torch.allclose(live, frozen)
+    adapters.merge()
+    torch.testing.assert_close(model(ids).logits, live)
+    adapters.unmerge()
+    adapters.remove()
+    assert torch.equal(model(ids).logits, frozen)
+    adapters = shaken(model, mmpeft.LoRA(rank=4, targets=("lm_head",)))
+    with pytest.raises(ValueError, match="too, which would change"):
+        adapters.merge()
+    with adapters.off():
+        assert torch.equal(model(ids).logits, frozen)
+
+
+@torch.no_grad()
+def test_heads_of_a_detector_that_share_their_weights_are_not_merged() -> None:
+    """Each decoder layer of Deformable DETR has a head, and all heads are one: a delta of each has no common weight."""
+    import transformers
+
+    kept = {"hidden_sizes": [8, 16, 16, 32], "depths": [1] * 4, "out_features": ["stage2", "stage3", "stage4"]}
+    backbone = transformers.ResNetConfig(embedding_size=8, **kept)
+    size = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 6, "num_labels": 4}
+    eyes: dict[str, Any] = {"use_timm_backbone": False, "backbone": None, "num_feature_levels": 3}
+    config = transformers.DeformableDetrConfig(backbone_config=backbone, **eyes, **size, **heads)
+    torch.manual_seed(0)
+    model, picture = transformers.DeformableDetrForObjectDetection(config).eval(), torch.randn(1, 3, 64, 64)
+    assert model.class_embed[0].weight is model.class_embed[1].weight
+    adapters = shaken(model, mmpeft.LoRA(rank=2, targets=("*class_embed*",)))
+    before, weight = model(picture).logits, model.class_embed[0].weight.clone()
+    with pytest.raises(ValueError, match="too, which would change"):
+        adapters.merge()
+    assert torch.equal(model.class_embed[0].weight, weight) and torch.equal(model(picture).logits, before)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_not_merged(value: float) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())

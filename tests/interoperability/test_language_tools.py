@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,18 @@ def test_a_pipeline_of_transformers() -> None:
         assert write(TEXTS[0], **how)[0]["generated_text"] != text
 
 
-def test_the_trainer_of_transformers_trains_the_adapter_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [None, "lean"])
+def test_the_trainer_of_transformers_trains_the_adapter_and_nothing_else(tmp_path: Path, memory: Any) -> None:
+    """A level of memory stands at the root, whose name and signature Trainer and `save_pretrained` read."""
     model, adapters = adapted(moved=False)
+    if memory:
+        mmpeft.use_memory(model, memory)
     before, own = base_state(model), {key: value.clone() for key, value in adapters.state_dict().items()}
     rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer()(TEXTS)["input_ids"]]
     longest = max(len(row["input_ids"]) for row in rows)
     rows = [{key: ids + [0] * (longest - len(ids)) for key, ids in row.items()} for row in rows]
     arguments = TrainingArguments(tmp_path, max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, **QUIET)
-    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer = Trainer(model, arguments, train_dataset=Dataset.from_list(rows))
     trainer.train()
     assert all(torch.equal(value, before[key]) for key, value in base_state(model).items())
     assert any(not torch.equal(value, own[key]) for key, value in adapters.state_dict().items())
@@ -79,6 +84,7 @@ def test_the_trainer_of_transformers_trains_the_adapter_and_nothing_else(tmp_pat
     trainer.save_model(tmp_path / "whole")
     stored = load_file(tmp_path / "whole/model.safetensors")
     assert {key for key in stored if not key.startswith("mmpeft.")} <= before.keys()
+    assert json.loads((tmp_path / "whole/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_trl_s_sft_trainer(tmp_path: Path) -> None:

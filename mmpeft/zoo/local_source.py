@@ -9,13 +9,13 @@ from typing import Any
 import timm
 import torch
 
-from mmpeft.zoo import diffusers_source, tiny, transformers_source
+from mmpeft.zoo import diffusers_source, open_clip_source, tiny, transformers_source
 from mmpeft.zoo.checkpoint import load_weights
 from mmpeft.zoo.request import Request
 
 
 def load(request: Request) -> Any:
-    """Load ``X.safetensors`` beside ``X.json`` (as tools/ writes them), or a folder of timm, transformers or diffusers.
+    """Load ``X.safetensors`` beside ``X.json`` (as tools/ writes them), or a folder of a library's.
 
     Raises:
         ValueError: If nothing is there, or nothing that is known.
@@ -28,9 +28,11 @@ def load(request: Request) -> Any:
     if (path / "config.json").is_file():
         config = json.loads((path / "config.json").read_text())
         return transformers_source.load(request) if "model_type" in config else _load_timm(path, config, request)
+    if (path / open_clip_source.CONFIG).is_file():
+        return open_clip_source.load_folder(request)
     raise ValueError(
         f"model {request.name!r}: expected NAME.safetensors with NAME.json beside it, or a folder with config.json "
-        "(timm, transformers) or model_index.json (diffusers)"
+        f"(timm, transformers), {open_clip_source.CONFIG} or model_index.json (diffusers)"
     )
 
 
@@ -45,9 +47,11 @@ def load_tokenizer(request: Request) -> Any:
         return tiny.load_tokenizer(path.with_suffix(".json"))
     if (path / "config.json").is_file():
         return transformers_source.load_tokenizer(request)
+    if (path / open_clip_source.CONFIG).is_file():
+        return open_clip_source.load_folder_tokenizer(request)
     raise ValueError(
         f"model {request.name!r}: expected NAME.safetensors with NAME.json beside it, or a folder of transformers with "
-        "config.json and a tokenizer"
+        f"config.json and a tokenizer, or with {open_clip_source.CONFIG}"
     )
 
 

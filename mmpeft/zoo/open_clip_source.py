@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from mmpeft.settings import nearest
 from mmpeft.zoo.checkpoint import load_checkpoint
 from mmpeft.zoo.hub import fetching
 from mmpeft.zoo.request import Request
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What the hub's folders of open_clip hold."""
 
 
 def load(request: Request) -> Any:
@@ -36,6 +41,35 @@ def load(request: Request) -> Any:
     if path is not None and request.with_weights:
         load_checkpoint(model, path)
     return model.eval()
+
+
+def load_folder(request: Request) -> Any:
+    """Build the model of a folder in the hub's layout: open_clip_config.json, and the weights beside it.
+
+    Raises:
+        ValueError: If the configuration describes no model, or the weights are not there or don't fit it.
+        ImportError: If open_clip is not installed.
+    """
+    open_clip = require("open_clip", "mmpeft[clip]")
+    request.refuse("num_classes", "task", "revision")
+    folder = Path(request.name)
+    weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if request.with_weights and not weights:
+        raise ValueError(f"model {request.name!r}: {CONFIG} has no weights beside it: {' or '.join(WEIGHTS)}")
+    options = {"device": request.device, "force_image_size": request.image_size, **request.options}
+    try:
+        with fetching(f"open_clip/{request.name}"), torch.device(request.device):
+            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False, **options)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"model {request.name!r}: {CONFIG} describes no model of open_clip: {error}") from error
+    if request.with_weights:
+        load_checkpoint(model, weights[0])
+    return model.eval()
+
+
+def load_folder_tokenizer(request: Request) -> Any:
+    """Return the tokenizer that a folder's open_clip_config.json names; one of transformers' has to lie beside it."""
+    return require("open_clip", "mmpeft[clip]").get_tokenizer(f"local-dir:{request.name}")
 
 
 def load_tokenizer(request: Request) -> Any:

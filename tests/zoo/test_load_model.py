@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -8,11 +9,12 @@ import pytest
 import timm
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import mmpeft.optional
-from mmpeft.zoo import load_model, models
+from mmpeft.zoo import load_model, load_tokenizer, models
 
 
 @pytest.mark.parametrize(
@@ -226,3 +228,25 @@ def test_an_open_clip_checkpoint_by_its_path(tmp_path, monkeypatch):
     monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained, **_: small())
     again = load_model(f"open_clip/ViT-B-32/{tmp_path}/e.pt")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_an_open_clip_folder_of_the_hub(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    size = {"width": 16, "layers": 1}
+    vision = {"image_size": 32, "patch_size": 16, "head_width": 8, **size}
+    text = {"context_length": 9, "vocab_size": 49408, "heads": 2, **size}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    written = {"model_cfg": config, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"no weights beside it: open_clip_model.safetensors or"):
+        load_model(str(tmp_path))
+    model = open_clip.CLIP(16, vision, text)
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    again = load_model(str(tmp_path))
+    assert torch.equal(again.visual.conv1.weight, model.visual.conv1.weight)
+    assert torch.equal(again.token_embedding.weight, model.token_embedding.weight)
+    assert again.visual.preprocess_cfg["mean"] == [0.1, 0.2, 0.3]
+    assert load_tokenizer(str(tmp_path))(["a photo"]).shape == (1, 9)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config | {"vision_cfg": {"widht": 3}}}))
+    with pytest.raises(ValueError, match=r"open_clip_config.json describes no model of open_clip: .*widht"):
+        load_model(str(tmp_path))

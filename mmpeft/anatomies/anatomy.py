@@ -23,14 +23,23 @@ class NoSiteError(ValueError):
     """A model lacks what a method needs: in a pipeline, another one may have it."""
 
 
+ATTENDING = "a model that attends to a text, such as a diffusion pipeline"
 MODELS_WITH = {
     "prompt": "a model of images and text, such as CLIP",
     "words": "a model that reads words, such as a language model",
     "logits": "a classifier of images by the texts of its classes: mmpeft.zero_shot(model, classes)",
     "denoiser": "a diffusion pipeline",
-    "cross.attention": "a model that attends to a text, such as a diffusion pipeline",
+    "cross.attention": ATTENDING,
+    "cross.q": ATTENDING,
+    "cross.k": ATTENDING,
+    "cross.v": ATTENDING,
+    "cross.out": ATTENDING,
+    "ladder": "a language model of the families that docs/methods/language.md lists",
+    "text": "a model of images and text, such as CLIP, or a diffusion pipeline",
+    "vision": "a model of images",
+    "unet": "a diffusion pipeline",
 }
-"""What kind of model has a site that others can't have."""
+"""What kind of model has a site or a tower that others can't have."""
 PROJECTIONS = frozenset(f"attn.{part}" for part in ("q", "k", "v", "qkv", "kv", "qk"))
 """Names of what an attention's queries, keys and values are made by, one by one or together."""
 
@@ -100,7 +109,7 @@ class Anatomy:
         for name in _listed(names):
             if name not in known and not self.is_named(name):
                 where = "the pipeline" if self.others else self.describe()
-                raise NoSiteError(f"towers: {where} has no tower {name!r}{nearest(name, known)}")
+                raise NoSiteError(f"towers: {where} has no tower {name!r}{nearest(name, known)}{_need(name)}")
         return self._towers(names)
 
     def is_named(self, tower: str) -> bool:
@@ -304,14 +313,18 @@ class Anatomy:
         reasons = {unfit(module): path for path, module in own_modules(self.model) if fnmatchcase(path, target)}
         for reason in filter(None, reasons):
             return f"{self.describe()} has no {word} {target!r}: {reason} ({reasons[reason]})"
-        if target in MODELS_WITH:
-            return f"{self.describe()} has no {word} {target!r}: this needs {MODELS_WITH[target]}"
-        return f"{self.describe()} has no {word} {target!r}{nearest(target, {site.name for site in pool})}"
+        near = nearest(target, {site.name for site in pool})
+        return f"{self.describe()} has no {word} {target!r}{near}{_need(target)}"
 
     def __str__(self) -> str:
         from mmpeft.anatomies.table import anatomy_table
 
         return anatomy_table(self.describe(), self.model, self.towers)
+
+
+def _need(name: str) -> str:
+    """Return the end of an error on a site or tower that a model lacks: which models have it, where that is known."""
+    return f": this needs {MODELS_WITH[name]}" if name in MODELS_WITH else ""
 
 
 def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -39,9 +39,13 @@ class SideTuning(Method):
 
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """One side network per tower."""
+        from mmpeft.anatomies.anatomy import NoSiteError
         from mmpeft.anatomies.sites import FeaturesSite
         from mmpeft.edits import SideNetwork
 
-        for site in anatomy.select(("features",), FeaturesSite, "all", self.towers):
+        sites = anatomy.select(("features",), FeaturesSite, "all", self.towers)
+        if not any(site.channels for site in sites):
+            raise NoSiteError(f"method: 'side_tuning' reads pictures, and {anatomy.describe()} has no site for them")
+        for site in sites:
             if site.channels is not None:
                 yield site, SideNetwork(site, channels=self.channels, depth=self.depth)

@@ -40,6 +40,21 @@ def test_a_wrong_selection_says_what_was_near(method: Any, message: str, vit: An
 
 
 @pytest.mark.parametrize(
+    ("method", "need"),
+    [
+        ("coop", "a model of images and text, such as CLIP"),
+        ("controlnet", "a diffusion pipeline"),
+        ("custom_diffusion", "a model that attends to a text, such as a diffusion pipeline"),
+        ("textual_inversion", "a model of images and text, such as CLIP, or a diffusion pipeline"),
+        ("ladder_side_tuning", "a language model of the families"),
+    ],
+)
+def test_a_method_of_other_models_says_which(method: str, need: str, vit: Any) -> None:
+    with pytest.raises(ValueError, match=f"this needs {need}"):
+        mmpeft.adapt(vit, method)
+
+
+@pytest.mark.parametrize(
     ("options", "paths"),
     [
         ({"layers": [-1]}, ["blocks.2.attn.q", "blocks.2.attn.v"]),

@@ -23,6 +23,8 @@ def use_memory(model: nn.Module | Mapping[str, nn.Module] | Any, level: MemoryLe
     branches, norms and casts make from what is kept, and no queries, keys and values that come from a linear layer
     as they are (rotated ones are kept); ``leanest`` no output of a linear layer in front of an activation either. What
     is not kept is computed again in the backward pass, by the same operations: gradients stay the same to the last bit.
+    At both, the loss that a language model of transformers makes of ``labels`` never holds the logits of all positions
+    (`mmpeft.kernels.deferred_logits`): it is the same but for rounding.
     It may be called again at any time; a copy of the model has its level. As a context manager,
     ``with use_memory(model, "lean"): ...``, it holds for what runs inside, in this thread or task only. Under
     gradient checkpointing, torch.compile and torch.func it is ``standard``, and the report says so.

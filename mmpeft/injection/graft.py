@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpeft.anatomies.hosts import Tap, plain_class, tensor_of
-from mmpeft.anatomies.libraries.entries import ENTRIES, FEATURES
+from mmpeft.anatomies.libraries.entries import ENTRIES, FEATURES, output_layer
 from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits.base import Binding, Call, ChangesInput, ChangesOutput, RefusesFeatures, ReplacesParameters
 from mmpeft.edits.together import StacksInput, StacksOutput, Together
@@ -310,7 +310,7 @@ def _forward(cls: type[nn.Module]) -> Forward:
                 keep_for_recomputation()
         elif plain and args and (y := carried.brief(self, state, args[0])) is not None:
             return y
-        with recomputing(state.level):
+        with recomputing(state.level, None if state.level == "standard" else output_layer(self, kwargs)):
             if state.running or state.schedule.tapped or carried.switched or carried.settled or carried.replaces:
                 if not args:
                     args = (kwargs.pop(first, None),)

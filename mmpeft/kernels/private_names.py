@@ -11,6 +11,7 @@ have no public twin (``_ConvNd``, ``_BatchNorm``).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -36,6 +37,23 @@ def without_function_modes() -> AbstractContextManager[Any]:
     """Return a context in which no TorchFunctionMode watches; torch has no public one for all modes at once."""
     context: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
     return context
+
+
+def without_subclass_functions() -> AbstractContextManager[Any]:
+    """Return a context in which a subclass of Tensor doesn't see its functions; torch documents it under this name."""
+    context: AbstractContextManager[Any] = torch._C.DisableTorchFunctionSubclass()
+    return context
+
+
+def without_storage(kind: type[Tensor], shape: Sequence[int], like: Tensor, *, requires_grad: bool) -> Any:
+    """Return a tensor of a subclass that has a shape, precision and device but no memory; torch has no public way."""
+    make = Tensor._make_wrapper_subclass
+    return make(kind, torch.Size(shape), dtype=like.dtype, device=like.device, requires_grad=requires_grad)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody reads or changes what a module gets or makes: there is no public question for it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def has_fake_mode() -> bool:

@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from mmpeft.kernels.backends import MemoryLevel
+from mmpeft.kernels.deferred_logits import DeferredLogits, deferred
 from mmpeft.kernels.plain import is_plain
 from mmpeft.kernels.private_names import allows_saved_tensor_hooks, saved_tensor_hooks, without_function_modes
 from mmpeft.kernels.recipes import Function, KeptTensor, Recipe, RecordedCall, Replayed, View, storage_of, value_of
@@ -45,11 +46,12 @@ NOTES = 8
 _active = threading.local()
 
 
-def recomputing(level: MemoryLevel) -> AbstractContextManager[None]:
+def recomputing(level: MemoryLevel, output: nn.Linear | None = None) -> AbstractContextManager[None]:
     """Return a context that keeps for the backward pass only what is dear to compute again.
 
     ``lean``: activations, products of two branches, norms and casts are computed again, and linear layers right in
-    front of attention; ``leanest``: linear layers in front of an activation too. Within another such context it is that
+    front of attention; ``leanest``: linear layers in front of an activation too. What the layer ``output`` makes, the
+    logits of a language model, is put off (`kernels.deferred_logits`). Within another such context it is that
     one's. Where nothing of this can be, `set_aside` is told; under the compiler, which decides by itself what it
     computes again, not even that.
     """
@@ -60,7 +62,7 @@ def recomputing(level: MemoryLevel) -> AbstractContextManager[None]:
     if reason := _refusal():
         getattr(_active, "reasons", set[str]()).add(reason)
         return nullcontext()
-    return _recomputing(_Watch(level))
+    return _recomputing(_Watch(level, output))
 
 
 @contextmanager
@@ -113,8 +115,9 @@ def note_linear(y: Tensor, function: Function, args: tuple[Any, ...]) -> None:
 class _Watch(TorchFunctionMode):
     """Notes how tensors are made while it is entered; a note lives as long as its tensor's storage."""
 
-    def __init__(self, level: MemoryLevel) -> None:
+    def __init__(self, level: MemoryLevel, output: nn.Linear | None = None) -> None:
         super().__init__()
+        self.output = None if output is None else output.weight
         self.readers = _AFTER_LINEAR[level]
         self.outer = saved_tensor_hooks()
         self.notes: dict[int, _Note] = {}
@@ -124,7 +127,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Function, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and note what it made; nearly all calls, getters of properties, are none to note."""
         kwargs = kwargs or {}
-        if func not in _WATCHED or not torch.is_grad_enabled() or kwargs.get("inplace"):
+        if func not in _WATCHED or not torch.is_grad_enabled() or kwargs.get("inplace") or DeferredLogits in types:
             return func(*args, **kwargs)
         self.after_linear = func in self.readers
         try:
@@ -134,6 +137,8 @@ class _Watch(TorchFunctionMode):
 
     def _watched(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is F.linear:
+            if args[1:2] and args[1] is self.output and (logits := deferred(*args)) is not None:
+                return logits
             y = func(*args, **kwargs)
             self.note(y, func, args, kwargs, linear=True)
             return y

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from mmpeft.kernels.plain import computed_in, is_plain
 
 CHUNK_BYTES = 2**27
 """Of the logits (fp32) that exist at one time."""
+SMALL_BYTES = 2**22
+"""Logits of so many bytes (fp32) are not worth cutting up."""
 
 
 def token_scores(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,9 +28,23 @@ def token_scores(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tenso
     """
     weight = getattr(head, "weight", None)
     if type(head) is nn.Linear and is_plain(weight) and not any(p.requires_grad for p in head.parameters()):
-        bias = head.bias
-        return _LinearScores.apply(hidden.to(computed_in(hidden)), weight, bias, tokens, _rows(len(weight)))
-    size = _rows(_outputs(head, hidden))
+        return frozen_scores(hidden.to(computed_in(hidden)), weight, head.bias, tokens)
+    return recomputed_scores(head, hidden, tokens, _outputs(head, hidden))
+
+
+def frozen_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `token_scores` does, for logits ``hidden weight^T + bias`` in hidden's precision.
+
+    There is no gradient to the weight, and none of second order.
+    """
+    return _LinearScores.apply(hidden, weight, bias, tokens, _rows(len(hidden), len(weight)))
+
+
+def recomputed_scores(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Return what `token_scores` does, for any ``head``: a few rows at a time, and again in the backward pass."""
+    size = _rows(len(hidden), vocabulary)
     parts = [_again(head, *part) for part in zip(hidden.split(size), tokens.split(size), strict=True)]
     scores, right = zip(*parts, strict=True) if parts else ((), ())
     return torch.cat(scores), torch.cat(right)
@@ -51,8 +68,10 @@ def _outputs(head: nn.Module, hidden: Tensor) -> int:
         return int(head(hidden[:1] if len(hidden) else hidden.new_zeros(1, hidden.shape[-1])).shape[-1])
 
 
-def _rows(vocabulary: int) -> int:
-    return max(1, CHUNK_BYTES // (4 * vocabulary))
+def _rows(count: int, vocabulary: int) -> int:
+    """Return how many rows are computed at a time: an eighth of all, within the limits of bytes."""
+    chunk = min(max(count * vocabulary // 2, SMALL_BYTES), CHUNK_BYTES)
+    return max(1, chunk // (4 * vocabulary))
 
 
 class _LinearScores(torch.autograd.Function):
@@ -81,6 +100,7 @@ class _LinearScores(torch.autograd.Function):
         return scores, right
 
     @staticmethod
+    @once_differentiable  # the slopes that are kept say nothing of second derivatives
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return grads[0][:, None].to(slopes.dtype) * slopes, None, None, None, None

@@ -154,3 +154,26 @@ def test_regular_expressions_are_read_as_a_tree() -> None:
 )
 def test_what_is_used_as_it_is(module: str, name: str) -> None:
     assert hasattr(importlib.import_module(module), name)
+
+
+def test_hooks_of_modules_are_seen() -> None:
+    layer = nn.Linear(2, 2)
+    assert not private_names.has_hooks(layer)
+    layer.register_forward_pre_hook(lambda *_: None)
+    assert private_names.has_hooks(layer)
+
+
+def test_a_subclass_without_storage_sees_functions_unless_told_otherwise() -> None:
+    class Seen(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return "seen"
+
+        @classmethod
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+            raise AssertionError
+
+    tensor = private_names.without_storage(Seen, (2, 3), torch.empty(0, dtype=torch.float16), requires_grad=True)
+    assert tensor.shape == "seen"
+    with private_names.without_subclass_functions():
+        assert (tensor.shape, tensor.dtype, tensor.requires_grad) == ((2, 3), torch.float16, True)

@@ -21,6 +21,7 @@ from mmpeft.handle.routed_batch import check_batch
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
 from mmpeft.injection.exchanges import running_norms
+from mmpeft.injection.first_pass import check_called
 from mmpeft.injection.graft import graft, ungraft
 from mmpeft.injection.pipelines import Modules, modules_of
 from mmpeft.injection.tree import Adapter, Tree
@@ -236,6 +237,8 @@ class Adapters:
         for name in self.active:
             for part in self.parts(name).values():
                 part.check_present(name)
+        for tree in self.trees.values():
+            check_called(tree)
         merging.merge(self.trees, self.modules)
         reset_compiled()
 
@@ -360,7 +363,7 @@ def _thaw(module: nn.Module, tree: Tree) -> None:
     del module._modules["mmpeft"]
     for host in [module, *running_norms(module)]:
         if carried_by(host):
-            graft(host).rooted = graft(host).settled = False
+            graft(host).rooted, graft(host).settled, graft(host).first = False, False, None
             if not graft(host).needed:
                 ungraft(host)
     trainable = set(tree.unfrozen)

@@ -11,6 +11,7 @@ from mmpeft.handle.adapters import Adapters, reset_compiled
 from mmpeft.handle.observed_keys import start_from_words
 from mmpeft.injection.containers import CONTAINERS
 from mmpeft.injection.exchanges import running_norms
+from mmpeft.injection.first_pass import watch_first_pass
 from mmpeft.injection.graft import check_forward, graft
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan
@@ -69,6 +70,7 @@ def inject(
             tree.adapters[own].requires_grad_(False)
         tree.attach(name, adapter)
         tree.activate({name: 1.0})
+        watch_first_pass(module, tree)
     reset_compiled()
     return handle
 

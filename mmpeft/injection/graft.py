@@ -6,7 +6,7 @@ Nothing is wrapped and nothing renamed: ``isinstance``, attributes and state-dic
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
@@ -88,6 +88,12 @@ class Graft:
         """A forward in place of that of the host's class: of merged plain numbers, or one that a tracer watches."""
         self.originals: dict[str, Tensor] = {}
         """The base's parameters, while adapters are merged into them."""
+        self.first: Callable[..., Any] | None = None
+        """What runs the model's next pass, and watches it; the host is the whole model."""
+        self.called = False
+        """Whether the host has ever run with active edits."""
+        self.passed_over = False
+        """Whether the first pass ran the module around the host and not the host."""
         self.exchanged = ""
         """What has been put in the host's place since injection, in words; empty while it stands there."""
         self.successors: list[nn.Module] = []
@@ -138,13 +144,14 @@ class Graft:
         """Whether the host has to carry this."""
         changed = self.kernel.default.site is not None or self.level.default != "standard"
         kept = bool(self.bindings or self.switched or self.replaces) or self.rooted or self.settled
-        return kept or changed or self.borrowed > 0
+        return kept or changed or self.borrowed > 0 or self.first is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "default": None, "borrowed": 0}
 
     def run(self, host: nn.Module, forward: Forward, state: State, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the host's output with its active edits."""
+        self.called = True
         for other in self.replaces:
             for name in {} if other.selection is None else other.selection.value.active:
                 other.check_present(name)
@@ -185,10 +192,12 @@ class Graft:
         call = state.schedule.brief
         if call is None or self.stand_in is not None or state.kernel.site is not None or self.switched:
             return None
+        self.called = True
         return briefly(host, x, call)
 
     def project(self, host: nn.Module, x: Tensor) -> Tensor:
         """Return ``in_proj_weight x + in_proj_bias`` with the edits on these rows: what a carrier calls."""
+        self.called = True
         schedule = self.now().schedule
         for call in schedule.projected:
             (x,), _ = _enter(call, (x,), {})
@@ -304,6 +313,8 @@ def _forward(cls: type[nn.Module]) -> Forward:
     @wraps(original)  # its signature: transformers' Trainer keeps the columns that a forward names
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         carried: Graft = self.__dict__["_graft"]
+        if carried.first is not None and not torch.compiler.is_compiling():
+            return carried.first(self, *args, **kwargs)
         state = carried.now()
         if torch.is_grad_enabled():
             if not torch.compiler.is_compiling():

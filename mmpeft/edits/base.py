@@ -179,6 +179,11 @@ class InsertsTokens(ChangesInput):
 class ReplacesParameters(Edit):
     """Ability: the host computes with other tensors in the place of some of its parameters."""
 
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether its host, a batch norm, takes each batch's statistics in training, and moves the running ones."""
+        return False
+
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """Return the tensors that replace the host's own of the same names."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpeft.anatomies.hosts import tensor_of
 from mmpeft.anatomies.sites import ParametersSite, Site
@@ -24,20 +25,35 @@ from mmpeft.edits.base import (
 )
 from mmpeft.kernels.quantized import is_quantized
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What torch's batch norms keep of the batches that they have seen; the last only counts them, and is not saved."""
+
 
 class Unfreeze(ReplacesParameters, ChangesOutput, Merges):
     """The host computes with trainable copies of its parameters ``names`` in place of the frozen ones.
 
-    With ``detach_first`` the first of a sequence of outputs gives no gradient (Custom Diffusion: a text's start).
+    With ``statistics`` a batch norm has running statistics here too: in training it uses those of each batch, and moves
+    these. With ``detach_first`` the first of a sequence of outputs gives no gradient (Custom Diffusion: a text's
+    start).
     """
 
-    def __init__(self, site: ParametersSite, *, detach_first: bool = False) -> None:
+    def __init__(self, site: ParametersSite, *, statistics: bool = False, detach_first: bool = False) -> None:
         super().__init__()
         self.names, self.detach_first = site.names, detach_first
         for name, value in site.tensors.items():
             if is_quantized(value):
                 raise ValueError(f"{site.path}.{name}: a quantised weight can't be trained; adapters beside it can")
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
+        running = isinstance(site.host, _BatchNorm) and site.host.running_mean is not None
+        self.statistics = (*STATISTICS,) if statistics and running else ()
+        for name in self.statistics:
+            value = tensor_of(site.host, name).clone()
+            self.register_buffer(name, value, persistent=value.is_floating_point())
+
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether it has running statistics, and is trained."""
+        return bool(self.statistics) and any(parameter.requires_grad for parameter in self.parameters())
 
     def bind(self, site: Site) -> Iterable[Binding]:
         """Attach to the module that owns the parameters, and to those that they are tied to."""
@@ -53,7 +69,8 @@ class Unfreeze(ReplacesParameters, ChangesOutput, Merges):
     def parameters_of(self, binding: Binding) -> dict[str, Tensor]:
         """The trainable copies, in the precision of the base."""
         host, names = binding.host, binding.names
-        return {name: self.get_parameter(mine).to(tensor_of(host, name).dtype) for name, mine in names.items()}
+        copies = {name: self.get_parameter(mine).to(tensor_of(host, name).dtype) for name, mine in names.items()}
+        return copies | {name: self.get_buffer(name) for name in self.statistics if host is binding.site.host}
 
     def output(self, x: Tensor, y: Tensor, call: Call) -> Tensor:
         """Let no gradient through the first position of what the copies made."""

@@ -224,7 +224,8 @@ class Graft:
         """Return the host's attributes that have other values just now."""
         site = self.now().kernel.site
         attributes = {name: value for name, value, other in self.switched if other.now().running}
-        if self.settled and host.training:
+        moving = any(_replacing(call).moves_statistics for call in self.now().schedule.parameters)
+        if self.settled and host.training and not moving:
             attributes["training"] = False
         return attributes | {name: value for _, name, value in (() if site is None else site.switches)}
 
@@ -242,9 +243,13 @@ class Graft:
 
 
 def _tensors(call: Call) -> dict[str, Tensor]:
+    return _replacing(call).parameters_of(call.binding)
+
+
+def _replacing(call: Call) -> ReplacesParameters:
     edit = call.binding.edit
     assert isinstance(edit, ReplacesParameters)
-    return edit.parameters_of(call.binding)
+    return edit
 
 
 def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -139,7 +139,7 @@ def _shared(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: M
     problems = []
     for host, tensors in folded:
         for name, value in tensors.items():
-            for reader, known in readers.get(id(host._parameters[name]), ()):
+            for reader, known in readers.get(id(host._parameters.get(name)), ()):
                 other = made.get((id(reader), known))
                 if reader is not host and (other is None or not torch.equal(value, other)):
                     problems.append(
@@ -192,7 +192,7 @@ def _fold(host: nn.Module, call: Call, tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def _say_what_grows(folded: Iterable[tuple[nn.Module, Mapping[str, Tensor]]]) -> None:
-    packed = [host._parameters[name] for host, tensors in folded for name in tensors]
+    packed = [host._parameters.get(name) for host, tensors in folded for name in tensors]
     packed = [weight for weight in packed if is_quantized(weight)]
     if packed:
         kinds = ", ".join(sorted({str(dtype_of(w)).removeprefix("torch.") for w in packed if w is not None}))

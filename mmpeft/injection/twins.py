@@ -47,7 +47,8 @@ def _exchanged(
 ) -> Any:
     """Do the same on the host itself: the compiler knows no twins, and makes nothing of what is put back."""
     parameters = parameters_of(host)
-    own, before = {name: parameters[name] for name in tensors}, {name: getattr(host, name) for name in attributes}
+    own = {name: parameters[name] for name in tensors if name in parameters}
+    before = {name: getattr(host, name) for name in attributes}
     try:
         parameters.update(tensors)
         for name, value in attributes.items():
@@ -56,6 +57,8 @@ def _exchanged(
         return forward(host, *args, **kwargs)
     finally:
         del host.__dict__[TWIN]
+        for name in tensors:
+            del parameters[name]
         parameters.update(own)
         for name, value in before.items():
             setattr(host, name, value)

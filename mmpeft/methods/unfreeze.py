@@ -26,9 +26,12 @@ class FullFineTuning(Method):
     )
     trains_head: ClassVar[bool] = True
 
+    statistics: bool = False
+    """Whether batch norms use each batch's statistics in training and move the running ones, which are saved then."""
+
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every module that owns parameters."""
-        yield from _copies(anatomy.owners(self.layers, self.towers))
+        yield from _copies(anatomy.owners(self.layers, self.towers), self.statistics)
 
 
 class LinearProbe(Method):
@@ -94,6 +97,9 @@ class NormTuning(Method):
     name: ClassVar[str] = "norm_tuning"
     facts: ClassVar[Facts] = Facts(merges=True, lacks=("sd3",), rate=0.03, published=(Published(VIT_B, 38_400),))
 
+    statistics: bool = False
+    """Whether batch norms use each batch's statistics in training and move the running ones, which are saved then."""
+
     def plan(self, anatomy: Anatomy) -> Iterator[tuple[Site, Edit]]:
         """Every norm site."""
         from mmpeft.anatomies.anatomy import parameters_site
@@ -101,11 +107,11 @@ class NormTuning(Method):
 
         for site in anatomy.sites(NormSite, self.layers, self.towers):
             if not isinstance(site, EmbedSite):
-                yield from _copies([parameters_site(site.host, site.host_path)])
+                yield from _copies([parameters_site(site.host, site.host_path)], self.statistics)
 
 
-def _copies(sites: list[ParametersSite]) -> Iterator[tuple[Site, Edit]]:
+def _copies(sites: list[ParametersSite], statistics: bool = False) -> Iterator[tuple[Site, Edit]]:
     from mmpeft.edits import Unfreeze
 
     for site in sites:
-        yield site, Unfreeze(site)
+        yield site, Unfreeze(site, statistics=statistics)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -95,3 +96,37 @@ def test_a_batch_of_one_is_refused_in_training(trained: Any) -> None:
         model(images[:1])
     model.eval()
     assert model(images[:1]).shape == (1, 5)
+
+
+@pytest.mark.parametrize("method", [mmpeft.NormTuning, mmpeft.FullFineTuning])
+def test_moving_statistics_are_asked_for_and_saved(method: type[mmpeft.NormTuning], tmp_path: Path) -> None:
+    """They move as those of torch's own batch norms do; the base keeps its own, and a loaded adapter has them."""
+    pictures = torch.randn(4, 3, 64, 64)
+
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("test_resnet", num_classes=3).eval()
+
+    model, plain = made(), made()
+    frozen = {name: value.clone() for name, value in model.named_buffers()}
+    adapters = mmpeft.adapt(model, method(statistics=True))
+    torch.testing.assert_close(model.train()(pictures), plain.train()(pictures), rtol=1e-4, atol=1e-5)
+    moved = dict(plain.named_buffers())
+    assert all(torch.equal(value, frozen[name]) for name, value in model.named_buffers() if "mmpeft" not in name)
+    expected = plain.eval()(pictures)
+    torch.testing.assert_close(model.eval()(pictures), expected, rtol=1e-4, atol=1e-5)
+    with adapters.off():
+        assert torch.equal(model(pictures), made()(pictures))
+        model.train()(pictures)
+    twin = made()
+    mmpeft.load(twin, adapters.save(tmp_path / "moved"))
+    torch.testing.assert_close(twin(pictures), expected, rtol=1e-4, atol=1e-5)
+    twin.train()(pictures)  # loaded, and not trained: as it was saved
+    torch.testing.assert_close(twin.eval()(pictures), expected, rtol=1e-4, atol=1e-5)
+    assert any((moved[name] - value).abs().max() > 1e-2 for name, value in frozen.items() if "mean" in name)
+    model.eval()
+    adapters.merge()
+    torch.testing.assert_close(model(pictures), expected, rtol=1e-4, atol=1e-5)
+    adapters.unmerge()
+    adapters.remove()
+    assert all(torch.equal(value, frozen[name]) for name, value in model.named_buffers())

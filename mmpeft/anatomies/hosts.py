@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from mmpeft.kernels.passed import Passed
 
+PLAIN = "_mmpeft_plain"
+"""Attribute of a grafted class: the library's class that it stands for."""
+
 
 class Tap:
     """What a module was given and what it made in this thread's forward pass, for edits elsewhere that read it."""
@@ -77,5 +80,5 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
 
 def plain_class(module: nn.Module) -> type:
     """Return the class that a module has without its graft."""
-    cls = type(module)
-    return cls.__bases__[0] if "_graft" in module.__dict__ else cls
+    plain: type = getattr(type(module), PLAIN, type(module))
+    return plain

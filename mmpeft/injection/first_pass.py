@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmpeft.anatomies.anatomy import own_modules
@@ -43,7 +44,9 @@ class FirstPass:
         carried, forward = graft(model), type(model).forward
         carried.first = None
         bindings = [] if self.tree.merged else [*_active(self.tree)]
-        if not bindings or "forward" in model.__dict__:  # a tracer's pass is not the model's own
+        if (
+            not bindings or "forward" in model.__dict__ or torch.jit.is_tracing()
+        ):  # a tracer's pass is not the model's own
             try:
                 return forward(model, *args, **kwargs)
             finally:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mmpeft.anatomies.hosts import Tap, plain_class, tensor_of
+from mmpeft.anatomies.hosts import PLAIN, Tap, plain_class, tensor_of
 from mmpeft.anatomies.libraries.entries import ENTRIES, FEATURES, output_layer
 from mmpeft.anatomies.sites import AttentionSite
 from mmpeft.edits.base import Binding, Call, ChangesInput, ChangesOutput, RefusesFeatures, ReplacesParameters
@@ -305,6 +305,7 @@ def grafted_class(cls: type[nn.Module]) -> type[nn.Module]:
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,  # libraries write names down, and look classes up by them
             "__doc__": cls.__doc__,
+            PLAIN: cls,
         }
         _GENERATED[cls] = type(cls.__name__, (cls,), body | entries | container_methods(cls))
     return _GENERATED[cls]
@@ -330,7 +331,11 @@ def _forward(cls: type[nn.Module]) -> Forward:
             if state.running or state.schedule.tapped or carried.switched or carried.settled or carried.replaces:
                 if not args:
                     args = (kwargs.pop(first, None),)
-                return carried.run(self, original, state, args, kwargs)
+                try:
+                    return carried.run(self, original, state, args, kwargs)
+                except RuntimeError as error:
+                    _check_placed(state.schedule, error)
+                    raise
             return (carried.stand_in or original)(self, *args, **kwargs)
 
     return forward
@@ -363,6 +368,16 @@ def _rebuild(cls: type[nn.Module], *arguments: Any) -> Any:
     return new.__new__(new, *arguments)
 
 
+def _check_placed(schedule: Schedule, error: RuntimeError) -> None:
+    """Raise a ValueError where an error comes from edits whose tensors have been taken away from them."""
+    edits = (call.binding.edit for call in schedule.calls)
+    if any(tensor.is_meta for edit in edits for tensor in edit.parameters()):
+        raise ValueError(
+            "the adapter's weights are on the meta device: accelerate's offloading moved them away, and brings only "
+            "the library's own back. Offload a model without adapters (adapters.merge_and_unload() makes one)"
+        ) from error
+
+
 def check_forward(host: nn.Module) -> None:
     """Raise a ValueError when the host's forward is not that of its class: a subclass could not extend it."""
     if "forward" in host.__dict__:
@@ -382,6 +397,14 @@ def graft(host: nn.Module) -> Graft:
 
 
 def ungraft(host: nn.Module) -> None:
-    """Give the host its own class back."""
-    host.__class__ = plain_class(host)
+    """Give the host its own class back; one that was made of the grafted class since (parametrised) stays, without."""
+    host.__class__ = _without_graft(type(host))
     del host.__dict__["_graft"]
+
+
+def _without_graft(cls: type) -> type:
+    if PLAIN in cls.__dict__ or not hasattr(cls, PLAIN):
+        plain: type = cls.__dict__.get(PLAIN, cls)
+        return plain
+    body = {name: value for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, tuple(map(_without_graft, cls.__bases__)), body)

@@ -135,6 +135,13 @@ class Tree(nn.Module):
         # Not torch's own, which refuses a value where an adapter is called "active" or "training".
         object.__setattr__(self, name, value)
 
+    def __prepare_scriptable__(self) -> Tree:  # what torch.jit.script asks of each module
+        """Raise a ValueError: TorchScript compiles the classes of modules, and knows no edits."""
+        raise ValueError(
+            "torch.jit.script: an adapted model can't be scripted: call adapters.merge_and_unload() first, or use "
+            "torch.jit.trace, torch.export or torch.compile"
+        )
+
     @property
     def active(self) -> Mapping[str, Weight]:
         """The adapters that are active here and now, in order, with their weights."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import Any
 
+import accelerate
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, remove_weight_norm, weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 import mmpeft
 
@@ -281,3 +285,41 @@ def test_statistics_of_the_base_stay_in_a_loop_of_ones_own(method: Any, tmp_path
     adapters.remove()
     assert [type(module) for module in model.modules()] == classes
     assert all(map(torch.equal, model.buffers(), frozen.buffers()))
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["weight_norm", "parametrised"])
+def test_a_host_that_was_parametrised_since_has_its_class_back(vit: Any, old: bool) -> None:
+    images = torch.randn(1, 3, 32, 32)
+    before = vit(images)
+    adapters = mmpeft.adapt(vit, mmpeft.LoRA(rank=2, targets="all"))
+    host, other = vit.blocks[0].attn.qkv, vit.blocks[1].attn.qkv
+    for layer in (host, other):
+        (weight_norm if old else parametrizations.weight_norm)(layer)
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)  # fp32, the weight put together again
+    close(vit(images), before)
+    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv: its weight is made of others at each call"):
+        adapters.merge()
+    remove = remove_weight_norm if old else partial(remove_parametrizations, tensor_name="weight")
+    remove(host)
+    adapters.remove()
+    close(vit(images), before)
+    remove(other)
+    close(vit(images), before)
+    assert type(host) is type(other) is nn.Linear
+
+
+def test_what_knows_no_edits_is_refused(vit: Any) -> None:
+    adapters = mmpeft.adapt(vit, mmpeft.LoRA(rank=2))
+    adapters.activate()
+    with pytest.raises(ValueError, match=r"torch.jit.script: an adapted model can't be scripted: .*merge_and_unload"):
+        torch.jit.script(vit)
+    adapters.remove()
+    assert "mmpeft" not in vit._modules
+
+
+@pytest.mark.parametrize("method", [mmpeft.LoRA(rank=2), mmpeft.Houlsby(bottleneck=2)], ids=["lora", "houlsby"])
+def test_weights_that_accelerate_moved_away_are_named(vit: Any, method: mmpeft.Method) -> None:
+    mmpeft.adapt(vit, method)
+    accelerate.cpu_offload(vit, execution_device="cpu")
+    with pytest.raises(ValueError, match="the adapter's weights are on the meta device: accelerate's offloading"):
+        vit(torch.randn(1, 3, 32, 32))

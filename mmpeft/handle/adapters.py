@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from mmpeft.anatomies.hosts import carried_by
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
@@ -20,12 +19,11 @@ from mmpeft.formats.stages import Stage, remember
 from mmpeft.handle.routed_batch import check_batch
 from mmpeft.handle.saving import kept_tensors, save
 from mmpeft.injection import merging
-from mmpeft.injection.exchanges import running_norms
 from mmpeft.injection.first_pass import check_called
-from mmpeft.injection.graft import graft, ungraft
+from mmpeft.injection.frozen import thaw
 from mmpeft.injection.pipelines import Modules, modules_of
 from mmpeft.injection.tree import Adapter, Tree
-from mmpeft.kernels.private_names import has_compiled
+from mmpeft.kernels.compiled import reset_compiled
 from mmpeft.kernels.scoped import replacements, within
 from mmpeft.settings import nearest
 
@@ -84,9 +82,31 @@ class Adapters:
         """Return the trainable parameters of the active adapters: what an optimizer gets."""
         return [parameter for _, parameter in self.named_parameters(name)]
 
-    def rates(self) -> dict[str, float]:
-        """Return the factors on the learning rate of those trainable parameters that have one, by name."""
-        return {f"{key}.{own}": factor for key, edit in self._running() for own, factor in edit.rates.items()}
+    def rates(self, layer_decay: float = 1.0) -> dict[str, float]:
+        """Return the factors on the learning rate of those trainable parameters that have one, by name.
+
+        A ``layer_decay`` below 1 multiplies them by itself for each layer that follows, as timm's option of this name
+        does: timm's own grouping gives every adapter the rate of the head.
+        """
+        rates = {f"{key}.{name}": rate for key, edit in self._running() for name, rate in edit.rates.items()}
+        if layer_decay == 1.0:
+            return rates
+        from mmpeft.handle.layer_decay import layer_rates
+
+        names = {name: rates.get(name, 1.0) for name, _ in self.named_parameters()}
+        for adapter in self.active:
+            for key, rate in layer_rates(self.parts(adapter), self.modules, layer_decay).items():
+                inside = f"{_join(adapter, key)}."
+                names |= {name: own * rate for name, own in names.items() if name.startswith(inside)}
+        return names
+
+    def parameter_groups(self, lr: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
+        """Return the trainable parameters as groups for a torch optimizer, each with its ``lr`` times its factor."""
+        rates = self.rates(layer_decay)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            groups.setdefault(rates.get(name, 1.0), []).append(parameter)
+        return [{"params": parameters, "lr": lr * rate} for rate, parameters in groups.items()]
 
     def fixed_factors(self) -> dict[str, tuple[Tensor, float]]:
         """Return A and s of every ``s B A`` of which only B is trained, by B's name."""
@@ -265,7 +285,7 @@ class Adapters:
                 merging.forget(tree)
                 for name in [*tree.adapters]:
                     tree.detach(name)
-                _thaw(module, tree)
+                thaw(module, tree)
 
     def remove(self, name: str | None = None) -> None:
         """Remove one adapter (the only one without a name); after the last, the model is as it was before the first."""
@@ -277,7 +297,7 @@ class Adapters:
                 tree.activate({own: weight for own, weight in tree.active.items() if own != name})
                 tree.detach(name)
                 if not tree.adapters:
-                    _thaw(module, tree)
+                    thaw(module, tree)
         reset_compiled()
 
     @contextmanager
@@ -359,26 +379,8 @@ def adapters(model: nn.Module | Modules) -> Adapters:
     return Adapters(modules_of(model))
 
 
-def _thaw(module: nn.Module, tree: Tree) -> None:
-    del module._modules["mmpeft"]
-    for host in [module, *running_norms(module)]:
-        if carried_by(host):
-            graft(host).rooted, graft(host).settled, graft(host).first = False, False, None
-            if not graft(host).needed:
-                ungraft(host)
-    trainable = set(tree.unfrozen)
-    for key, parameter in module.named_parameters():
-        parameter.requires_grad_(key in trainable)
-
-
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
-
-
-def reset_compiled() -> None:
-    """Let go of compiled models: the calls that they were compiled with have changed."""
-    if has_compiled():
-        torch._dynamo.reset()
 
 
 def _stages(tree: Tree) -> list[Stage]:

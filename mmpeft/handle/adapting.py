@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mmpeft.handle.adapters import Adapters, reset_compiled
+from mmpeft.handle.adapters import Adapters
 from mmpeft.handle.observed_keys import start_from_words
-from mmpeft.injection.containers import CONTAINERS
-from mmpeft.injection.exchanges import running_norms
+from mmpeft.injection.exchanges import watch_exchanges
 from mmpeft.injection.first_pass import watch_first_pass
-from mmpeft.injection.graft import check_forward, graft
+from mmpeft.injection.frozen import freeze, running_norms
+from mmpeft.injection.graft import check_forward
 from mmpeft.injection.pipelines import Modules, modules_of, vocabularies_of
 from mmpeft.injection.planning import Anatomies, anatomies_of, plan
-from mmpeft.injection.tree import Tree
+from mmpeft.kernels.compiled import reset_compiled
 from mmpeft.methods.base import Method, parse
 
 
@@ -53,19 +53,12 @@ def inject(
     with handle.off():
         for label, adapter in planned.items():
             start_from_words(modules[label], adapter)
+    watch_exchanges()
     for label, adapter in planned.items():
         if adapter.words:
             vocabularies[label].add(adapter.words)
         module = modules[label]
-        tree = module._modules.get("mmpeft")
-        if not isinstance(tree, Tree):
-            tree = Tree(module)
-            module.requires_grad_(False)
-            for norm in running_norms(module):
-                graft(norm).settled = True
-            module._modules["mmpeft"] = tree
-            if isinstance(module, CONTAINERS):
-                graft(module).rooted = True
+        tree = freeze(module)
         for own in tree.active:
             tree.adapters[own].requires_grad_(False)
         tree.attach(name, adapter)

@@ -7,21 +7,21 @@ Libraries do it: transformers' ``resize_token_embeddings``, timm's ``reset_class
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from mmpeft.anatomies.anatomy import own_modules
 from mmpeft.anatomies.hosts import plain_class
 from mmpeft.injection.containers import CONTAINERS, TREE
+from mmpeft.injection.frozen import running_norms
 from mmpeft.injection.graft import Graft, graft
 
 
-def running_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms of a model that keep running statistics."""
-    norms = (norm for _, norm in own_modules(module) if isinstance(norm, _BatchNorm))
-    return [norm for norm in norms if norm.running_mean is not None]
+@cache
+def watch_exchanges() -> None:
+    """Have torch tell of every module that is put in the place of another one; once in a process."""
+    register_module_module_registration_hook(_note)
 
 
 def _note(parent: nn.Module, name: str, new: nn.Module | None) -> None:
@@ -58,6 +58,3 @@ def _note(parent: nn.Module, name: str, new: nn.Module | None) -> None:
 
 def _grafts(modules: Iterable[nn.Module]) -> list[Graft]:
     return [module.__dict__["_graft"] for module in modules if "_graft" in module.__dict__]
-
-
-register_module_module_registration_hook(_note)

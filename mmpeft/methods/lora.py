@@ -74,10 +74,10 @@ class LoRA(Method):
         for site in anatomy.weight_sites(self.targets, self.layers, self.towers, ("attn.q", "attn.v")):
             edit = convolution if isinstance(site, ConvSite) else linear
             out, inner = site.weight_shape[0], math.prod(site.weight_shape[1:])
-            if self.rank > max(out, inner):
+            if self.rank > out * inner:
                 raise ValueError(
-                    f"rank: {self.rank} is more than {site.path} has features ({inner} -> {out}), and no delta there "
-                    f"has a rank above {min(out, inner)}"
+                    f"rank: {self.rank} is more than the weight of {site.path} has numbers ({inner} x {out}), and no "
+                    f"delta of it has a rank above {min(out, inner)}"
                 )
             alpha = self.rank if self.alpha is None else self.alpha
             options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}

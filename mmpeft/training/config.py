@@ -79,6 +79,8 @@ class TrainConfig(Settings):
     lr_per: PositiveInt | None = None
     """Batch size that ``lr`` is meant for, such as 256: the peak is ``lr`` times the samples of an optimizer step (over
     passes and processes) divided by this; null takes ``lr`` as it is."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate for each layer between a parameter and the head: 0.75 in MAE's fine-tuning."""
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay: decoupled for adamw, added to the gradient for sgd."""
     decayed: Literal["matrices", "all"] = "matrices"

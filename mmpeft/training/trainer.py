@@ -84,7 +84,9 @@ class Trainer:
         self.order = self.loaders.order("train")
         self.batches = self.loaders.loader("train", self.order)
         self.schedule = make_schedule(config, len(self.order), self.order.processes)
-        self.optimizer = make_optimizer(parameters, config, adapters.rates(), adapters.fixed_factors())
+        self.optimizer = make_optimizer(
+            parameters, config, adapters.rates(config.layer_decay), adapters.fixed_factors()
+        )
         self.stepper = Stepper(self.model, adapters, self.objective, self.optimizer, self.accelerator, config.clip)
         self.directory = RunDirectory(output)
         self.store = Store(
@@ -169,7 +171,9 @@ class Trainer:
 
         def optimizer(parameters: list[nn.Parameter]) -> Optimizer:
             named = dict(zip(names, parameters, strict=True))
-            return make_optimizer(named, self.config, self.adapters.rates(), self.adapters.fixed_factors())
+            return make_optimizer(
+                named, self.config, self.adapters.rates(self.config.layer_decay), self.adapters.fixed_factors()
+            )
 
         names, parameters = zip(*self.adapters.named_parameters(), strict=True)
         batches = send_to_device(self._learned_from(window), self.accelerator.device)

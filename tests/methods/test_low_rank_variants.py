@@ -115,8 +115,8 @@ def test_b_may_learn_at_another_rate_than_a() -> None:
     assert steps == pytest.approx({"lora_A": 0.1, "lora_B": 1.6, "bias": 0.1})
 
 
-def test_a_rank_above_both_sides_of_a_weight_is_refused() -> None:
+def test_a_rank_beyond_all_numbers_of_a_weight_is_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 4))
-    with pytest.raises(ValueError, match=r"rank: 7 is more than 0 has features \(6 -> 4\), and no delta .* above 4"):
-        mmpeft.adapt(model, mmpeft.LoRA(rank=7, targets="all"))
-    mmpeft.adapt(model, mmpeft.LoRA(rank=6, targets="all"))
+    with pytest.raises(ValueError, match=r"rank: 25 is more than the weight of 0 has numbers \(6 x 4\), .* above 4"):
+        mmpeft.adapt(model, mmpeft.LoRA(rank=25, targets="all"))
+    mmpeft.adapt(model, mmpeft.LoRA(rank=24, targets="all"))

@@ -45,8 +45,8 @@ class Adapters:
     @property
     def trees(self) -> dict[str, Tree]:
         """The subtree of each module that has one, by the module's label ("" when there is one module)."""
-        found = {label: module._modules.get("mmpeft") for label, module in self.modules.items()}
-        return {label: tree for label, tree in found.items() if isinstance(tree, Tree)}
+        subtrees = {label: module._modules.get("mmpeft") for label, module in self.modules.items()}
+        return {label: tree for label, tree in subtrees.items() if isinstance(tree, Tree)}
 
     @property
     def names(self) -> list[str]:
@@ -97,7 +97,7 @@ class Adapters:
         for adapter in self.active:
             for key, rate in layer_rates(self.parts(adapter), self.modules, layer_decay).items():
                 inside = f"{_join(adapter, key)}."
-                names |= {name: own * rate for name, own in names.items() if name.startswith(inside)}
+                names |= {name: factor * rate for name, factor in names.items() if name.startswith(inside)}
         return names
 
     def parameter_groups(self, lr: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
@@ -124,20 +124,20 @@ class Adapters:
 
     def load_state_dict(self, state: Mapping[str, Tensor], name: str | None = None) -> None:
         """Copy tensors into an adapter. All missing, unexpected and misshapen keys are one error, before any copy."""
-        own = self.state_dict(name)
-        problems = [f"missing {key}" for key in own if key not in state]
-        problems += [f"unexpected {key}{nearest(key, own)}" for key in state if key not in own]
+        tensors = self.state_dict(name)
+        problems = [f"missing {key}" for key in tensors if key not in state]
+        problems += [f"unexpected {key}{nearest(key, tensors)}" for key in state if key not in tensors]
         problems += [
-            f"{key}: shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
+            f"{key}: shape {tuple(state[key].shape)}, expected {tuple(tensors[key].shape)}"
+            for key in tensors
+            if key in state and state[key].shape != tensors[key].shape
         ]
         if problems:
             raise ValueError(
                 f"adapter {name or self._only()!r} can't take this state dict:\n  " + "\n  ".join(problems)
             )
         with torch.no_grad():
-            for key, value in own.items():
+            for key, value in tensors.items():
                 value.copy_(state[key])
 
     def check_gradients(self) -> None:
@@ -225,7 +225,7 @@ class Adapters:
             for label, tree in self.trees.items():
                 module = self.modules[label]
                 device = next(module.parameters()).device
-                routes = {name: Route(tuple(own), len(names), device) for name, own in samples.items()}
+                routes = {name: Route(tuple(served), len(names), device) for name, served in samples.items()}
                 contexts.enter_context(within(tree.chosen(dict.fromkeys(samples, 1.0), routes)))
                 check = partial(check_batch, len(names), tree, tree.table.value)
                 contexts.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
@@ -238,11 +238,11 @@ class Adapters:
         They do in this thread or asynchronous task only.
         """
         takers = {name: [e.takes for e in self._edits(self._known(name)) if e.takes is not None] for name in conditions}
-        useless = [name for name, own in takers.items() if not own]
+        useless = [name for name, taken in takers.items() if not taken]
         if useless:
             able = [name for name in self.names if any(edit.takes is not None for edit in self._edits(name))]
             raise ValueError(f"given: {useless[0]!r} takes no condition{nearest(useless[0], able)}")
-        with within({condition: conditions[name] for name, own in takers.items() for condition in own}):
+        with within({condition: conditions[name] for name, taken in takers.items() for condition in taken}):
             yield
 
     # ---- merging and removing ------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Adapters:
         for module in self.modules.values():
             tree = module._modules.get("mmpeft")
             if isinstance(tree, Tree) and name in tree.adapters:
-                tree.activate({own: weight for own, weight in tree.active.items() if own != name})
+                tree.activate({other: weight for other, weight in tree.active.items() if other != name})
                 tree.detach(name)
                 if not tree.adapters:
                     thaw(module, tree)
@@ -305,8 +305,8 @@ class Adapters:
         """Make exactly these adapters active within this context, as far as each module has them."""
         with ExitStack() as contexts:
             for tree in self.trees.values():
-                own = {name: weight for name, weight in weights.items() if name in tree.adapters}
-                contexts.enter_context(within(tree.chosen(own)))
+                chosen = {name: weight for name, weight in weights.items() if name in tree.adapters}
+                contexts.enter_context(within(tree.chosen(chosen)))
             yield
 
     def _for_everybody(self, verb: str) -> None:
@@ -342,7 +342,7 @@ class Adapters:
 
     def _weighable(self, name: str, weight: Weight) -> None:
         """Raise a ValueError if a pattern matches nothing, or if the weight of tokens is not 1."""
-        places = [place for part in self.parts(name).values() for place in part.places]
+        places = [bound for part in self.parts(name).values() for bound in part.places]
         check_patterns(weight, [site for site, _, _ in places], "weights")
         if any(edit.count and weight_at(weight, site) != 1.0 for site, edit, _ in places):
             raise ValueError(f"weights: {weight} for {name!r}: inserted tokens can't be mixed by weight, only 1")
@@ -356,10 +356,10 @@ class Adapters:
         trees = self.trees.values()
         for name in samples:
             demands = [tree.adapters[name].demands for tree in trees if name in tree.adapters]
-            counts.setdefault(tuple(own.tokens for own in demands if own.tokens), []).append(self._known(name))
-            if any(own.condition for own in demands):
+            counts.setdefault(tuple(demand.tokens for demand in demands if demand.tokens), []).append(self._known(name))
+            if any(demand.condition for demand in demands):
                 raise ValueError(f"route: {name!r} takes a condition, which is given for the whole batch")
-            unfrozen = next((own.unfrozen for own in demands if own.unfrozen is not None), None)
+            unfrozen = next((demand.unfrozen for demand in demands if demand.unfrozen is not None), None)
             if unfrozen is not None:
                 raise ValueError(f"route: {name!r} unfreezes parameters of {unfrozen!r}, not one layer's")
         if sum(map(len, samples.values())) < batch and set(counts) - {()}:

@@ -59,8 +59,8 @@ def inject(
             vocabularies[label].add(adapter.words)
         module = modules[label]
         tree = freeze(module)
-        for own in tree.active:
-            tree.adapters[own].requires_grad_(False)
+        for active in tree.active:
+            tree.adapters[active].requires_grad_(False)
         tree.attach(name, adapter)
         tree.activate({name: 1.0})
         watch_first_pass(module, tree)

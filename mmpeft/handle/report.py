@@ -93,8 +93,8 @@ def make_report(
                 rows[site.tower or "-", name_in_all_blocks(site), key.rpartition(".")[2]] += sum(counts)
             stored += sum(tensor.nbytes for tensor in part.state_dict().values())
             state += sum(p.nbytes * 2 + 8 * p.numel() for p in part.parameters() if p.requires_grad)
-    own = {id(parameter) for tree in trees.values() for parameter in tree.parameters()}
-    base = [p for module in modules.values() for p in module.parameters() if id(p) not in own]
+    ours = {id(parameter) for tree in trees.values() for parameter in tree.parameters()}
+    base = [p for module in modules.values() for p in module.parameters() if id(p) not in ours]
     step = None if batch is None else _step_memory(trees, [*modules.values()], batch, optimizer)
     own_bytes = sum(stored_bytes(p) for p in base)
     return Report(rows, trainable, numbers_in(base) + added, stored, own_bytes, state, step, tuple(lacking))
@@ -107,7 +107,7 @@ def _step_memory(
     parts = (tree.adapters[name] for tree in trees.values() for name in tree.active)
     trained = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
     given = dict(batch) if isinstance(batch, Mapping) else batch
-    return predict(modules, lambda own: own_loss(modules[0].train(), own), [given], trained, optimizer)
+    return predict(modules, lambda batch: own_loss(modules[0].train(), batch), [given], trained, optimizer)
 
 
 def saved_bytes(model: nn.Module, batch: object) -> int:

@@ -30,7 +30,7 @@ class Setting(AbstractContextManager["Setting"]):
         self.hosts, self.entered, self.context = dict(hosts), False, ExitStack()
         with _lock:
             grafts = {graft(host): named for host, named in self.hosts.items()}
-            self.values = {getattr(own, name): value for own, (name, value) in grafts.items()}
+            self.values = {getattr(carried, name): value for carried, (name, value) in grafts.items()}
             self.before = {scoped: (_setters.get(scoped), scoped.default) for scoped in self.values}
             for scoped, value in self.values.items():
                 scoped.default = value
@@ -43,8 +43,8 @@ class Setting(AbstractContextManager["Setting"]):
             for scoped in self.values:
                 if (setter := _setters.get(scoped)) is not None and setter() is self:
                     self._take_back(scoped)
-            for own in self._grafts():
-                own.borrowed += 1
+            for carried in self._grafts():
+                carried.borrowed += 1
             self._settle()
         self.context.enter_context(within(self.values))
         return self
@@ -52,8 +52,8 @@ class Setting(AbstractContextManager["Setting"]):
     def __exit__(self, *error: object) -> None:
         self.context.close()
         with _lock:
-            for own in self._grafts():
-                own.borrowed -= 1
+            for carried in self._grafts():
+                carried.borrowed -= 1
             self._settle()
 
     def _take_back(self, scoped: Scoped[Any]) -> None:
@@ -72,8 +72,8 @@ class Setting(AbstractContextManager["Setting"]):
 
     def _settle(self) -> None:
         """Let the hosts take their defaults; those that carry nothing any more get their own class back."""
-        for own in self._grafts():
-            own.default = None
+        for carried in self._grafts():
+            carried.default = None
         for host in self.hosts:
             if carried_by(host) and not graft(host).needed:
                 ungraft(host)

@@ -78,7 +78,9 @@ def _leading(calls: Sequence[Call]) -> list[Update]:
     updates: list[Update] = []
     for call in calls:
         update = _update(call)
-        if update is None or (update.ratio is not None and any(overlap(update.rows, own.rows) for own in updates)):
+        if update is None or (
+            update.ratio is not None and any(overlap(update.rows, earlier.rows) for earlier in updates)
+        ):
             return updates
         updates.append(update)
     return updates

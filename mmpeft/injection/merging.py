@@ -53,7 +53,7 @@ def unmerge(trees: Mapping[str, Tree]) -> None:
         raise ValueError("nothing is merged")
     for host in (host for tree in trees.values() for host in _active_hosts(tree, merged=True)):
         if graft(host).exchanged:
-            path = next(binding.site.host_path for own in graft(host).bindings.values() for binding in own)
+            path = next(binding.site.host_path for bindings in graft(host).bindings.values() for binding in bindings)
             raise ValueError(
                 f"unmerge: {path} was exchanged while merged, for what has the merged weights: load the base anew"
             )
@@ -84,29 +84,29 @@ def _active_hosts(tree: Tree, merged: bool = False) -> Iterable[nn.Module]:
 
 
 def _problems(host: nn.Module) -> list[str]:
-    found = []
+    problems = []
     for call in graft(host).calls:
         binding, edit = call.binding, call.binding.edit
         if binding.point == Point.CARRIER:
             continue
         if edit.input_gate is not None:
-            found.append(f"{binding.site.path}: {type(edit).__name__} has a gate, which depends on the input")
+            problems.append(f"{binding.site.path}: {type(edit).__name__} has a gate, which depends on the input")
         elif not isinstance(edit, Merges):
-            found.append(f"{binding.site.path}: {type(edit).__name__} is no change of a weight")
+            problems.append(f"{binding.site.path}: {type(edit).__name__} is no change of a weight")
         elif isinstance(binding.site, WeightSite) and (reason := _unfit(host, binding.site)):
-            found.append(f"{binding.site.path}: {reason}")
+            problems.append(f"{binding.site.path}: {reason}")
         elif getattr(binding.site, "shared", False):
-            found.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
+            problems.append(f"{binding.site.path}: the base uses this weight in another place too, which would change")
         elif binding.point == Point.OUTPUT and getattr(host, "weight", None) is None:
-            found.append(f"{binding.site.path}: the layer has no weight")
+            problems.append(f"{binding.site.path}: the layer has no weight")
         elif getattr(binding.site, "activated", False) and binding.point == Point.OUTPUT:
-            found.append(f"{binding.site.path}: an activation follows the weight inside the layer")
+            problems.append(f"{binding.site.path}: an activation follows the weight inside the layer")
         elif edit.shifts and _bias(call) is None:
-            found.append(f"{binding.site.path}: {type(edit).__name__} needs a bias, and the layer has none")
+            problems.append(f"{binding.site.path}: {type(edit).__name__} needs a bias, and the layer has none")
         elif isinstance(binding.site, NormSite) and binding.point == Point.OUTPUT:
             reason = unfit_to_scale(host, binding.site.axis)
-            found += [f"{binding.site.path}: {reason}"] * bool(reason)
-    return found
+            problems += [f"{binding.site.path}: {reason}"] * bool(reason)
+    return problems
 
 
 def _unfit(host: nn.Module, site: WeightSite) -> str:
@@ -129,7 +129,10 @@ def _spoilt(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: M
 
 def _shared(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: Mapping[str, nn.Module]) -> list[str]:
     """Return which weights would change for modules whose edits, if they have any, make something else of them."""
-    paths, made = _paths(modules), {(id(host), name): value for host, own in folded for name, value in own.items()}
+    paths, made = (
+        _paths(modules),
+        {(id(host), name): value for host, tensors_of_host in folded for name, value in tensors_of_host.items()},
+    )
     readers: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in modules.values():
         for _, reader in own_modules(module):
@@ -149,7 +152,9 @@ def _shared(folded: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], modules: M
 
 
 def _paths(modules: Mapping[str, nn.Module]) -> dict[int, str]:
-    pairs = ((f"{label}.{path}".strip("."), own) for label, root in modules.items() for path, own in own_modules(root))
+    pairs = (
+        (f"{label}.{path}".strip("."), module) for label, root in modules.items() for path, module in own_modules(root)
+    )
     return {id(module): path or type(module).__name__ for path, module in pairs}
 
 
@@ -208,20 +213,20 @@ def _write(host: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Write numbers into a host's parameters; plain ones take the place of a quantised weight, and compute."""
     with torch.no_grad():
         for name, value in tensors.items():
-            own = tensor_of(host, name)
-            if is_quantized(own):
-                host._parameters[name] = plain_parameter(value.to(dtype_of(own)))
+            stored = tensor_of(host, name)
+            if is_quantized(stored):
+                host._parameters[name] = plain_parameter(value.to(dtype_of(stored)))
                 graft(host).stand_in = plain_forward
             else:
-                own.copy_(value)
+                stored.copy_(value)
 
 
 def _restore(host: nn.Module) -> None:
-    own = graft(host)
+    carried = graft(host)
     with torch.no_grad():
-        for name, value in own.originals.items():
+        for name, value in carried.originals.items():
             if is_quantized(value):
                 parameters_of(host)[name] = value
             else:
                 tensor_of(host, name).copy_(value)
-    own.originals, own.stand_in = {}, None
+    carried.originals, carried.stand_in = {}, None

@@ -34,7 +34,7 @@ class Vocabulary:
 
 def vocabularies_of(model: Any) -> dict[str, Vocabulary]:
     """Return the vocabulary of each text encoder of a pipeline, by the encoder's label."""
-    return {label: Vocabulary(own) for label, own in tokenizers(getattr(model, "components", {})).items()}
+    return {label: Vocabulary(tokenizer) for label, tokenizer in tokenizers(getattr(model, "components", {})).items()}
 
 
 Modules = Mapping[str, nn.Module]

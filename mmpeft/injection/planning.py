@@ -37,8 +37,8 @@ def plan(anatomies: Anatomies, methods: Sequence[Method], dtype: torch.dtype | N
 
     def made(module: nn.Module) -> tuple[AbstractContextManager[object], Callable[[Edit], Edit]]:
         reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-        own = dtype or torch.promote_types(reference.dtype, torch.float32)
-        return torch.device(reference.device), lambda edit: edit.to(own).train(module.training)
+        precision = dtype or torch.promote_types(reference.dtype, torch.float32)
+        return torch.device(reference.device), lambda edit: edit.to(precision).train(module.training)
 
     return _plan(anatomies, methods, made)
 
@@ -58,11 +58,11 @@ def _plan(
     for method in methods:
         resolved: dict[str, Method] = {}
         lacking: dict[str, str] = {}
-        for label, own in anatomies.items():
-            device, change = how(own.model)
+        for label, drawn in anatomies.items():
+            device, change = how(drawn.model)
             try:
                 with device:
-                    chosen, pairs = _pairs(method, own)
+                    chosen, pairs = _pairs(method, drawn)
             except NoSiteError as error:
                 lacking[label] = str(error)
                 continue
@@ -71,7 +71,7 @@ def _plan(
                 continue
             if pairs:
                 resolved[label] = chosen
-            if pairs and own.ids_for is not None:
+            if pairs and drawn.ids_for is not None:
                 planned[label].words += chosen.new_words()
             for site, edit in pairs:
                 planned[label].place(site, change(edit), method.name)
@@ -102,7 +102,7 @@ def _lost(method: Method, anatomies: Anatomies, lacking: Mapping[str, str]) -> l
     lost: set[str] = set()
     problems: list[str] = []
     for name in [method.towers] if isinstance(method.towers, str) else method.towers:
-        named = {label for label, own in anatomies.items() if own.towers and own.is_named(name)}
+        named = {label for label, anatomy in anatomies.items() if anatomy.towers and anatomy.is_named(name)}
         if named <= lacking.keys():
             lost |= named or lacking.keys()
         if not named and name in anatomies:
@@ -118,7 +118,7 @@ def _said(label: str, problem: object) -> str:
 
 def _nothing(methods: Sequence[Method], anatomies: Iterable[Anatomy]) -> str:
     searched = [*anatomies]
-    names = ", ".join(plain_class(own.model).__name__ for own in searched)
+    names = ", ".join(plain_class(anatomy.model).__name__ for anatomy in searched)
     there = f". {searched[0].targets_there_are()}" if len(searched) == 1 else ""
     return f"methods: no site for {', '.join(method.name for method in methods)} in {names}{there}"
 
@@ -131,8 +131,8 @@ def anatomies_of(model: nn.Module | Modules) -> dict[str, Anatomy]:
         if label in vocabularies:
             words = vocabularies[label]
             anatomies[label] = replace(anatomies[label], words=words.words, ids_for=words.ids_for)
-    return {label: replace(own, others=_others(own, anatomies)) for label, own in anatomies.items()}
+    return {label: replace(drawn, others=_others(drawn, anatomies)) for label, drawn in anatomies.items()}
 
 
-def _others(own: Anatomy, anatomies: Anatomies) -> tuple[Anatomy, ...]:
-    return tuple(other for other in anatomies.values() if other is not own)
+def _others(drawn: Anatomy, anatomies: Anatomies) -> tuple[Anatomy, ...]:
+    return tuple(other for other in anatomies.values() if other is not drawn)

@@ -29,7 +29,7 @@ def together(calls: Iterable[tuple[str, Call]], table: RoutingTable, everyone: i
 def _merged(queues: dict[str, list[tuple[Hashable, Call]]], table: RoutingTable, everyone: int) -> Iterable[Call]:
     while queues:
         first, ((kind, call), *_) = next(iter(queues.items()))
-        names = [first] if kind is None else [name for name, own in queues.items() if own[0][0] == kind]
+        names = [first] if kind is None else [name for name, waiting in queues.items() if waiting[0][0] == kind]
         if call.binding.edit.count and len(names) < everyone:
             names, kind = [first], None
         edits = tuple(edit for name in names if isinstance(edit := queues[name].pop(0)[1].binding.edit, Stacks))

@@ -46,7 +46,9 @@ class Schedule:
 
 
 def _taps(modules: Sequence[nn.Module | None]) -> list[Tap]:
-    return [graft_of(module).tap for module in {id(own): own for own in modules if own is not None}.values()]
+    return [
+        graft_of(module).tap for module in {id(module): module for module in modules if module is not None}.values()
+    ]
 
 
 EMPTY = Schedule()

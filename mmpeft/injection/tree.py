@@ -83,7 +83,9 @@ class Adapter(Node):
         """What decides whether it can serve single samples of a batch."""
         edits = [edit for _, edit, _ in self.places]
         unfrozen = (
-            own for own in self.bindings if own.point == Point.PARAMETERS and any(True for _ in own.host.children())
+            binding
+            for binding in self.bindings
+            if binding.point == Point.PARAMETERS and any(True for _ in binding.host.children())
         )
         return Demands(
             tokens=tuple((edit.layers, edit.count) for edit in edits if isinstance(edit, InsertsTokens)),
@@ -172,9 +174,9 @@ class Tree(nn.Module):
         self._modules[name] = adapter
         for binding in adapter.bindings:
             host = graft(binding.host)
-            for own in map(graft, binding.modules()):
-                own.selection = self.selection
-                own.bindings.setdefault(name, [])
+            for carried in map(graft, binding.modules()):
+                carried.selection = self.selection
+                carried.bindings.setdefault(name, [])
             host.bindings[name].append(binding)
             if binding.tap is not None:
                 graft(binding.tap).tap.readers.add(name)
@@ -202,8 +204,8 @@ class Tree(nn.Module):
         before = self.selection.default
         self.selection.default = self._selected(dict(weights), {})
         if self.selection.default is not before:
-            for own in {**before.schedules, **self.selection.default.schedules}:
-                own.default = None
+            for carried in {**before.schedules, **self.selection.default.schedules}:
+                carried.default = None
 
     def chosen(
         self, weights: Mapping[str, Weight], routes: Mapping[str, Route] | None = None
@@ -221,7 +223,7 @@ class Tree(nn.Module):
         self.known = LastSelections()
 
     def _selected(self, weights: dict[str, Weight], routes: Mapping[str, Route]) -> Selection:
-        alone = len(routes) == 1 and all(len(own.samples) == own.batch for own in routes.values())
+        alone = len(routes) == 1 and all(len(served.samples) == served.batch for served in routes.values())
         routed = bool(routes) and not alone
         order = frozenset(weights) if routed else tuple(weights)
         key = order, {name: repr(weight) for name, weight in weights.items()}, self.merged
@@ -237,13 +239,13 @@ class Tree(nn.Module):
         applied = {} if self.merged else weights
         shares = {name: Share(self.table, name) for name in (weights if routed else ())}
 
-        def scheduled(own: Graft) -> Schedule:
-            calls = _calls(own.bindings, applied, shares)
-            tapped = not own.tap.readers.isdisjoint(applied)
+        def scheduled(carried: Graft) -> Schedule:
+            calls = _calls(carried.bindings, applied, shares)
+            tapped = not carried.tap.readers.isdisjoint(applied)
             ordered = together(calls, self.table, len(shares)) if routed else [call for _, call in calls]
             return Schedule(ordered, tapped=tapped)
 
-        return Selection(weights, {own: scheduled(own) for own in map(graft, hosts.values())}, towers)
+        return Selection(weights, {carried: scheduled(carried) for carried in map(graft, hosts.values())}, towers)
 
 
 def _calls(
@@ -257,18 +259,18 @@ def _calls(
     entering = staying = 0
     room: tuple[int, int] | None = None
     for name, weight in weights.items():
-        own = bindings.get(name, [])
+        bound = bindings.get(name, [])
         joins = room is not None and name in routes
         here, left = room if joins and room else (entering, staying)
-        if name in routes and room is None and any(binding.edit.count for binding in own):
+        if name in routes and room is None and any(binding.edit.count for binding in bound):
             room = here, left
-        for binding in own:
+        for binding in bound:
             count = binding.edit.count
             left += {Point.INPUT: count, Point.OUTPUT: -count}.get(binding.point, 0)
             if not (joins and count and binding.point == Point.OUTPUT):
-                place = here if binding.point == Point.INPUT else left
+                offset = here if binding.point == Point.INPUT else left
                 route = routes.get(name) if joins or not count else None
-                yield name, Call(binding, weight_at(weight, binding.site), route, place, joins)
+                yield name, Call(binding, weight_at(weight, binding.site), route, offset, joins)
             here += count if binding.point == Point.INPUT else 0
         if not joins:
             entering, staying = here, left
@@ -284,6 +286,6 @@ def _forget_replaced(module: nn.Module, carried: Graft) -> None:
 
 def _forgive(tree: nn.Module, keys: Any) -> None:
     """Forget missing adapter keys when the loaded state dict held none at all."""
-    own = [key for key in keys.missing_keys if key.startswith("mmpeft.") or ".mmpeft." in key]
-    if len(own) == len(tree.state_dict()):
-        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in own]
+    ours = [key for key in keys.missing_keys if key.startswith("mmpeft.") or ".mmpeft." in key]
+    if len(ours) == len(tree.state_dict()):
+        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in ours]

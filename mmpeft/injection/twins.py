@@ -47,7 +47,7 @@ def _exchanged(
 ) -> Any:
     """Do the same on the host itself: the compiler knows no twins, and makes nothing of what is put back."""
     parameters = parameters_of(host)
-    own = {name: parameters[name] for name in tensors if name in parameters}
+    parameters_before = {name: parameters[name] for name in tensors if name in parameters}
     before = {name: getattr(host, name) for name in attributes}
     try:
         parameters.update(tensors)
@@ -59,7 +59,7 @@ def _exchanged(
         del host.__dict__[TWIN]
         for name in tensors:
             del parameters[name]
-        parameters.update(own)
+        parameters.update(parameters_before)
         for name, value in before.items():
             setattr(host, name, value)
 

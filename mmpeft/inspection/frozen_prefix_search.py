@@ -127,8 +127,8 @@ class _Search:
         later = frozenset(call.path for call in self.calls if call.start >= landing.time)
         call = landing.call
         for reads_image in (False, True):
-            own = (call.path, call.module, landing.point, landing.outline)
-            prefix = FrozenPrefix(*own, tuple(skipped), reads_image, later)
+            end = (call.path, call.module, landing.point, landing.outline)
+            prefix = FrozenPrefix(*end, tuple(skipped), reads_image, later)
             if self._same(prefix, landing.value.detach().clone()):
                 return prefix
         return None
@@ -140,10 +140,10 @@ class _Search:
             with _reproducible():
                 with prefix.resumed(stored):
                     loss = self.run(batch)
-                found = self._with_gradients(loss)
+                gradients = self._with_gradients(loss)
         except Exception:  # whatever a model says to NaN: it cannot go on from here
             return False
-        return all(map(_close, found, self.expected))
+        return all(map(_close, gradients, self.expected))
 
     def _with_gradients(self, loss: Tensor) -> list[Tensor]:
         """Return the loss and its gradients; without all of them (reentrant checkpointing) nothing can be proved."""
@@ -159,11 +159,11 @@ class _Search:
 
 
 def _ancestors(call: TracedCall) -> set[TracedCall]:
-    found, parent = set(), call.parent
+    ancestors, parent = set(), call.parent
     while parent is not None:
-        found.add(parent)
+        ancestors.add(parent)
         parent = parent.parent
-    return found
+    return ancestors
 
 
 def _busy(call: TracedCall) -> bool:

@@ -34,13 +34,13 @@ class LiveBytes(TorchDispatchMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operation, and count what is new in its result."""
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             for part in stored(tensor) if isinstance(tensor, Tensor) else ():
                 storage = part.untyped_storage()
                 if id(storage) not in self._seen:
                     self._watch(storage, storage.nbytes())
-        return found
+        return result
 
     def _watch(self, storage: torch.UntypedStorage, size: int) -> None:
         self._seen[id(storage)] = weakref.ref(storage, partial(self._forget, id(storage), size))

@@ -32,9 +32,9 @@ class TensorOutline:
     @property
     def sample(self) -> tuple[int, ...] | None:
         """The shape of one sample, where the first dimension is the batch and no other grows with it."""
-        own, *rest = self.sizes or (0,)
+        first, *rest = self.sizes or (0,)
         fixed = tuple(size for size in rest if isinstance(size, int))
-        return fixed if isinstance(own, tuple) and own[0] == own[1] and len(fixed) == len(rest) else None
+        return fixed if isinstance(first, tuple) and first[0] == first[1] and len(fixed) == len(rest) else None
 
     def stand_in(self, batch: int, device: torch.device) -> Tensor:
         """Return NaN in the tensor's shape, in the memory of one number."""

@@ -96,7 +96,9 @@ def predict(
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with _unchanged(modules):
-            fakes = tree_map_only(Tensor, lambda own: own if _is_small(own) else _stand_in(mode, own), batches)
+            fakes = tree_map_only(
+                Tensor, lambda tensor: tensor if _is_small(tensor) else _stand_in(mode, tensor), batches
+            )
             known, aside = _fake(modules, mode)
             with mode, WholeNumbers(aside):
                 (kept, passes, gradients), notes = _passes([*known, *tensors(fakes)], run, fakes)
@@ -180,16 +182,16 @@ def _fake(modules: list[nn.Module], mode: FakeTensorMode) -> tuple[list[Tensor],
     known: list[Tensor] = []
     aside: list[Tensor] = []
     for module in _all(modules):
-        for own in (module._parameters, module._buffers):
-            for name, value in own.items():
+        for members in (module._parameters, module._buffers):
+            for name, value in members.items():
                 if value is None:
                     continue
                 if is_quantized(value):
                     aside += (parts := stored(value))
                     known += [*parts, *(mode.from_tensor(part) for part in parts)]
                 else:
-                    own[name] = _stand_in(mode, value)  # type: ignore[assignment]
-                    known.append(own[name])  # type: ignore[arg-type]
+                    members[name] = _stand_in(mode, value)  # type: ignore[assignment]
+                    known.append(members[name])  # type: ignore[arg-type]
     return known, aside
 
 
@@ -231,9 +233,9 @@ def _unchanged(modules: list[nn.Module]) -> Iterator[None]:
         for module, attributes, parameters, buffers in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for own, values_before in ((module._parameters, parameters), (module._buffers, buffers)):
-                own.clear()
-                own.update(values_before)  # type: ignore[arg-type]
+            for members, values_before in ((module._parameters, parameters), (module._buffers, buffers)):
+                members.clear()
+                members.update(values_before)  # type: ignore[arg-type]
         for buffer, value in values:
             buffer.copy_(value)
         for parameter, gradient in gradients:

@@ -60,7 +60,7 @@ def trace(model: nn.Module, run: Callable[[], Result]) -> tuple[list[TracedCall]
         return watch
 
     modules = list(own_modules(model))
-    inner = {m: watched(path, m, own, inner=True) for path, m in modules if (own := inner_forward(m)) is not None}
+    inner = {m: watched(path, m, inside, inner=True) for path, m in modules if (inside := inner_forward(m)) is not None}
     with overridden({m: watched(path, m, m.forward) for path, m in modules}), inner_forwards(inner):
         result = run()
     return calls, result
@@ -75,11 +75,11 @@ def overridden(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             module.__dict__["forward"] = forward
         yield
     finally:
-        for module, own in before.items():
-            if own is None:
+        for module, earlier in before.items():
+            if earlier is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.__dict__["forward"] = own
+                module.__dict__["forward"] = earlier
 
 
 def inner_forward(module: nn.Module) -> Forward | None:
@@ -96,14 +96,14 @@ def inner_forward(module: nn.Module) -> Forward | None:
 def inner_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Let modules with active edits compute with these inner forwards inside the block."""
     grafts = {graft(module): forward for module, forward in forwards.items()}
-    before = {own: own.stand_in for own in grafts}
+    before = {carried: carried.stand_in for carried in grafts}
     try:
-        for own, forward in grafts.items():
-            own.stand_in = forward
+        for carried, forward in grafts.items():
+            carried.stand_in = forward
         yield
     finally:
-        for own, stand_in in before.items():
-            own.stand_in = stand_in
+        for carried, stand_in in before.items():
+            carried.stand_in = stand_in
 
 
 def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -72,15 +72,15 @@ def _kind(
     enable_gqa: bool = False,
 ) -> str:
     """Say what there is about a call that a kernel may not take."""
-    found = []
+    reasons = []
     if attn_mask is not None:
-        found.append("a mask that wants a gradient" if attn_mask.requires_grad else "a mask")
+        reasons.append("a mask that wants a gradient" if attn_mask.requires_grad else "a mask")
     if dropout_p:
-        found.append(f"dropout {dropout_p:g}")
+        reasons.append(f"dropout {dropout_p:g}")
     if key.shape[-2] != query.shape[-2]:
-        found.append(f"{key.shape[-2]} keys for {query.shape[-2]} queries")
+        reasons.append(f"{key.shape[-2]} keys for {query.shape[-2]} queries")
     if value.shape[-1] != query.shape[-1]:
-        found.append(f"values of another width, {value.shape[-1]}")
+        reasons.append(f"values of another width, {value.shape[-1]}")
     if query.requires_grad or key.requires_grad or value.requires_grad:
-        found.append("gradients")
-    return f" ({', '.join(found)}; heads of {query.shape[-1]}, {str(query.dtype).removeprefix('torch.')})"
+        reasons.append("gradients")
+    return f" ({', '.join(reasons)}; heads of {query.shape[-1]}, {str(query.dtype).removeprefix('torch.')})"

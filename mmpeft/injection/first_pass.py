@@ -95,9 +95,8 @@ def _around(model: nn.Module, bindings: Iterable[Binding]) -> Mapping[int, nn.Mo
 
 
 def _warn(bindings: Iterable[Binding]) -> None:
-    sites = {binding.site.host_path: binding.site for binding in bindings if binding.point in WEIGHTS}
-    hosts = {path: graft(site.host) for path, site in sites.items()}
-    over = [path for path, host in hosts.items() if host.passed_over]
+    hosts = [(binding.site, graft(binding.host)) for binding in bindings if binding.point in WEIGHTS]
+    over = [*dict.fromkeys(site.host_path for site, host in hosts if host.passed_over)]
     if over:
         warnings.warn(
             f"{len(over)} adapted layers: {_listed(over)} not called in the model's first pass, though the modules "
@@ -105,8 +104,8 @@ def _warn(bindings: Iterable[Binding]) -> None:
             "it reads their weights itself, and they can't be adapted",
             stacklevel=4,
         )
-    ran = {sites[path].tower for path, host in hosts.items() if host.called or host.passed_over}
-    idle = [*dict.fromkeys(site.tower for site in sites.values() if site.tower not in ran)]
+    ran = {site.tower for site, host in hosts if host.called or host.passed_over}
+    idle = [*dict.fromkeys(site.tower for site, _ in hosts if site.tower not in ran)]
     if idle:
         warnings.warn(
             f"no adapted layer of tower {' or '.join(map(repr, idle))} ran in the model's first pass", stacklevel=4

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mmpeft.anatomies.anatomy import own_modules
+from mmpeft.anatomies.hosts import PLAIN
 from mmpeft.edits.base import Binding, Point
 from mmpeft.injection.containers import CONTAINERS
 from mmpeft.injection.graft import graft, ungraft
@@ -62,7 +63,7 @@ class FirstPass:
             host = graft(binding.host)
             host.passed_over = not host.called and id(around.get(id(binding.host))) in entered
         _warn(bindings)
-        if not carried.needed:
+        if not carried.needed and PLAIN in type(model).__dict__:  # sharding makes a class of its own of the grafted one
             ungraft(model)
         return output
 

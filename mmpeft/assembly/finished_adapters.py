@@ -43,15 +43,15 @@ def conditions(model: Denoiser, loaded: Mapping[str, Loaded], encoder: str | Non
     Raises:
         ValueError: If guess mode is asked for where there is no ControlNet.
     """
-    found: dict[str, Condition] = {}
+    made: dict[str, Condition] = {}
     prompted = {name: adapter for name, adapter in loaded.items() if adapter.image}
     if prompted:
         assert encoder is not None
-        own = mmpeft.load_model(encoder).to(next(model.parameters()).device)
-        prepare = make_transforms(DataConfig(name="digits"), own)[1]
-        found |= {name: _prompt(model, name, adapter, own, prepare, side) for name, adapter in prompted.items()}
+        reader = mmpeft.load_model(encoder).to(next(model.parameters()).device)
+        prepare = make_transforms(DataConfig(name="digits"), reader)[1]
+        made |= {name: _prompt(model, name, adapter, reader, prepare, side) for name, adapter in prompted.items()}
     controlled = {name: adapter for name, adapter in loaded.items() if adapter.control is not None}
-    return found | {name: _control(model, name, adapter, side) for name, adapter in controlled.items()}
+    return made | {name: _control(model, name, adapter, side) for name, adapter in controlled.items()}
 
 
 def _control(model: Denoiser, name: str, adapter: Loaded, side: int) -> Tensor | ControlImage:
@@ -65,9 +65,9 @@ def _control(model: Denoiser, name: str, adapter: Loaded, side: int) -> Tensor |
     return ControlImage(image=image, guess=True)
 
 
-def _prompt(model: Denoiser, name: str, adapter: Loaded, own: Any, prepare: Transform, side: int) -> ImagePrompt:
+def _prompt(model: Denoiser, name: str, adapter: Loaded, reader: Any, prepare: Transform, side: int) -> ImagePrompt:
     """Return the image prompt of one adapter; a resampler's has the features of all positions."""
-    encoder = ImageEncoder(own, positions=_has(model, name, Resampler))
+    encoder = ImageEncoder(reader, positions=_has(model, name, Resampler))
     images = torch.stack([prepare(read_picture(path)) for path in adapter.image])
     features = encoder(images.to(next(model.parameters()).device))[None]
     masks = [_placed(_cut(path, side), model)[0] for path in adapter.mask]

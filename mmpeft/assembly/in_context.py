@@ -70,27 +70,32 @@ def by_count(scorer: TokenScorer, drawn: Mapping[tuple[int, int], Shots], batch_
     return accuracies
 
 
-def table(found: Accuracies) -> str:
+def table(accuracies: Accuracies) -> str:
     """Return the mean accuracies as text, with their standard deviation over seeds if there are several."""
-    counts = list(next(iter(found.values())))
+    counts = list(next(iter(accuracies.values())))
     rows = [["adapter", *(f"k = {count}" for count in counts)]]
-    rows += [[name, *(_written(own[count]) for count in counts)] for name, own in found.items()]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    rows += [[name, *(_written(by_count[count]) for count in counts)] for name, by_count in accuracies.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def draw_accuracies(found: Accuracies, chance: float, path: Path) -> None:
+def draw_accuracies(accuracies: Accuracies, chance: float, path: Path) -> None:
     """Draw the mean accuracy of each adapter over the number of examples."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, own in found.items():
-        deviations = [_deviation(values) for values in own.values()]
+    for name, by_count in accuracies.items():
+        deviations = [_deviation(values) for values in by_count.values()]
         axes.errorbar(
-            list(own), [fmean(values) for values in own.values()], deviations, label=name, marker="o", capsize=3
+            list(by_count),
+            [fmean(values) for values in by_count.values()],
+            deviations,
+            label=name,
+            marker="o",
+            capsize=3,
         )
     axes.axhline(chance, color="grey", linestyle=":", label="chance")
-    axes.set(xlabel="examples in the prompt", ylabel="test accuracy", xticks=list(next(iter(found.values()))))
+    axes.set(xlabel="examples in the prompt", ylabel="test accuracy", xticks=list(next(iter(accuracies.values()))))
     axes.grid(alpha=0.3)
     axes.legend()
     with replaced_file(path) as temporary:

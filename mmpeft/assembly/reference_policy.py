@@ -22,15 +22,15 @@ def precompute_reference(trainer: Trainer) -> None:
 
 def _scores(trainer: Trainer, split: TextSplit) -> torch.Tensor:
     accelerator, size = trainer.accelerator, trainer.config.eval_batch_size or trainer.config.batch_size
-    found = torch.zeros(len(split), len(split.sequences(0)), device=accelerator.device)
+    totals = torch.zeros(len(split), len(split.sequences(0)), device=accelerator.device)
     starts = range(0, len(split), size)
     passes = -(-len(starts) // accelerator.num_processes)
     for step in range(passes):
-        place = (step * accelerator.num_processes + accelerator.process_index) % len(starts)
-        rows = range(starts[place], min(starts[place] + size, len(split)))
+        turn = (step * accelerator.num_processes + accelerator.process_index) % len(starts)
+        rows = range(starts[turn], min(starts[turn] + size, len(split)))
         batch = send_to_device(split.collate([split[row] for row in rows]), accelerator.device)
         with accelerator.autocast(), as_reference(trainer.model, trainer.adapters):
             scores, _ = answer_scores(trainer.model, batch)
         if step * accelerator.num_processes + accelerator.process_index < len(starts):
-            found[rows.start : rows.stop] = scores.view(-1, len(rows)).T
-    return reduce(found, reduction="sum")
+            totals[rows.start : rows.stop] = scores.view(-1, len(rows)).T
+    return reduce(totals, reduction="sum")

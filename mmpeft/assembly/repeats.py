@@ -58,10 +58,10 @@ def harmonic_mean(first: float, second: float) -> float:
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"runs": len(runs)}
+    summary: dict[str, Any] = {"runs": len(runs)}
     for split in ("test", "frozen"):
         scores = [run[split] for run in runs if split in run]
         if scores:
             columns = {name: [score[name] for score in scores] for name in scores[0]}
-            found[split] = {name: {"mean": fmean(own), "std": pstdev(own)} for name, own in columns.items()}
-    return found
+            summary[split] = {name: {"mean": fmean(values), "std": pstdev(values)} for name, values in columns.items()}
+    return summary

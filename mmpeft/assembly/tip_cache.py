@@ -32,11 +32,11 @@ def fill(model: ZeroShotClassifier, split: Split, *, views: int = 1, seed: int =
 
     The random numbers of an augmentation depend on (seed, view, sample id) alone.
     """
-    found = caches(model)
-    if found:
+    stores = caches(model)
+    if stores:
         passes = [_features(model, split, view, seed) for view in range(views)]
         features, labels = torch.stack([features for features, _ in passes]).mean(0), passes[0][1]
-        for cache in found:
+        for cache in stores:
             cache.fill(features, labels)
 
 

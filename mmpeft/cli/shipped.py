@@ -79,5 +79,5 @@ def first_comment(path: Path) -> str:
 def _files(kind: str, suffix: str) -> dict[str, Path]:
     inside = PACKAGE / kind
     root = inside if inside.is_dir() else PACKAGE.parent / kind
-    found = sorted(root.rglob(f"*{suffix}"))
-    return {str(path.relative_to(root).with_suffix("")): path for path in found if not path.name.startswith("_")}
+    paths = sorted(root.rglob(f"*{suffix}"))
+    return {str(path.relative_to(root).with_suffix("")): path for path in paths if not path.name.startswith("_")}

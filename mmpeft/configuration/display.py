@@ -57,5 +57,5 @@ def _flow(value: Any) -> str:
 
 def _origin(document: Document, path: str, value: Any) -> str:
     """A bare name stands for a whole section: it is the origin of the one value that repeats it."""
-    found, there = document.locate(path)
-    return document.origins.get(found, "default") if found == path or there == value else "default"
+    known, there = document.locate(path)
+    return document.origins.get(known, "default") if known == path or there == value else "default"

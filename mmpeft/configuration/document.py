@@ -81,12 +81,12 @@ class Document:
 
     def locate(self, path: str) -> tuple[str, Any]:
         """Return the innermost path on the way to ``path`` that was set, and its value."""
-        node, found = self.data, ""
+        node, reached = self.data, ""
         for part in path.split("."):
             if part not in _keys(node):
                 break
-            node, found = node[part] if isinstance(node, dict) else node[int(part)], join(found, part)
-        return found, node
+            node, reached = node[part] if isinstance(node, dict) else node[int(part)], join(reached, part)
+        return reached, node
 
     def origin(self, path: str) -> str:
         """Return where the value at ``path``, or the innermost section on the way to it, was set."""
@@ -121,7 +121,7 @@ class Document:
                 self._lay_section(below[key], value, origins, inner)
             else:
                 below[key] = value
-                self.origins |= {at: place for at, place in origins.items() if f"{at}.".startswith(f"{inner}.")}
+                self.origins |= {at: origin for at, origin in origins.items() if f"{at}.".startswith(f"{inner}.")}
 
     def _open(self, section: dict[str, Any], key: str, path: str) -> None:
         """Turn a bare word into the section that it stands for, so that more can be laid over it."""
@@ -132,8 +132,8 @@ class Document:
 
     def _at(self, path: str) -> Any:
         """Return the value at a path, or None where there is nothing."""
-        found, value = self.locate(path)
-        return value if found == path else None
+        reached, value = self.locate(path)
+        return value if reached == path else None
 
     def _explain(self, error: ValidationError) -> list[str]:
         messages: dict[str, list[str]] = {}

@@ -65,18 +65,18 @@ class ConfigFile:
     """Whether nothing could be read, so that ``data`` says nothing."""
 
 
-def decode(content: bytes, place: Callable[[int], str]) -> ConfigFile:
+def decode(content: bytes, line_of: Callable[[int], str]) -> ConfigFile:
     """Return what a file of YAML says; bytes that are no UTF-8 become a problem."""
     try:
-        return parse(content.decode("utf-8-sig"), place)
+        return parse(content.decode("utf-8-sig"), line_of)
     except UnicodeDecodeError as error:
-        where = place(content.count(b"\n", 0, error.start) + 1)
-        return ConfigFile(place, problems=[f"{where}: cannot be read as UTF-8: {error.reason}"], unreadable=True)
+        where = line_of(content.count(b"\n", 0, error.start) + 1)
+        return ConfigFile(line_of, problems=[f"{where}: cannot be read as UTF-8: {error.reason}"], unreadable=True)
 
 
-def parse(text: str, place: Callable[[int], str], path: str = "") -> ConfigFile:
+def parse(text: str, line_of: Callable[[int], str], path: str = "") -> ConfigFile:
     """Return what a YAML text says, as the value at the dotted ``path``; broken YAML becomes a problem."""
-    source = ConfigFile(place, origins={path: place(1)})
+    source = ConfigFile(line_of, origins={path: line_of(1)})
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -126,16 +126,16 @@ def _scalar(loader: _Loader, node: yaml.Node) -> Any:
 def _mapping(loader: _Loader, node: yaml.MappingNode, path: str, source: ConfigFile) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
-        place = source.place(key.start_mark.line + 1)
+        line = source.place(key.start_mark.line + 1)
         if not isinstance(key, yaml.ScalarNode):
-            source.problems.append(f"{path or 'the file'} ({place}): a key is a word, not a list or a section")
+            source.problems.append(f"{path or 'the file'} ({line}): a key is a word, not a list or a section")
             continue
         name = key.value
         inner = join(path, name)
         if name in mapping:
-            source.problems.append(f"{inner} ({place}): this key was already given ({source.origins[inner]})")
+            source.problems.append(f"{inner} ({line}): this key was already given ({source.origins[inner]})")
             continue
-        source.origins[inner] = place
+        source.origins[inner] = line
         mapping[name] = _value(loader, value, inner, source)
     return mapping
 

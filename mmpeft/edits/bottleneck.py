@@ -122,7 +122,7 @@ class Bottleneck(ChangesOutput, StacksOutput):
         tensors = [[tensor for layer in parts for tensor in (layer.weight, layer.bias)] for parts in layers]
         return tuple(torch.stack(parts) for parts in (scales, *map(list, zip(*tensors, strict=True))))
 
-    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, in_place: bool) -> Tensor:
         """Add each sample's f."""
         layout, z = call.layout, self.read(x, y, call)
         f = routed(layout.flat(z), call.stack(z.dtype), layout, self.down.out_features, self._changes)

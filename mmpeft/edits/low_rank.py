@@ -102,10 +102,10 @@ class LowRank(UpdatesWeight, Merges, StacksOutput):
         b = b.mT.contiguous()
         return a, b if set(scales) == {1.0} else b * b.new_tensor(scales)[:, None, None]
 
-    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, in_place: bool) -> Tensor:
         """Add each sample's delta."""
         a, b = call.stack(y.dtype)
-        return routed_low_rank(y, dropped(x, self.dropout, self.training), a, b, call.layout, own=own)
+        return routed_low_rank(y, dropped(x, self.dropout, self.training), a, b, call.layout, in_place=in_place)
 
     def fold(self, weight: Tensor, bias: Tensor | None, host: nn.Module) -> Fold:
         """``W + s B A``."""

@@ -43,9 +43,9 @@ class Scale(ChangesInput, ChangesOutput, Merges, StacksInput, StacksOutput):
         """All l."""
         return (torch.stack([edit.scale for edit in edits]),)
 
-    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, in_place: bool) -> Tensor:
         """Scale each sample's output."""
-        return routed_scale(y, call.stack(y.dtype)[0], call.layout, own=own)
+        return routed_scale(y, call.stack(y.dtype)[0], call.layout, in_place=in_place)
 
     def routed_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: Together) -> Arguments:
         """Scale each sample's input."""
@@ -86,7 +86,7 @@ class Affine(ChangesOutput, Merges, StacksOutput):
         """All gamma and beta."""
         return torch.stack([edit.scale for edit in edits]), torch.stack([edit.shift for edit in edits])
 
-    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, in_place: bool) -> Tensor:
         """Scale and shift each sample's channels."""
         scale, shift = call.stack(y.dtype)
         return routed_affine(y, scale, shift, call.layout, self.axis)

@@ -38,8 +38,8 @@ class Stacks(Edit):
 class StacksOutput(Stacks):
     """Ability: changes outputs, each sample's by its own edit."""
 
-    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, own: bool) -> Tensor:
-        """Return the host's output after the edits of a call; with ``own`` it may be written into ``y``."""
+    def routed_output(self, x: Tensor, y: Tensor, call: Together, *, in_place: bool) -> Tensor:
+        """Return the host's output after the edits of a call; ``in_place`` it may be written into ``y``."""
         raise NotImplementedError
 
 

@@ -168,9 +168,9 @@ class Graft:
                 y = self._compute(host, forward, args, kwargs)
         else:
             y = self._compute(host, forward, args, kwargs)
-        own = forward is nn.Linear.forward and not torch.is_grad_enabled() and y.is_contiguous()
+        in_place = forward is nn.Linear.forward and not torch.is_grad_enabled() and y.is_contiguous()
         for call in schedule.outputs[len(updates) :]:
-            y = _leave(call, args[0], y, own=own)
+            y = _leave(call, args[0], y, in_place=in_place)
         for tap in schedule.taps:
             tap.seen.value = tap.made.value = None
         if schedule.tapped:
@@ -267,8 +267,8 @@ def _enter(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     return new, kwargs
 
 
-def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
-    """Return the output after a call; one that is the host's ``own``, and nobody else's, may be written into."""
+def _leave(call: Call, x: Tensor, y: Any, *, in_place: bool = False) -> Any:
+    """Return the output after a call; ``in_place``: nobody else reads it, and it may be written into."""
     binding, edit = call.binding, call.binding.edit
     if isinstance(y, tuple):
         return (_leave(call, x, y[0]), *y[1:])
@@ -277,7 +277,7 @@ def _leave(call: Call, x: Tensor, y: Any, *, own: bool = False) -> Any:
     part = y if binding.rows is None else take(y, binding.rows, -1)
     if isinstance(call, Together):
         assert isinstance(edit, StacksOutput)
-        new = edit.routed_output(x, part, call, own=own and not isinstance(binding.rows, Interleaved))
+        new = edit.routed_output(x, part, call, in_place=in_place and not isinstance(binding.rows, Interleaved))
         if new is part:
             return y
     else:

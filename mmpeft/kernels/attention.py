@@ -213,13 +213,13 @@ def _joined(
     extra: Extra, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool]:
     """Put extra keys and values in front; a causal attention stays one by as many idle queries in front."""
-    count, own = extra.keys.shape[-2], k.shape[-2]
+    count, length = extra.keys.shape[-2], k.shape[-2]
     for what, mine, theirs in (("keys", extra.keys, k), ("values", extra.values, v)):
         if mine.shape[-1] != theirs.shape[-1] or theirs.shape[1] % mine.shape[1]:
             raise ValueError(f"attention: extra {what} {tuple(mine.shape)} don't fit {what} {tuple(theirs.shape)}")
     if causal and extra.shown is not None:
-        mask, causal = torch.ones(q.shape[-2], own, dtype=torch.bool, device=q.device).tril(), False
-    mask = _widened(mask, extra, own)
+        mask, causal = torch.ones(q.shape[-2], length, dtype=torch.bool, device=q.device).tril(), False
+    mask = _widened(mask, extra, length)
     q = F.pad(q, (0, 0, count, 0)) if causal else q
     k, v = (
         torch.cat([repeated(new.to(old.dtype), old.shape[1]).expand(len(old), -1, -1, -1), old], 2)
@@ -228,16 +228,16 @@ def _joined(
     return q, k, v, mask, causal
 
 
-def _widened(mask: Tensor | None, extra: Extra, own: int) -> Tensor | None:
-    """Return the mask for the extra keys and the ``own`` ones."""
+def _widened(mask: Tensor | None, extra: Extra, length: int) -> Tensor | None:
+    """Return the mask (..., queries, keys) of the extra keys and the ``length`` ones of the model."""
     if mask is None and extra.shown is None:
         return None
     count, device = extra.keys.shape[-2], extra.keys.device
     front = torch.ones(1, count, dtype=torch.bool, device=device) if extra.shown is None else extra.shown
     front = front[:, None, None]
-    rest = torch.ones(own, dtype=torch.bool, device=device) if mask is None else mask
+    rest = torch.ones(length, dtype=torch.bool, device=device) if mask is None else mask
     if rest.dtype != torch.bool:
         front = torch.zeros_like(front, dtype=rest.dtype).masked_fill_(~front, float("-inf"))
     rest = rest.view(*(1,) * (4 - rest.ndim), *rest.shape)
     shape = torch.broadcast_shapes(front.shape[:-1], rest.shape[:-1])
-    return torch.cat([front.expand(*shape, count), rest.expand(*shape, own)], -1)
+    return torch.cat([front.expand(*shape, count), rest.expand(*shape, length)], -1)

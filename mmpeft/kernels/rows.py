@@ -59,5 +59,5 @@ def put(x: Tensor, rows: Rows, new: Tensor, axis: int) -> Tensor:
     if isinstance(rows, slice):
         start, stop, _ = rows.indices(x.shape[axis])
         return torch.cat([take(x, slice(0, start), axis), new, take(x, slice(stop, None), axis)], axis)
-    parts, own = (tensor.unflatten(axis, (rows.groups, -1)) for tensor in (x, new))
-    return put(parts, rows.part, own, axis + 1).flatten(axis, axis + 1)
+    parts, news = (tensor.unflatten(axis, (rows.groups, -1)) for tensor in (x, new))
+    return put(parts, rows.part, news, axis + 1).flatten(axis, axis + 1)

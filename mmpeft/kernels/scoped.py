@@ -60,12 +60,12 @@ def replacements() -> Replacements | None:
 @contextmanager
 def within(replacements: Replacements) -> Iterator[None]:
     """Replace values in this context; contexts within contexts may be left in any order."""
-    own = dict(replacements)
-    _enter((*_entered.get(), own))
+    chosen = dict(replacements)
+    _enter((*_entered.get(), chosen))
     try:
         yield
     finally:
-        _enter(tuple(each for each in _entered.get() if each is not own))
+        _enter(tuple(each for each in _entered.get() if each is not chosen))
 
 
 def _enter(entered: tuple[Replacements, ...]) -> None:
@@ -81,8 +81,8 @@ def passing() -> WeakKeyDictionary[Any, Any]:
         return again
     if not hasattr(_thread, "passing"):
         _thread.passing = WeakKeyDictionary()
-    own: WeakKeyDictionary[Any, Any] = _thread.passing
-    return own
+    values: WeakKeyDictionary[Any, Any] = _thread.passing
+    return values
 
 
 def keep_for_recomputation() -> None:
@@ -122,4 +122,4 @@ def _checkpoint() -> Any:
     if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
         return None
     cells = (cell.cell_contents for cell in hooks[0].__closure__ or ())
-    return next((own for own in cells if hasattr(own, "recompute_fn")), None)
+    return next((content for content in cells if hasattr(content, "recompute_fn")), None)

@@ -104,10 +104,10 @@ def arranged(updates: Sequence[Update]) -> tuple[UpdateLayout, list[Tensor | Non
 def _groups(updates: Sequence[Update]) -> Iterator[Group]:
     first = rank = 0
     for (dropout, seed), same in groupby(updates, lambda update: (update.dropout, update.seed)):
-        own = list(same)
-        end = rank + sum(len(update.a) for update in own)
-        yield Group(slice(first, first + len(own)), slice(rank, end), dropout, seed)
-        first, rank = first + len(own), end
+        group = list(same)
+        end = rank + sum(len(update.a) for update in group)
+        yield Group(slice(first, first + len(group)), slice(rank, end), dropout, seed)
+        first, rank = first + len(group), end
 
 
 def joined(parts: list[Tensor]) -> Tensor:

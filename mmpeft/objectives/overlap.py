@@ -106,8 +106,8 @@ def _rouge_l(said: list[str], truth: list[str]) -> float:
     row = [0] * (len(truth) + 1)
     for word in said:
         corner = 0
-        for place, right in enumerate(truth, 1):
-            corner, row[place] = row[place], corner + 1 if word == right else max(row[place], row[place - 1])
+        for column, right in enumerate(truth, 1):
+            corner, row[column] = row[column], corner + 1 if word == right else max(row[column], row[column - 1])
     return _f1(row[-1], len(said), len(truth))
 
 

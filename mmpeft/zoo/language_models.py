@@ -55,7 +55,7 @@ def load_text_tokenizer(source: str) -> Any:
         ValueError: If there is none, or it can't be fetched.
         ImportError: If transformers is not installed.
     """
-    found = load_tokenizer(source)
-    if not hasattr(found, "apply_chat_template"):
+    tokenizer = load_tokenizer(source)
+    if not hasattr(tokenizer, "apply_chat_template"):
         raise ValueError(f"model {source!r}: language models are hf/OWNER/NAME, tiny/llm, or a folder of transformers")
-    return found
+    return tokenizer

@@ -61,36 +61,36 @@ def quantize(
 
 def _layers(modules: Mapping[str, nn.Module], skip: Collection[str]) -> Iterator[tuple[nn.Module, str]]:
     """Yield each plain linear layer that is the whole host of a linear site of a block, once, with its path."""
-    found: dict[int, tuple[nn.Module, str]] = {}
+    linear: dict[int, tuple[nn.Module, str]] = {}
     for module in modules.values():
         for tower in anatomy(module).towers:
             inside = [site for block in tower.blocks for site in block.sites]
             for site in inside or tower.sites:
                 if isinstance(site, LinearSite) and type(site.host) is nn.Linear and site.carrier is None:
-                    found.setdefault(id(site.host), (module, site.host_path))
-    paths = [path for _, path in found.values()]
+                    linear.setdefault(id(site.host), (module, site.host_path))
+    paths = [path for _, path in linear.values()]
     for pattern in skip:
         if not any(fnmatch(path, pattern) for path in paths):
             raise ValueError(f"quantize.skip: {pattern!r} matches no linear layer{nearest(pattern, paths)}")
-    return ((m, path) for m, path in found.values() if not any(fnmatch(path, pattern) for pattern in skip))
+    return ((m, path) for m, path in linear.values() if not any(fnmatch(path, pattern) for pattern in skip))
 
 
 def _bitsandbytes(kind: str, double: bool, compute: torch.dtype) -> Callable[[nn.Module, str], None]:
     bitsandbytes = require("bitsandbytes", "mmpeft[quantized]")
 
     def change(module: nn.Module, path: str) -> None:
-        own: Any = module.get_submodule(path)
-        device, bias = own.weight.device, own.bias is not None
+        layer: Any = module.get_submodule(path)
+        device, bias = layer.weight.device, layer.bias is not None
         new = bitsandbytes.nn.Linear4bit(
-            own.in_features, own.out_features, bias, compute, double, kind, device=torch.device("meta")
+            layer.in_features, layer.out_features, bias, compute, double, kind, device=torch.device("meta")
         )
         made = bitsandbytes.nn.Params4bit(
-            own.weight.detach(), requires_grad=False, quant_type=kind, compress_statistics=double, module=new
+            layer.weight.detach(), requires_grad=False, quant_type=kind, compress_statistics=double, module=new
         )
-        new.weight, new.bias = made.to(device), own.bias
+        new.weight, new.bias = made.to(device), layer.bias
         # On some CPUs bitsandbytes would pack the frozen weight anew in the first call, and compute other numbers.
         new.support_avx512bf16_for_cpu = False
-        _put(module, path, new.train(own.training))
+        _put(module, path, new.train(layer.training))
 
     return change
 
@@ -100,9 +100,9 @@ def _torchao(kind: str) -> Callable[[nn.Module, str], None]:
     config = torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.Int4WeightOnlyConfig()
 
     def change(module: nn.Module, path: str) -> None:
-        own = module.get_submodule(path)
-        torchao.quantize_(own, config)
-        own.requires_grad_(False)
+        layer = module.get_submodule(path)
+        torchao.quantize_(layer, config)
+        layer.requires_grad_(False)
 
     return change
 

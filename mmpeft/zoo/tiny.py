@@ -52,9 +52,14 @@ def _build_vit(card: dict[str, Any], card_path: Path, request: Request) -> Visio
     if request.with_weights:
         load_weights(model, card_path.with_suffix(".safetensors"), fresh=("head.weight", "head.bias"))
     preprocessing = {name: _tuple(value) for name, value in card["preprocessing"].items()}
-    own = {"architecture": card_path.stem, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"}
+    settings = {
+        "architecture": card_path.stem,
+        "num_classes": 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
     for name in ("pretrained_cfg", "default_cfg"):
-        setattr(model, name, {**own, **preprocessing})
+        setattr(model, name, {**settings, **preprocessing})
     return model.eval()
 
 
@@ -109,8 +114,8 @@ def load_tokenizer(card_path: Path) -> Any:
     if "tokenizer" not in card:
         raise ValueError(f"model {card_path.stem!r} has no text tower, so no tokenizer")
     tokenizer = require("open_clip", "mmpeft[clip]").SimpleTokenizer
-    own = card["tokenizer"]
-    return tokenizer(bpe_path=str(card_path.parent / own["merges"]), context_length=own["context_length"])
+    files = card["tokenizer"]
+    return tokenizer(bpe_path=str(card_path.parent / files["merges"]), context_length=files["context_length"])
 
 
 def _tuple(value: Any) -> Any:

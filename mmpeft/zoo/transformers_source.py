@@ -85,14 +85,14 @@ def _load_headed(transformers: Any, kind: Any, config: Any, request: Request, wh
     Some classes name the part below the head otherwise than the rest of their family (``transformer`` and not ``model``
     in Llama's for question answering), and transformers then leaves it random: it is loaded by itself here.
     """
-    model, found = kind.from_pretrained(request.name, config=config, output_loading_info=True, **where)
+    model, info = kind.from_pretrained(request.name, config=config, output_loading_info=True, **where)
     below = f"{model.base_model_prefix}."
-    missing = sorted(name for name in found["missing_keys"] if name.startswith(below))
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(below))
     if missing and len(missing) == sum(name.startswith(below) for name in model.state_dict()):
         base = class_for(transformers.AutoModel, config)
-        own, found = base.from_pretrained(request.name, config=config, output_loading_info=True, **where)
-        setattr(model, model.base_model_prefix, own)
-        missing = sorted(found["missing_keys"])
+        body, info = base.from_pretrained(request.name, config=config, output_loading_info=True, **where)
+        setattr(model, model.base_model_prefix, body)
+        missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
             f"model 'hf/{request.name}': the checkpoint has no weights for {', '.join(missing[:3])}, which "

@@ -54,7 +54,7 @@ def test_low_rank_by_sample(groups: list[list[int]], length: tuple[int, ...], ea
     y, x = random(BATCH * each, *length, OUT), random(BATCH * each, *length, WIDTH)
     a, b = random(len(groups), RANK, WIDTH), random(len(groups), RANK, OUT)
     before = y.clone()
-    found = routed_low_rank(y, x, a, b, layout_of(groups), own=own)
+    found = routed_low_rank(y, x, a, b, layout_of(groups), in_place=own)
     assert (found is y) == own and (own or torch.equal(y, before))
     check(found, before, groups, {n: before + x @ a[n].T @ b[n] for n in range(len(groups))}, each)
 
@@ -63,7 +63,7 @@ def test_low_rank_writes_into_some_columns(groups: list[list[int]]) -> None:
     whole, x = random(BATCH, 9, 3 * OUT), random(BATCH, 9, WIDTH)
     a, b = random(len(groups), RANK, WIDTH), random(len(groups), RANK, OUT)
     before, part = whole.clone(), whole[..., OUT : 2 * OUT]
-    assert routed_low_rank(part, x, a, b, layout_of(groups), own=True) is part
+    assert routed_low_rank(part, x, a, b, layout_of(groups), in_place=True) is part
     own = before[..., OUT : 2 * OUT]
     check(part, own, groups, {n: own + x @ a[n].T @ b[n] for n in range(len(groups))}, 1)
     assert torch.equal(whole[..., :OUT], before[..., :OUT]) and torch.equal(
@@ -77,7 +77,7 @@ def test_scales_by_sample(groups: list[list[int]], each: int, own: bool) -> None
     y, scale = random(BATCH * each, 3, OUT), random(len(groups), OUT)
     y[0, 0, 0] = -0.0
     before = y.clone()
-    found = routed_scale(y, scale, layout_of(groups), own=own)
+    found = routed_scale(y, scale, layout_of(groups), in_place=own)
     assert (found is y) == own
     check(found, before, groups, {n: before * scale[n] for n in range(len(groups))}, each)
 

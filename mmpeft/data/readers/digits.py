@@ -25,9 +25,9 @@ def read_digits(config: DataConfig) -> list[Sample]:
 
 def _file() -> Path:
     """Return the file that ``sklearn.datasets.load_digits`` reads: importing it takes a second."""
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
         raise ImportError(
             "data.name: digits are a file of scikit-learn, which is not installed: pip install scikit-learn"
         )
-    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"

@@ -44,8 +44,8 @@ class Path:
     def __init__(self, text: str) -> None:
         self.text, self.places = text, (1 << (len(text) + 1)) - 1
         self._letters: dict[str, int] = {}
-        for place, letter in enumerate(text):
-            self._letters[letter] = self._letters.get(letter, 0) | 1 << place
+        for position, letter in enumerate(text):
+            self._letters[letter] = self._letters.get(letter, 0) | 1 << position
         self._masks: dict[Test, int] = {}
 
     def mask(self, test: Test) -> int:

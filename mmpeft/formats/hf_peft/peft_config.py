@@ -263,6 +263,6 @@ class _Part:
 
 def _number(ends: int, path: str) -> int | None:
     """Return the number that begins at the first of these places and is a part of the path."""
-    places = (place for place in range(len(path)) if ends >> place & 1)
-    matches = (re.match(r"(\d{1,9})\.", path[place:]) for place in places)
+    places = (position for position in range(len(path)) if ends >> position & 1)
+    matches = (re.match(r"(\d{1,9})\.", path[position:]) for position in places)
     return next((int(match[1]) for match in matches if match), None)

@@ -15,9 +15,9 @@ from torch.optim import AdamW
 from mmpeft.edits.base import Edit, UpdatesWeight
 from mmpeft.edits.routes import Route
 from mmpeft.edits.weights import Weight, check_patterns, weight_at
-from mmpeft.formats.stages import Stage, remember
+from mmpeft.formats.stages import remember
 from mmpeft.handle.routed_batch import check_batch
-from mmpeft.handle.saving import kept_tensors, save
+from mmpeft.handle.saving import kept_tensors, save, stage_of
 from mmpeft.injection import merging
 from mmpeft.injection.first_pass import check_called
 from mmpeft.injection.frozen import thaw
@@ -274,12 +274,12 @@ class Adapters:
             ValueError: If an edit has no place in a weight, or the base is quantised; nothing is changed then.
         """
         merging.refuse_quantized(self.trees)
-        stages = {label: _stages(tree) for label, tree in self.trees.items()}
+        stages = {name: stage_of(self.parts(name), self.modules, name, weight) for name, weight in self.active.items()}
         self.merge()
-        for label, module in self.modules.items():
+        for module in self.modules.values():
             tree = module._modules.get("mmpeft")
             if isinstance(tree, Tree):
-                remember(module, stages[label])
+                remember(module, [stages[name] for name in tree.active])
                 tree.merged = False
                 tree.activate({})
                 merging.forget(tree)
@@ -381,13 +381,3 @@ def adapters(model: nn.Module | Modules) -> Adapters:
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
-
-
-def _stages(tree: Tree) -> list[Stage]:
-    """Return what is to be merged of a module, as far as it is what its directory holds."""
-    active = ((tree.adapters[name], weight) for name, weight in tree.active.items())
-    return [
-        Stage.of(adapter.directory, weight)
-        for adapter, weight in active
-        if adapter.directory is not None and not any(value.requires_grad for value in adapter.parameters())
-    ]

@@ -50,7 +50,7 @@ class Adapter(Node):
     """One adapter's weights in one module, with the methods that made it and every place it is bound to.
 
     ``words`` are those that the module's tokenizer, if it has one, has to learn; ``lacking`` says why methods that have
-    their sites in other modules have none in this; ``directory`` is where it was loaded from.
+    their sites in other modules have none in this; ``directory`` is where it was loaded from, or saved last.
     """
 
     def __init__(self, methods: list[Method]) -> None:

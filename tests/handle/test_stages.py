@@ -127,3 +127,40 @@ def test_the_command_line_merges_the_stages_first(
     assert main(["merge", "a/model", "second", "again.safetensors"]) == 2
     assert "this adapter is not there now" in capsys.readouterr().err
     assert not Path("again.safetensors").exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_one_that_is_merged_straight_after_training_is_a_stage(tmp_path: Path, saved: bool) -> None:
+    """Saved before, it can be merged again from there; never saved, only its own base takes what was made on it."""
+    model = vit()
+    handle = mmpeft.adapt(model, mmpeft.LoRA(rank=2))
+    for parameter in handle.parameters():
+        torch.nn.init.normal_(parameter)
+    if saved:
+        handle.save(tmp_path / "first")
+    handle.merge_and_unload()
+    trained(model, tmp_path / "second", 2)
+    plain = vit()
+    said = "first" if saved else r"main \(not saved\)"
+    with pytest.raises(ValueError, match=rf"second was made on a base with .*{said} \(\w{{8}}\) merged in"):
+        mmpeft.load(plain, tmp_path / "second")
+    if saved:
+        mmpeft.load(plain, tmp_path / "first").merge_and_unload()
+        mmpeft.load(plain, tmp_path / "second")
+    mmpeft.load(model, tmp_path / "second")
+    if saved:
+        torch.testing.assert_close(output(plain), output(model), rtol=0, atol=0)
+
+
+def test_one_that_was_trained_on_since_it_was_saved_is_not_what_its_directory_holds(tmp_path: Path) -> None:
+    model = vit()
+    handle = mmpeft.adapt(model, mmpeft.LoRA(rank=2))
+    handle.save(tmp_path / "first")
+    for parameter in handle.parameters():
+        torch.nn.init.normal_(parameter)
+    handle.merge_and_unload()
+    trained(model, tmp_path / "second", 2)
+    other = vit()
+    mmpeft.load(other, tmp_path / "first").merge_and_unload()
+    with pytest.raises(ValueError, match=r"made on a base with main \(not saved\)"):
+        mmpeft.load(other, tmp_path / "second")

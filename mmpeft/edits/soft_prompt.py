@@ -148,7 +148,10 @@ class SoftPrompt(InsertsTokens, ChangesOutput, StacksInput):
         if mask is None:
             return {}
         if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise ValueError(f"{self.path}: {name}: a prompt needs it as (batch, length)")
+            raise ValueError(
+                f"{self.path}: {name}: a prompt needs it as (batch, length). This is yours, or one that the model "
+                "made of yours (PaliGemma does, for its image), and such a model can't take a prompt"
+            )
         return {name: torch.cat([mask.new_ones(len(mask), self.count), mask], 1)}
 
     def output(self, x: Tensor, y: Any, call: Call) -> Any:

@@ -45,9 +45,8 @@ class FirstPass:
         carried, forward = graft(model), type(model).forward
         carried.first = None
         bindings = [] if self.tree.merged else [*_active(self.tree)]
-        if (
-            not bindings or "forward" in model.__dict__ or torch.jit.is_tracing()
-        ):  # a tracer's pass is not the model's own
+        traced = torch.jit.is_tracing() or any(isinstance(value, torch.fx.Proxy) for value in (*args, *kwargs.values()))
+        if not bindings or traced or "forward" in model.__dict__:  # a tracer's pass is not the model's own
             try:
                 return forward(model, *args, **kwargs)
             finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
+from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -312,12 +313,12 @@ def grafted_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _forward(cls: type[nn.Module]) -> Forward:
+    """Return the forward of a grafted class, with the globals of the original: torch.fx looks at them for functions."""
     original: Forward = cls.forward
     plain = original is nn.Linear.forward
     first = next(islice(inspect.signature(original).parameters, 1, None), "")
 
-    @wraps(original)  # its signature: transformers' Trainer keeps the columns that a forward names
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def run(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         carried: Graft = self.__dict__["_graft"]
         if carried.first is not None and not torch.compiler.is_compiling():
             return carried.first(self, *args, **kwargs)
@@ -338,7 +339,13 @@ def _forward(cls: type[nn.Module]) -> Forward:
                     raise
             return (carried.stand_in or original)(self, *args, **kwargs)
 
-    return forward
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run(self, args, kwargs)
+
+    function = FunctionType(
+        forward.__code__, getattr(original, "__globals__", globals()), "forward", None, forward.__closure__
+    )
+    return wraps(original)(function)  # its signature: transformers' Trainer keeps the columns that a forward names
 
 
 def _entry(name: str, original: Forward) -> Forward:

@@ -56,6 +56,8 @@ class FacT(Method):
         for tower in [tower for tower in towers if tower.blocks] or towers:
             sites = anatomy.linear_sites(TARGETS, self.layers, (tower.name,))
             sizes = [_slices(site, tower.width) for site in sites]
+            if self.rank > tower.width:
+                raise ValueError(f"rank: {self.rank} is more than the {tower.width} features of tower {tower.name!r}")
             shared = SharedFactors(width=tower.width, rank=self.rank, slices=sum(sizes), form=self.form)
             yield anatomy.root(tower), shared
             for index, site in enumerate(sites):

@@ -76,8 +76,8 @@ class LoRA(Method):
             out, inner = site.weight_shape[0], math.prod(site.weight_shape[1:])
             if self.rank > out * inner:
                 raise ValueError(
-                    f"rank: {self.rank} is more than the weight of {site.path} has numbers ({inner} x {out}), and no "
-                    f"delta of it has a rank above {min(out, inner)}"
+                    f"rank: {self.rank} is more than the weight of {site.path} has numbers ({inner} x {out}): there "
+                    f"the model needs no more than {min(out, inner)}"
                 )
             alpha = self.rank if self.alpha is None else self.alpha
             options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "dropout": self.dropout}

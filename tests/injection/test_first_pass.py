@@ -6,9 +6,13 @@ import copy
 import warnings
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import torchvision
+from timm.models._features_fx import create_feature_extractor as timm_extractor
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import mmpeft
 
@@ -104,4 +108,27 @@ def test_a_later_pass_that_calls_it_frees_it() -> None:
     with pytest.warns(UserWarning):
         model(X)
     model.part.read(X)
+    adapters.merge()
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_tracing_by_fx_is_no_pass(library: str) -> None:
+    """Extractors are made of an adapted model that has made no pass, compute as it does, and leave it to be merged."""
+    torch.manual_seed(0)
+    model: nn.Module
+    if library == "timm":
+        model = timm.create_model("test_vit").eval()
+        adapters, images, node = mmpeft.adapt(model, mmpeft.LoRA(rank=2)), torch.randn(1, 3, 160, 160), "head"
+    else:
+        size = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+        model = torchvision.models.VisionTransformer(**size, num_classes=3).eval()
+        adapters, images, node = mmpeft.adapt(model, mmpeft.LoRA(rank=2)), torch.randn(1, 3, 32, 32), "heads.head"
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*first pass")
+        make = timm_extractor if library == "timm" else create_feature_extractor
+        extractor = make(model, {node: "out"})
+        torch.testing.assert_close(extractor(images)["out"], model(images), rtol=1e-5, atol=1e-5)
     adapters.merge()

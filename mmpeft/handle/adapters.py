@@ -190,7 +190,6 @@ class Adapters:
             for name in chosen:
                 if trainable is not None and name in tree.adapters:
                     tree.adapters[name].requires_grad_(trainable)
-        reset_compiled()
 
     @contextmanager
     def off(self) -> Iterator[None]:

@@ -255,6 +255,36 @@ def test_inductor_agrees_and_notices_a_switch(lora: Any, vit: Any) -> None:
         torch.testing.assert_close(lora.run(fast), frozen, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["lora", "vpt", "full_fine_tuning", "adaptformer"])
+def test_switching_back_compiles_nothing(method: str, make_case: Any) -> None:
+    """A compiled model is compiled once for each choice of adapters, and no other model of the process again."""
+    compiled: list[Any] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    case = make_case(method, "vit")
+    vit, other = case.build(), nn.Linear(4, 4)
+    case.adapt(vit, "a", seed=1)
+    adapters = case.adapt(vit, "b", seed=2)
+    case.run(vit)  # the first pass is watched
+    fast, plain = torch.compile(vit, backend=count, fullgraph=True), torch.compile(other, backend=count)
+    plain(torch.ones(1, 4))
+    with torch.no_grad():
+        for name in ("a", "b") * 3:
+            adapters.activate(name)
+            torch.testing.assert_close(case.run(fast), case.run(vit), rtol=1e-4, atol=1e-5)
+        assert len(compiled) == 3
+        adapters.activate("a", trainable=False)
+        torch.testing.assert_close(case.run(fast), case.run(vit), rtol=1e-4, atol=1e-5)
+        plain(torch.ones(1, 4))
+    assert len(compiled) <= 4
+    adapters.activate("b", trainable=True)
+    case.run(fast).sum().backward()
+    adapters.check_gradients()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("method", ["lora", "vpt"])
 def test_a_compiled_model_notices_removal(method: str, make_case: Any) -> None:
